@@ -1,0 +1,179 @@
+package result
+
+import (
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Interval is one row of timeseries.csv: one operation at one level from T to T+Width, by time of return (missed
+// operations: by intended time). Latencies are response times of oks in the interval; 0 when there was none.
+type Interval struct {
+	T       time.Duration
+	Width   time.Duration
+	Phase   string
+	Op      string
+	Level   string
+	OK      int64
+	Fail    int64
+	Info    int64
+	Missed  int64
+	Refused int64 // part of Fail
+	P50     time.Duration
+	P90     time.Duration
+	P99     time.Duration
+	Max     time.Duration
+	LagP99  time.Duration // send - intended of everything sent
+}
+
+// Resource is one row of resources.csv: what one process used, sampled at T. The counters grow from the start of
+// the process and begin again after a restart.
+type Resource struct {
+	T          time.Duration
+	Node       string // or "loadgen", "chaos" for the harness itself
+	CPU        time.Duration
+	RSS        int64 // bytes
+	Goroutines int64 // 0: not known
+}
+
+// column is one column of a CSV file of rows R: a name and a pointer to the field it stands for.
+type column[R any] struct {
+	name  string
+	field func(*R) any // *int64, *time.Duration or *string
+}
+
+var intervalColumns = []column[Interval]{
+	{"t_ns", func(r *Interval) any { return &r.T }},
+	{"width_ns", func(r *Interval) any { return &r.Width }},
+	{"phase", func(r *Interval) any { return &r.Phase }},
+	{"op", func(r *Interval) any { return &r.Op }},
+	{"level", func(r *Interval) any { return &r.Level }},
+	{"ok", func(r *Interval) any { return &r.OK }},
+	{"fail", func(r *Interval) any { return &r.Fail }},
+	{"info", func(r *Interval) any { return &r.Info }},
+	{"missed", func(r *Interval) any { return &r.Missed }},
+	{"refused", func(r *Interval) any { return &r.Refused }},
+	{"p50_ns", func(r *Interval) any { return &r.P50 }},
+	{"p90_ns", func(r *Interval) any { return &r.P90 }},
+	{"p99_ns", func(r *Interval) any { return &r.P99 }},
+	{"max_ns", func(r *Interval) any { return &r.Max }},
+	{"lag_p99_ns", func(r *Interval) any { return &r.LagP99 }},
+}
+
+var resourceColumns = []column[Resource]{
+	{"t_ns", func(r *Resource) any { return &r.T }},
+	{"node", func(r *Resource) any { return &r.Node }},
+	{"cpu_ns", func(r *Resource) any { return &r.CPU }},
+	{"rss_bytes", func(r *Resource) any { return &r.RSS }},
+	{"goroutines", func(r *Resource) any { return &r.Goroutines }},
+}
+
+// EncodeIntervals writes the header and one line a row.
+func EncodeIntervals(w io.Writer, rows []Interval) error { return encodeCSV(w, intervalColumns, rows) }
+
+// DecodeIntervals reads what EncodeIntervals wrote. An error begins with name, the line and the column.
+func DecodeIntervals(r io.Reader, name string) ([]Interval, error) {
+	return decodeCSV(r, name, intervalColumns)
+}
+
+// EncodeResources writes the header and one line a row.
+func EncodeResources(w io.Writer, rows []Resource) error { return encodeCSV(w, resourceColumns, rows) }
+
+// DecodeResources reads what EncodeResources wrote. An error begins with name, the line and the column.
+func DecodeResources(r io.Reader, name string) ([]Resource, error) {
+	return decodeCSV(r, name, resourceColumns)
+}
+
+func encodeCSV[R any](w io.Writer, columns []column[R], rows []R) error {
+	cw := csv.NewWriter(w)
+	if err := cw.Write(header(columns)); err != nil {
+		return err
+	}
+	record := make([]string, len(columns))
+	for i := range rows {
+		for j, c := range columns {
+			switch p := c.field(&rows[i]).(type) {
+			case *int64:
+				record[j] = strconv.FormatInt(*p, 10)
+			case *time.Duration:
+				record[j] = strconv.FormatInt(int64(*p), 10)
+			case *string:
+				record[j] = *p
+			}
+		}
+		if err := cw.Write(record); err != nil {
+			return err
+		}
+	}
+	cw.Flush()
+	return cw.Error()
+}
+
+func decodeCSV[R any](r io.Reader, name string, columns []column[R]) ([]R, error) {
+	cr := csv.NewReader(r)
+	cr.ReuseRecord = true
+	cr.FieldsPerRecord = len(columns)
+	want := header(columns)
+	first, err := cr.Read()
+	switch {
+	case err == io.EOF:
+		return nil, fmt.Errorf("%s:1: empty, expected the header %s", name, strings.Join(want, ","))
+	case err != nil && !errors.Is(err, csv.ErrFieldCount):
+		return nil, fmt.Errorf("%s: %w", name, err)
+	case !slices.Equal(first, want):
+		return nil, fmt.Errorf("%s:1: header %q, expected %q", name, strings.Join(first, ","), strings.Join(want, ","))
+	}
+	var rows []R
+	for {
+		record, err := cr.Read()
+		if err == io.EOF {
+			return rows, nil
+		}
+		if err != nil {
+			if pe, ok := errors.AsType[*csv.ParseError](err); ok && errors.Is(err, csv.ErrFieldCount) {
+				return nil, fmt.Errorf("%s:%d: %d fields, expected %d", name, pe.Line, len(record), len(columns))
+			}
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		var row R
+		for j, c := range columns {
+			switch p := c.field(&row).(type) {
+			case *string:
+				*p = record[j]
+			case *int64:
+				*p, err = parseCount(record[j])
+			case *time.Duration:
+				var n int64
+				n, err = parseCount(record[j])
+				*p = time.Duration(n)
+			}
+			if err != nil {
+				line, _ := cr.FieldPos(j)
+				return nil, fmt.Errorf("%s:%d: %s: %w", name, line, c.name, err)
+			}
+		}
+		rows = append(rows, row)
+	}
+}
+
+func header[R any](columns []column[R]) []string {
+	names := make([]string, len(columns))
+	for i, c := range columns {
+		names[i] = c.name
+	}
+	return names
+}
+
+// parseCount parses an integer that is not negative.
+func parseCount(s string) (int64, error) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("%q, expected a whole number of at least 0", s)
+	}
+	return n, nil
+}

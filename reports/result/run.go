@@ -1,0 +1,456 @@
+// Package result is the record of one run: what loadgen and chaos write into a run directory and what reports reads
+// back. It holds the versioned schema, the codecs of every file in it, the capture of the environment, and the layout
+// of the directory. It imports nothing else of this module, so that a result can be read by anything.
+//
+// # Time and units
+//
+// Every time inside a run is a [time.Duration] since the start of the run, taken from one monotonic clock; it is
+// written as an integer number of nanoseconds under a name that ends in _ns. The start of the run is the only wall
+// clock time ([Run.Started]). Rates are per second (…_per_s), sizes are bytes (…_bytes), shares are fractions of one.
+// A zero latency, or a zero step of a failover, means "not reported": none of them can be zero when measured.
+//
+// # Files
+//
+// Each fact is in exactly one file: totals and verdicts in summary.json, the course of the load in timeseries.csv,
+// faults and observations in events.jsonl, processes in resources.csv, the machine in env.json. bench.txt repeats
+// the totals for benchstat. See [Write] and [Read].
+package result
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// SchemaVersion is the version of the schema that this package writes, and the only one it reads.
+const SchemaVersion = 1
+
+// Kind says which program made the run.
+type Kind string
+
+const (
+	KindBench    Kind = "bench"    // loadgen: load without faults
+	KindScenario Kind = "scenario" // chaos: load, faults and checks
+)
+
+// Run is one run. The fields tagged json:"-" live in files of their own.
+type Run struct {
+	Schema  int       `json:"schema"` // SchemaVersion; set by [Write]
+	Kind    Kind      `json:"kind"`
+	Name    string    `json:"name"`            // of the scenario, or of the benchmark
+	About   string    `json:"about,omitempty"` // one sentence: what the run is meant to show
+	Started time.Time `json:"started"`
+	// Duration is the time from the start of the run to the end of its last phase.
+	Duration time.Duration `json:"duration_ns"`
+
+	Verdict Verdict  `json:"verdict"`
+	Reasons []string `json:"reasons,omitempty"` // why it is not a pass, most important first
+	// Failure is the error that ended the run early, empty if it ran to its end. It makes the exit code 1.
+	Failure string `json:"failure,omitempty"`
+	// Interrupted names the signal that ended the run early ("SIGINT", "SIGTERM"), empty if none did.
+	Interrupted string   `json:"interrupted,omitempty"`
+	Warnings    []string `json:"warnings,omitempty"` // what a reader must know to judge the numbers, e.g. that the generator was the limit
+
+	Checks     []Check     `json:"checks,omitempty"`
+	Thresholds []Threshold `json:"thresholds,omitempty"`
+
+	Nodes  []Node   `json:"nodes,omitempty"`
+	Phases []Phase  `json:"phases,omitempty"` // in order of From; they may leave gaps
+	Series []Series `json:"series,omitempty"`
+
+	Failovers []Failover `json:"failovers,omitempty"` // one per injection that took the leader away, of every repetition
+	Outages   []Outage   `json:"outages,omitempty"`   // the longest one per level first
+	Losses    []Loss     `json:"losses,omitempty"`    // the writes that broke a promise; may be cut, see Exposures for the counts
+	Exposures []Exposure `json:"exposures,omitempty"` // per level: how many writes were at stake
+
+	Repeats []Repeat `json:"repeats,omitempty"` // set in the summary of a repeated scenario
+	Files   []File   `json:"files,omitempty"`   // evidence beside the files of this package; [Write] keeps those that exist
+
+	Environment *Environment `json:"-"` // env.json
+	Intervals   []Interval   `json:"-"` // timeseries.csv
+	Events      []Event      `json:"-"` // events.jsonl
+	Resources   []Resource   `json:"-"` // resources.csv
+}
+
+// Verdict is the judgement of a run or of one check.
+type Verdict string
+
+const (
+	Pass         Verdict = "pass"
+	Violated     Verdict = "violated"
+	Unknown      Verdict = "unknown"       // it could not be decided: an invalid run, or a check that ran out of time
+	NotExercised Verdict = "not exercised" // the run held nothing that could have broken it
+)
+
+// Rank orders verdicts by how much a reader has to worry: violated, unknown, not exercised, pass.
+// It is 0 for Violated and grows from there.
+func (v Verdict) Rank() int {
+	return slices.Index([]Verdict{Violated, Unknown, NotExercised, Pass}, v)
+}
+
+// Check is the judgement of one property.
+type Check struct {
+	Name    string  `json:"name"` // "lost writes", "run validity", …
+	Verdict Verdict `json:"verdict"`
+	Count   int64   `json:"count"`             // violations found
+	Checked int64   `json:"checked,omitempty"` // things looked at; 0: not counted
+	Detail  string  `json:"detail,omitempty"`  // one line: what was found, or why it is unknown
+	// Worst is the largest excess the check measured, such as the oldest value read; 0 if it measures none.
+	Worst    time.Duration `json:"worst_ns,omitempty"`
+	Examples []string      `json:"examples,omitempty"`
+}
+
+// Threshold is one limit the scenario or the command line set on a metric.
+type Threshold struct {
+	Metric string `json:"metric"` // "insert{phase:recovery}"
+	Expr   string `json:"expr"`   // "p(99) < 20ms"
+	Got    string `json:"got"`    // the measured value, with its unit
+	Met    bool   `json:"met"`
+}
+
+// Node is one member of the cluster under test.
+type Node struct {
+	Name     string `json:"name"`               // as events and operations call it
+	Identity string `json:"identity,omitempty"` // host:port, as in HA_HOSTS
+	Version  string `json:"version,omitempty"`
+	Log      string `json:"log,omitempty"` // path inside the run directory
+}
+
+// Phase is a named stretch of the run: a stage of a benchmark, or before, during and recovery around faults.
+type Phase struct {
+	Name string        `json:"name"`
+	From time.Duration `json:"from_ns"`
+	To   time.Duration `json:"to_ns"`
+}
+
+// Series is the totals of one operation at one level in one phase.
+type Series struct {
+	Phase string `json:"phase,omitempty"` // empty: the whole run
+	Op    string `json:"op"`              // get, put, insert, del, remove
+	// Level is the acknowledgement level of a write (quorum, once, leader) or the read mode of a get; empty if the
+	// operation has none.
+	Level string `json:"level,omitempty"`
+	// Closed says that the load was closed loop: N operations in flight, each waiting for one before it. Response and
+	// service time are then the same thing, and say nothing about a fixed demand.
+	Closed bool `json:"closed_loop,omitempty"`
+	// InFlight is the number of operations a closed loop keeps open.
+	InFlight int `json:"in_flight,omitempty"`
+	// Limited says that the generator, not the target, was the limit; the latencies are then no verdict on the target.
+	Limited bool `json:"generator_limited,omitempty"`
+
+	Counts     Counts        `json:"counts"`
+	Span       time.Duration `json:"span_ns"`                 // the recorded time behind the rates
+	Offered    float64       `json:"offered_per_s,omitempty"` // the rate asked for; 0 in a closed loop
+	Throughput float64       `json:"throughput_per_s"`        // oks per second of Span
+
+	Response Latency `json:"response"`           // of oks: return - intended
+	Service  Latency `json:"service"`            // of oks: return - send
+	Lag      Latency `json:"lag,omitzero"`       // of everything sent: send - intended
+	Failed   Latency `json:"failed,omitzero"`    // of fails: time to the answer
+	Waited   Latency `json:"waited,omitzero"`    // of infos and unfinished: at least this long
+	Spectrum []Point `json:"spectrum,omitempty"` // of oks, by growing Q
+	// Clamped counts latencies outside the recorder's range, which were recorded at its edge.
+	Clamped int64 `json:"clamped,omitempty"`
+}
+
+// Counts is operations by outcome. Intended = OK + Fail + Info + Missed + Unfinished. Miss and Refused are parts of
+// OK and Fail.
+type Counts struct {
+	Intended   int64 `json:"intended"`
+	OK         int64 `json:"ok"`
+	Fail       int64 `json:"fail"`                 // definite: it had no effect and never will
+	Info       int64 `json:"info"`                 // unknown: it may have taken effect
+	Missed     int64 `json:"missed"`               // never sent, for want of a free slot
+	Unfinished int64 `json:"unfinished,omitempty"` // still open at the end
+	Miss       int64 `json:"miss,omitempty"`       // gets answered without a value
+	Refused    int64 `json:"refused,omitempty"`    // gets refused because the node could not prove freshness
+}
+
+// Latency is the usual percentiles of one distribution. A percentile is 0 when there were too few samples to report
+// it, see [Reportable].
+type Latency struct {
+	Count int64         `json:"count"`
+	Mean  time.Duration `json:"mean_ns"`
+	P50   time.Duration `json:"p50_ns"`
+	P90   time.Duration `json:"p90_ns"`
+	P99   time.Duration `json:"p99_ns"`
+	P999  time.Duration `json:"p999_ns"`
+	Max   time.Duration `json:"max_ns"`
+}
+
+// Point is the latency at quantile Q, 0 <= Q < 1.
+type Point struct {
+	Q        float64       `json:"q"`
+	Response time.Duration `json:"response_ns"`
+	Service  time.Duration `json:"service_ns"`
+}
+
+// Failover is the parts of one change of leader. Steps are times since the injection, 0 if not observed.
+type Failover struct {
+	Repeat    int           `json:"repeat,omitempty"` // 1-based in a repeated scenario, else 0
+	Fault     string        `json:"fault"`            // name of the fault that caused it
+	Inject    time.Duration `json:"inject_ns"`        // since the start of the run
+	OldLeader string        `json:"old_leader,omitempty"`
+	NewLeader string        `json:"new_leader,omitempty"`
+	Term      uint64        `json:"term,omitempty"` // of the new leader
+
+	Suspect   time.Duration `json:"suspect_ns,omitempty"`   // the first node that no longer follows the old leader
+	Candidate time.Duration `json:"candidate_ns,omitempty"` // the first node that asks for votes
+	Elected   time.Duration `json:"elected_ns,omitempty"`   // the first node that leads
+	Agreed    time.Duration `json:"agreed_ns,omitempty"`    // every reachable node follows it
+	Steady    time.Duration `json:"steady_ns,omitempty"`    // p99 back within 1.5 times of what it was
+	// Resolution is the interval of the probes behind these numbers: none of them is known better than that.
+	Resolution time.Duration `json:"resolution_ns,omitempty"`
+	Levels     []Recovery    `json:"levels,omitempty"`
+}
+
+// Recovery is how one acknowledgement level came through a failover.
+type Recovery struct {
+	Level   string        `json:"level"`
+	FirstOK time.Duration `json:"first_ok_ns,omitempty"` // since the injection; 0 if none came
+	Gap     time.Duration `json:"gap_ns"`                // the longest time between two oks that overlaps the fault
+}
+
+// Outage is the longest time between two oks of one level.
+type Outage struct {
+	Level string        `json:"level"`
+	From  time.Duration `json:"from_ns"`
+	To    time.Duration `json:"to_ns"`
+	Fault string        `json:"fault,omitempty"` // the fault it overlaps
+}
+
+// LossKind says which promise a write or read broke.
+type LossKind string
+
+const (
+	Lost          LossKind = "lost"          // acknowledged and gone
+	Stale         LossKind = "stale"         // older than the bound when read
+	Resurrected   LossKind = "resurrected"   // read after its acknowledged removal
+	Phantom       LossKind = "phantom"       // failed for certain and present
+	Corrupt       LossKind = "corrupt"       // a value that nobody wrote
+	Divergent     LossKind = "divergent"     // nodes hold different values
+	Indeterminate LossKind = "indeterminate" // unknown outcome, listed for completeness: not a violation
+)
+
+// Loss is one write or read that broke a promise.
+type Loss struct {
+	Kind    LossKind `json:"kind"`
+	Repeat  int      `json:"repeat,omitempty"` // as in Failover
+	Cache   string   `json:"cache,omitempty"`
+	Key     string   `json:"key"`
+	Version int64    `json:"version"`
+	Level   string   `json:"level"`           // at which the write was acknowledged
+	Node    string   `json:"node,omitempty"`  // where it was found missing or wrong
+	Found   string   `json:"found,omitempty"` // what was there instead
+	// Allowed says that the level promises no better in this situation: listed, but no violation.
+	Allowed   bool          `json:"allowed,omitempty"`
+	AckedAt   time.Duration `json:"acked_at_ns"`
+	Fault     string        `json:"fault,omitempty"`         // the fault nearest to the acknowledgement
+	FromFault time.Duration `json:"from_fault_ns,omitempty"` // AckedAt - start of that fault; negative: acknowledged before it
+	// History is the operations on the same key around it, by Invoke.
+	History []Operation `json:"history,omitempty"`
+}
+
+// Operation is one operation of the history, as evidence beside a Loss.
+type Operation struct {
+	Proc    int64         `json:"proc"`
+	Kind    string        `json:"kind"` // get, put, …
+	Version int64         `json:"version,omitempty"`
+	Level   string        `json:"level,omitempty"`
+	Node    string        `json:"node,omitempty"`
+	Invoke  time.Duration `json:"invoke_ns"`
+	Return  time.Duration `json:"return_ns,omitempty"` // 0: no answer
+	Outcome string        `json:"outcome"`             // ok, fail, info
+	Reason  string        `json:"reason,omitempty"`
+}
+
+// Exposure counts the writes of one level that could have been lost, and those that were.
+type Exposure struct {
+	Level   string `json:"level"`
+	Acked   int64  `json:"acked"`
+	Lost    int64  `json:"lost"`
+	Allowed int64  `json:"allowed,omitempty"` // the part of Lost that the level does not promise to keep
+	Stale   int64  `json:"stale,omitempty"`
+	Unknown int64  `json:"unknown,omitempty"` // infos; present or not, both are right
+	// Window is the loss window: the longest time by which a lost write was acknowledged before the fault.
+	Window time.Duration `json:"window_ns,omitempty"`
+}
+
+// Repeat points to one run of a repeated scenario.
+type Repeat struct {
+	Dir     string   `json:"dir"` // relative to the summary's directory
+	Seed    uint64   `json:"seed"`
+	Verdict Verdict  `json:"verdict"`
+	Reasons []string `json:"reasons,omitempty"`
+}
+
+// File is one file of the run directory.
+type File struct {
+	Path  string `json:"path"` // relative, with slashes
+	About string `json:"about,omitempty"`
+}
+
+// Exit codes of every command of this project, see [Run.ExitCode].
+const (
+	ExitOK         = 0
+	ExitFailure    = 1   // run-time failure
+	ExitUsage      = 2   // a command line or a file that cannot be used
+	ExitUnknown    = 96  // the run is invalid, nothing can be concluded
+	ExitViolated   = 97  // consistency violated
+	ExitRegression = 98  // slower than the baseline
+	ExitThreshold  = 99  // a threshold was missed
+	ExitInterrupt  = 130 // SIGINT
+	ExitTerminate  = 143 // SIGTERM
+)
+
+// ExitCode is the exit code that r deserves: a violation outranks everything, then what ended the run early, then an
+// unknown verdict, then a missed threshold.
+func (r *Run) ExitCode() int {
+	switch {
+	case r.Verdict == Violated:
+		return ExitViolated
+	case r.Interrupted == "SIGTERM":
+		return ExitTerminate
+	case r.Interrupted != "":
+		return ExitInterrupt
+	case r.Failure != "":
+		return ExitFailure
+	case r.Verdict != Pass:
+		return ExitUnknown
+	case slices.ContainsFunc(r.Thresholds, func(t Threshold) bool { return !t.Met }):
+		return ExitThreshold
+	}
+	return ExitOK
+}
+
+// Judge sets Verdict and Reasons from Checks. The run is violated if one check is; unknown if one is unknown, if it
+// ended early or if there are no checks at all; otherwise a pass. Checks that were not exercised leave the verdict
+// alone unless none was exercised.
+func (r *Run) Judge() {
+	r.Reasons = nil
+	worst := NotExercised
+	for _, c := range r.Checks {
+		switch c.Verdict {
+		case Violated, Unknown:
+			if c.Verdict.Rank() < worst.Rank() || worst == Pass {
+				worst = c.Verdict
+			}
+			r.Reasons = append(r.Reasons, strings.TrimSuffix(c.Name+": "+c.Detail, ": "))
+		case Pass:
+			if worst == NotExercised {
+				worst = Pass
+			}
+		}
+	}
+	slices.SortStableFunc(r.Reasons, func(a, b string) int { return r.reasonRank(a) - r.reasonRank(b) })
+	if worst != Violated {
+		if r.Failure != "" {
+			worst, r.Reasons = Unknown, append(r.Reasons, "the run failed: "+r.Failure)
+		}
+		if r.Interrupted != "" {
+			worst, r.Reasons = Unknown, append(r.Reasons, "the run was interrupted by "+r.Interrupted)
+		}
+		if len(r.Checks) == 0 && worst == NotExercised {
+			worst, r.Reasons = Unknown, append(r.Reasons, "nothing was checked")
+		}
+	}
+	r.Verdict = worst
+}
+
+// reasonRank is the rank of the check that reason was made from.
+func (r *Run) reasonRank(reason string) int {
+	for _, c := range r.Checks {
+		if strings.HasPrefix(reason, c.Name) {
+			return c.Verdict.Rank()
+		}
+	}
+	return Pass.Rank()
+}
+
+// Reportable says whether n samples are enough to report quantile q: at least ten must lie beyond it.
+func Reportable(q float64, n int64) bool {
+	return float64(n)*(1-q) >= 10-1e-6 // 1-0.99 is a little less than 0.01
+}
+
+// SpectrumQuantiles is the quantiles at which a spectrum of n samples is taken: ten for each tenfold of 1/(1-q), from
+// the minimum up to the last one that is [Reportable].
+func SpectrumQuantiles(n int64) []float64 {
+	qs := []float64{0}
+	tail := 1.0
+	for range 100 {
+		tail *= 0.7943282347242815 // the tenth root of 1/10
+		q := 1 - tail
+		if !Reportable(q, n) {
+			break
+		}
+		qs = append(qs, q)
+	}
+	return qs
+}
+
+// Validate reports everything in r that no run can contain, joined. [Write] and [Read] call it.
+func (r *Run) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if r.Kind != KindBench && r.Kind != KindScenario {
+		bad("kind: %q, expected %q or %q", r.Kind, KindBench, KindScenario)
+	}
+	if r.Name == "" {
+		bad("name: empty")
+	}
+	if r.Verdict.Rank() < 0 {
+		bad("verdict: %q, expected pass, violated, unknown or not exercised", r.Verdict)
+	}
+	if r.Duration < 0 {
+		bad("duration_ns: %d is negative", r.Duration)
+	}
+	for i, c := range r.Checks {
+		if c.Verdict.Rank() < 0 {
+			bad("checks[%d] %q: verdict %q, expected pass, violated, unknown or not exercised", i, c.Name, c.Verdict)
+		}
+	}
+	for i, p := range r.Phases {
+		if p.To < p.From {
+			bad("phases[%d] %q: ends at %v, before its start at %v", i, p.Name, p.To, p.From)
+		}
+	}
+	for i, s := range r.Series {
+		c := s.Counts
+		if sum := c.OK + c.Fail + c.Info + c.Missed + c.Unfinished; sum != c.Intended {
+			bad("series[%d] %s: %d intended operations, but the outcomes add up to %d", i, s.ID(), c.Intended, sum)
+		}
+		for j := 1; j < len(s.Spectrum); j++ {
+			if s.Spectrum[j].Q <= s.Spectrum[j-1].Q {
+				bad("series[%d] %s: spectrum[%d]: q %v does not follow %v", i, s.ID(), j, s.Spectrum[j].Q, s.Spectrum[j-1].Q)
+			}
+		}
+		if n := len(s.Spectrum); n > 0 && (s.Spectrum[0].Q < 0 || s.Spectrum[n-1].Q >= 1) {
+			bad("series[%d] %s: spectrum: q outside [0, 1)", i, s.ID())
+		}
+	}
+	for i, o := range r.Outages {
+		if o.To < o.From {
+			bad("outages[%d]: ends at %v, before its start at %v", i, o.To, o.From)
+		}
+	}
+	for i, l := range r.Losses {
+		switch l.Kind {
+		case Lost, Stale, Resurrected, Phantom, Corrupt, Divergent, Indeterminate:
+		default:
+			bad("losses[%d]: unknown kind %q", i, l.Kind)
+		}
+	}
+	for i, e := range r.Events {
+		if err := e.validate(); err != nil {
+			bad("%s: event %d: %w", EventsFile, i+1, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ID names the series: "insert quorum", "get", with the phase in front if it has one.
+func (s *Series) ID() string {
+	return strings.Join(slices.DeleteFunc([]string{s.Phase, s.Op, s.Level}, func(p string) bool { return p == "" }), " ")
+}
