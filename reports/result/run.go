@@ -329,44 +329,34 @@ func (r *Run) ExitCode() int {
 // ended early or if there are no checks at all; otherwise a pass. Checks that were not exercised leave the verdict
 // alone unless none was exercised.
 func (r *Run) Judge() {
-	r.Reasons = nil
-	worst := NotExercised
-	for _, c := range r.Checks {
-		switch c.Verdict {
-		case Violated, Unknown:
-			if c.Verdict.Rank() < worst.Rank() || worst == Pass {
-				worst = c.Verdict
-			}
-			r.Reasons = append(r.Reasons, strings.TrimSuffix(c.Name+": "+c.Detail, ": "))
-		case Pass:
-			if worst == NotExercised {
-				worst = Pass
+	r.Verdict, r.Reasons = NotExercised, nil
+	for _, v := range []Verdict{Pass, Unknown, Violated} {
+		if slices.ContainsFunc(r.Checks, func(c Check) bool { return c.Verdict == v }) {
+			r.Verdict = v
+		}
+	}
+	for _, v := range []Verdict{Violated, Unknown} {
+		for _, c := range r.Checks {
+			if c.Verdict == v {
+				r.Reasons = append(r.Reasons, strings.TrimSuffix(c.Name+": "+c.Detail, ": "))
 			}
 		}
 	}
-	slices.SortStableFunc(r.Reasons, func(a, b string) int { return r.reasonRank(a) - r.reasonRank(b) })
-	if worst != Violated {
-		if r.Failure != "" {
-			worst, r.Reasons = Unknown, append(r.Reasons, "the run failed: "+r.Failure)
+	unknown := func(reason string) {
+		if r.Verdict != Violated {
+			r.Verdict = Unknown
 		}
-		if r.Interrupted != "" {
-			worst, r.Reasons = Unknown, append(r.Reasons, "the run was interrupted by "+r.Interrupted)
-		}
-		if len(r.Checks) == 0 && worst == NotExercised {
-			worst, r.Reasons = Unknown, append(r.Reasons, "nothing was checked")
-		}
+		r.Reasons = append(r.Reasons, reason)
 	}
-	r.Verdict = worst
-}
-
-// reasonRank is the rank of the check that reason was made from.
-func (r *Run) reasonRank(reason string) int {
-	for _, c := range r.Checks {
-		if strings.HasPrefix(reason, c.Name) {
-			return c.Verdict.Rank()
-		}
+	if r.Failure != "" {
+		unknown("the run failed: " + r.Failure)
 	}
-	return Pass.Rank()
+	if r.Interrupted != "" {
+		unknown("the run was interrupted by " + r.Interrupted)
+	}
+	if len(r.Checks) == 0 {
+		unknown("nothing was checked")
+	}
 }
 
 // Reportable says whether n samples are enough to report quantile q: at least ten must lie beyond it.
