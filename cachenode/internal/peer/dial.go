@@ -52,9 +52,11 @@ func (d *dialer) run(ctx context.Context) {
 		case errors.Is(err, ErrReconnect):
 		case err == nil && lived >= cfg.BackoffBase:
 			redial, closing, pause = true, 0, cfg.BackoffBase
-		case err == nil: // broke as soon as it was up: at once again would be a busy loop
-			redial = true
-			wait, pause = pause, d.grow(pause)
+		case err == nil: // broke as soon as it was up: at once, again and again, would be a busy loop
+			if redial {
+				wait = pause
+			}
+			redial, closing, pause = true, 0, d.grow(pause)
 		case redial && closing < len(closingRetries) && !isRefused(err) && !errors.Is(err, ErrSilent):
 			wait = closingRetries[closing]
 			closing++
