@@ -1,0 +1,186 @@
+// Package scenario reads scenario files and turns them into plans.
+//
+// A scenario file is strict YAML: an unknown field, a bad unit, an option that
+// this version does not build, or a target that the cluster cannot have is an
+// error. [Parse] reports every mistake of a file at once, each with its line
+// and column, so that one run of "chaos validate" is enough. A [Scenario] that
+// Parse returned is valid and complete: defaults are filled in and no field
+// needs to be checked again. [NewPlan] adds a seed to it and yields the
+// absolute timeline that a run follows.
+package scenario
+
+import (
+	"slices"
+	"time"
+)
+
+// Version is the only value that a file's version field may have.
+const Version = 1
+
+// Scenario is one scenario file. The json tags name the fields in YAML too.
+type Scenario struct {
+	Version    int                    `json:"version" jsonschema:"version of this format: 1"`
+	Name       string                 `json:"name" jsonschema:"short name in lower case with hyphens; run directories are named after it"`
+	About      string                 `json:"about" jsonschema:"one sentence: what happens, and what must hold"`
+	Seed       uint64                 `json:"seed,omitempty" jsonschema:"seed of every random choice; chaos run --seed overrides it; 0 draws one"`
+	Cluster    Cluster                `json:"cluster" jsonschema:"the cluster that is started for each repetition"`
+	Load       map[string]*Workload   `json:"load" jsonschema:"workloads by name; all start together"`
+	Faults     []*Fault               `json:"faults,omitempty" jsonschema:"the faults, in any order"`
+	Checks     Checks                 `json:"checks,omitempty" jsonschema:"what must hold; run validity is always checked first"`
+	Thresholds map[string][]Threshold `json:"thresholds,omitempty" jsonschema:"limits by metric: an operation such as insert or insert{phase:recovery,level:quorum}, errors, failover, leader_changes"`
+}
+
+// Cluster says which processes to start.
+type Cluster struct {
+	Nodes  int               `json:"nodes" jsonschema:"number of nodes, 1 to 7; they are called n1, n2 and so on"`
+	Caches []Cache           `json:"caches,omitempty" jsonschema:"caches with a policy of their own; any other cache comes into being without limits"`
+	Env    map[string]string `json:"env,omitempty" jsonschema:"additional environment of every node, CACHE_... only"`
+}
+
+// Cache is the policy of one named cache.
+type Cache struct {
+	Name     string `json:"name" jsonschema:"name of the cache"`
+	MaxBytes Size   `json:"max_bytes,omitempty" jsonschema:"upper bound of keys and values; without it there is none"`
+}
+
+// Workload is one open or closed loop of operations.
+type Workload struct {
+	Schedule Schedule `json:"schedule" jsonschema:"when operations are intended to start"`
+	Duration Duration `json:"duration" jsonschema:"length of the recorded part"`
+	Warmup   Duration `json:"warmup,omitempty" jsonschema:"unrecorded load before it"`
+	Streams  int      `json:"streams,omitempty" jsonschema:"streams the operations are spread over; default 4"`
+	InFlight int      `json:"in_flight,omitempty" jsonschema:"operations in flight on one stream at most; default 256"`
+	Op       Op       `json:"op" jsonschema:"the operation"`
+	Ack      Ack      `json:"ack,omitempty" jsonschema:"ack level of writes, or weights of several; default quorum"`
+	Read     string   `json:"read,omitempty" jsonschema:"read mode of gets: local (default), leader_on_miss or linearizable"`
+	Keys     Keys     `json:"keys,omitempty" jsonschema:"which keys"`
+	Value    Size     `json:"value,omitempty" jsonschema:"size of values; default 128B, at least 32B, at most 1MiB"`
+	Route    string   `json:"route,omitempty" jsonschema:"nodes that get the operations: any (default for gets), leader (default for writes)"`
+	Timeout  Duration `json:"timeout,omitempty" jsonschema:"after which an unanswered operation counts as unknown; default 3s"`
+}
+
+// Keys says which keys a workload touches.
+type Keys struct {
+	Count Count `json:"count,omitempty" jsonschema:"number of keys; default 100k"`
+	Dist  Dist  `json:"dist,omitempty" jsonschema:"distribution over them: uniform (default), zipf(THETA), sequential, or once: every write has a key of its own"`
+}
+
+// Fault is one fault on the timeline. Which fields an action takes is in
+// [Actions]; any other field is an error.
+type Fault struct {
+	Name      string   `json:"name,omitempty" jsonschema:"name in reports; default is the action and the target"`
+	At        Duration `json:"at" jsonschema:"start, counted from the end of the warm-up; a random phase of up to one election timeout is added"`
+	For       Duration `json:"for,omitempty" jsonschema:"how long until it heals; without it until the load ends"`
+	Action    string   `json:"action" jsonschema:"kill, term, pause, partition, isolate, latency, reset or leader-switch"`
+	Target    string   `json:"target,omitempty" jsonschema:"leader, follower (one, by seed), followers, any (one, by seed), all, or a node: n1, n2 and so on"`
+	From      string   `json:"from,omitempty" jsonschema:"partition: the other side: followers, leader, rest (default) or a node; without clients"`
+	Clients   string   `json:"clients,omitempty" jsonschema:"isolate: whether the target keeps its clients: kept (default) or cut"`
+	Style     string   `json:"style,omitempty" jsonschema:"partition, isolate: stall (default; bytes wait and are delivered on heal) or reject (connections closed, dials refused)"`
+	Direction string   `json:"direction,omitempty" jsonschema:"partition, isolate with style stall, latency: both (default), in or out, as seen from the target"`
+	Latency   Duration `json:"latency,omitempty" jsonschema:"latency: one way"`
+	Jitter    Duration `json:"jitter,omitempty" jsonschema:"latency: uniform, plus or minus"`
+	To        string   `json:"to,omitempty" jsonschema:"leader-switch: the node to hand over to; default is the node's choice"`
+}
+
+// Checks says which properties a run is judged by. The zero value judges by
+// run validity and liveness only.
+type Checks struct {
+	LostWrites   bool         `json:"lost_writes,omitempty" jsonschema:"no write acked at quorum may be lost; losses at the other levels are counted"`
+	StaleReads   *StaleReads  `json:"stale_reads,omitempty" jsonschema:"no local read may be older than this"`
+	Linearizable *Linearizing `json:"linearizable,omitempty" jsonschema:"not built yet"`
+	Converge     Duration     `json:"converge,omitempty" jsonschema:"after the last heal all nodes must have applied the same within this time; default 10s"`
+	StateHash    bool         `json:"state_hash,omitempty" jsonschema:"not built yet"`
+}
+
+// StaleReads bounds the age of what a local read returns.
+type StaleReads struct {
+	Max Duration `json:"max" jsonschema:"the bound; the node promises 500ms"`
+}
+
+// Linearizing is the sample size of the linearizability check.
+type Linearizing struct {
+	Keys int `json:"keys" jsonschema:"number of keys to sample"`
+}
+
+// Duration of a fault until it heals, or of a workload. In YAML: 200ms, 1.5s, 2m.
+type Duration time.Duration
+
+func (d Duration) D() time.Duration { return time.Duration(d) }
+func (d Duration) String() string   { return time.Duration(d).String() }
+
+// Warmup returns the longest warm-up of all workloads: the time between the
+// start of the load and the origin of the timeline.
+func (s *Scenario) Warmup() time.Duration {
+	var w time.Duration
+	for _, l := range s.Load {
+		w = max(w, l.Warmup.D())
+	}
+	return w
+}
+
+// Length returns how long the recorded load lasts.
+func (s *Scenario) Length() time.Duration {
+	var d time.Duration
+	for _, l := range s.Load {
+		d = max(d, l.Duration.D())
+	}
+	return d
+}
+
+// Action describes what one kind of fault takes.
+type Action struct {
+	About    string
+	Optional []string // fields besides name, at and action
+	Required []string
+	Nodes    int  // the least number of nodes that it makes sense with
+	Instant  bool // it has no duration
+}
+
+// Actions are the faults that this version builds, by the name they have in files.
+var Actions = map[string]Action{
+	"kill":          {About: "SIGKILL; the process is started again on heal, empty and as a new member", Required: []string{"target"}, Optional: []string{"for"}, Nodes: 1},
+	"term":          {About: "SIGTERM, the orderly stop; the process is started again on heal", Required: []string{"target"}, Optional: []string{"for"}, Nodes: 1},
+	"pause":         {About: "SIGSTOP, SIGCONT on heal", Required: []string{"target"}, Optional: []string{"for"}, Nodes: 1},
+	"partition":     {About: "the links between target and from are cut; clients are not", Required: []string{"target"}, Optional: []string{"for", "from", "style", "direction"}, Nodes: 2},
+	"isolate":       {About: "the target is cut off from all other nodes, and from its clients if asked", Required: []string{"target"}, Optional: []string{"for", "clients", "style", "direction"}, Nodes: 2},
+	"latency":       {About: "every link between the target and other nodes becomes slow", Required: []string{"target", "latency"}, Optional: []string{"for", "jitter", "direction"}, Nodes: 2},
+	"reset":         {About: "every connection between the target and other nodes is closed once", Required: []string{"target"}, Nodes: 2, Instant: true},
+	"leader-switch": {About: "an operator asks the leader to hand over", Optional: []string{"to"}, Nodes: 2, Instant: true},
+}
+
+// notYet are actions of the design that a file may well ask for; they get a
+// message of their own instead of "unknown".
+var notYet = []string{
+	"loss", "bandwidth", "slicer", "slow-close", "limit", "half-open", "bridge", "ring", "flapping",
+	"crash-loop", "cpu", "memory", "fd-limit", "clock", "failpoint", "overload", "reconnect-storm",
+}
+
+// OnLeader reports whether the fault takes the leader away from the cluster,
+// so that the run must show a failover.
+func (f *Fault) OnLeader() bool {
+	switch f.Action {
+	case "kill", "term", "pause", "isolate":
+		return f.Target == "leader"
+	case "partition":
+		return f.Target == "leader" && (f.From == "rest" || f.From == "followers")
+	case "leader-switch":
+		return true
+	}
+	return false
+}
+
+// Title returns the fault's name in reports.
+func (f *Fault) Title() string {
+	if f.Name != "" {
+		return f.Name
+	}
+	if f.Target == "" {
+		return f.Action
+	}
+	return f.Action + " " + f.Target
+}
+
+// TakesField reports whether an action has the named field.
+func (a Action) TakesField(name string) bool {
+	return slices.Contains(a.Required, name) || slices.Contains(a.Optional, name)
+}

@@ -1,0 +1,228 @@
+package scenario
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/jsonschema-go/jsonschema"
+	"go.yaml.in/yaml/v4"
+)
+
+var rewrite = flag.Bool("rewrite", false, "rewrite golden files")
+
+const scenarios = "../../../scenarios"
+
+func golden(t *testing.T, path string, got []byte) {
+	t.Helper()
+	if *rewrite {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), string(got)); d != "" {
+		t.Errorf("%s differs (-want +got); -rewrite, then read the diff:\n%s", path, d)
+	}
+}
+
+// TestParse_mistakes proves that every mistake of a file is reported at once,
+// each with its place and with what was expected. Read the golden files.
+func TestParse_mistakes(t *testing.T) {
+	for _, name := range []string{"design", "typos", "syntax", "empty", "small"} {
+		t.Run(name, func(t *testing.T) {
+			data, err := os.ReadFile(filepath.Join("testdata", name+".yaml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := Parse(name+".yaml", data)
+			if s != nil || err == nil {
+				t.Fatal("accepted")
+			}
+			if _, ok := errors.AsType[Errors](err); !ok {
+				t.Errorf("the error is %T, want Errors", err)
+			}
+			golden(t, filepath.Join("testdata", name+".err"), []byte(err.Error()+"\n"))
+		})
+	}
+}
+
+// TestParse_valid proves that a file is read as written, with defaults only
+// where nothing was.
+func TestParse_valid(t *testing.T) {
+	s, err := Load("testdata/valid.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := s.Load["writers"]
+	if w.Schedule.Constant != 5000 || w.Value != 1024 || w.Keys.Count != 100_000 || w.Keys.Dist != (Dist{"zipf", 0.99}) {
+		t.Errorf("writers: %+v", w)
+	}
+	if w.Route != "leader" || w.Timeout.D() != 3*time.Second || w.InFlight != 256 || w.Streams != 16 {
+		t.Errorf("defaults of writers: %+v", w)
+	}
+	if d := cmp.Diff(w, s.Load["again"]); d != "" {
+		t.Errorf("an alias differs from its anchor:\n%s", d)
+	}
+	if r := s.Load["readers"]; r.Schedule.Poisson != 5 || r.Op.String() != "get=90,put=10" || r.Route != "any" {
+		t.Errorf("readers: %+v", r)
+	}
+	if f := s.Faults[0]; f.Direction != "out" || !f.OnLeader() || f.Clients != "" {
+		t.Errorf("first fault: %+v", f)
+	}
+	if f := s.Faults[1]; f.Direction != "both" || f.OnLeader() {
+		t.Errorf("second fault: %+v", f)
+	}
+	th := s.Thresholds["insert{phase:recovery, level:once}"][0]
+	if th.Arg != 99.9 || th.Expr != "p(99.9) <= 30ms" || !th.Holds(30e6) || th.Holds(31e6) {
+		t.Errorf("threshold: %+v", th)
+	}
+	if s.Length() != 30*time.Second || s.Warmup() != 3*time.Second {
+		t.Errorf("length %v, warmup %v", s.Length(), s.Warmup())
+	}
+}
+
+// TestShipped proves that every shipped scenario is valid, named as its file,
+// and accepted by the schema that editors use.
+func TestShipped(t *testing.T) {
+	files, err := filepath.Glob(scenarios + "/*.yaml")
+	if err != nil || len(files) < 5 {
+		t.Fatalf("%d scenarios, %v", len(files), err)
+	}
+	data, err := Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	schema := new(jsonschema.Schema)
+	if err := json.Unmarshal(data, schema); err != nil {
+		t.Fatal(err)
+	}
+	resolved, err := schema.Resolve(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range append(files, "testdata/valid.yaml") {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			s, err := Load(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := strings.TrimSuffix(filepath.Base(file), ".yaml"); s.Name != want && want != "valid" {
+				t.Errorf("is called %s", s.Name)
+			}
+			if s.Seed == 0 {
+				t.Error("has no seed: two runs of it would differ for no reason")
+			}
+			raw, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var v any
+			if err := yaml.Load(raw, &v); err != nil {
+				t.Fatal(err)
+			}
+			if err := resolved.Validate(v); err != nil {
+				t.Errorf("the schema refuses it: %v", err)
+			}
+			if !bytes.HasPrefix(raw, []byte("# yaml-language-server: $schema=./schema.json\n")) && strings.HasPrefix(file, scenarios) {
+				t.Error("does not begin with the line that points editors to the schema")
+			}
+		})
+	}
+}
+
+func TestSchema_golden(t *testing.T) {
+	data, err := Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, scenarios+"/schema.json", data)
+}
+
+// TestPlan proves that a plan is a function of scenario and seed: the same
+// seed repeats it, another moves each injection within one election timeout.
+func TestPlan(t *testing.T) {
+	s, err := Load("testdata/valid.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b, c := NewPlan(s, 1), NewPlan(s, 1), NewPlan(s, 2)
+	if d := cmp.Diff(a, b); d != "" {
+		t.Errorf("the same seed gives two plans:\n%s", d)
+	}
+	moved := false
+	for i, in := range a.Injections {
+		moved = moved || in.At != c.Injections[i].At
+		if phase := in.At - in.Fault.At.D(); phase < 0 || phase >= electionTimeout {
+			t.Errorf("%s: injected %v after its time, want less than %v", in.Name, phase, electionTimeout)
+		}
+		if in.Heal < in.At || in.Heal > a.Length {
+			t.Errorf("%s: from %v to %v in a run of %v", in.Name, in.At, in.Heal, a.Length)
+		}
+	}
+	if !moved {
+		t.Error("another seed moved nothing")
+	}
+	if last := a.Injections[len(a.Injections)-1].Name; last != "leader-switch #2" {
+		t.Errorf("the second leader-switch is called %q", last)
+	}
+	var out bytes.Buffer
+	if err := a.Print(&out); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "testdata/valid.plan", out.Bytes())
+}
+
+// TestHint proves that a hint is given for a slip of the finger and not for
+// another word.
+func TestHint(t *testing.T) {
+	names := []string{"leader", "follower", "insert", "kill"}
+	for got, want := range map[string]string{"leadr": "leader", "laeder": "leader", "Leader": "leader", "kil": "kill", "insret": "insert", "banana": "", "": "", "x": ""} {
+		h := hint(got, names)
+		if want == "" && h != "" || want != "" && !strings.Contains(h, `"`+want+`"`) {
+			t.Errorf("%q: hint %q, want %q", got, h, want)
+		}
+	}
+}
+
+// FuzzParse looks for input that hangs or panics, for an error without a
+// place, and for a scenario that cannot be planned.
+func FuzzParse(f *testing.F) {
+	files, err := filepath.Glob("testdata/*.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte("a: &a [*a]\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := Parse("f.yaml", data)
+		if err != nil {
+			for _, e := range err.(Errors) {
+				if e.Message == "" || strings.Contains(e.Message, "%!") {
+					t.Fatalf("bad message: %v", e)
+				}
+			}
+			return
+		}
+		var out bytes.Buffer
+		if err := NewPlan(s, 1).Print(&out); err != nil || out.Len() == 0 {
+			t.Fatalf("valid, but cannot be planned: %v", err)
+		}
+	})
+}

@@ -1,0 +1,70 @@
+package scenario
+
+import (
+	"encoding/json"
+	"reflect"
+	"slices"
+
+	"github.com/google/jsonschema-go/jsonschema"
+)
+
+// Schema returns the JSON schema of scenario files, for editors. It accepts
+// every valid file; [Parse] checks more than a schema can say.
+func Schema() ([]byte, error) {
+	text := func(pattern, about string) *jsonschema.Schema {
+		return &jsonschema.Schema{Type: "string", Pattern: pattern, Description: about}
+	}
+	number := func(pattern, about string) *jsonschema.Schema {
+		return &jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Type: "integer"}, text(pattern, about)}}
+	}
+	weights := func(names []string) *jsonschema.Schema {
+		props := map[string]*jsonschema.Schema{}
+		for _, n := range names {
+			props[n] = &jsonschema.Schema{Type: "integer", Minimum: new(1.0)}
+		}
+		return &jsonschema.Schema{AnyOf: []*jsonschema.Schema{
+			{Type: "string", Enum: anys(names)},
+			{Type: "object", Properties: props, AdditionalProperties: never(), MinProperties: new(1)},
+		}}
+	}
+	rate := text(`^[0-9.]+[kM]?/[sm]$`, "operations per second or minute: 5000/s, 20k/s, 300/m")
+	one := func(name string, s *jsonschema.Schema) *jsonschema.Schema {
+		return &jsonschema.Schema{Type: "object", Properties: map[string]*jsonschema.Schema{name: s}, Required: []string{name}, AdditionalProperties: never()}
+	}
+	s, err := jsonschema.For[Scenario](&jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{
+		reflect.TypeFor[Duration]():  text(`^([0-9.]+(ns|us|µs|ms|s|m|h))+$|^0$`, "a duration: 200ms, 1.5s, 2m"),
+		reflect.TypeFor[Rate]():      rate,
+		reflect.TypeFor[Count]():     number(`^[0-9.]+[kM]?$`, "a number: 64, 100k, 1M"),
+		reflect.TypeFor[Size]():      number(`^[0-9]+(B|KiB|MiB|GiB)?$`, "a size: 128B, 4KiB, 256MiB"),
+		reflect.TypeFor[Op]():        weights(ops),
+		reflect.TypeFor[Ack]():       weights(levels),
+		reflect.TypeFor[Dist]():      text(`^(uniform|sequential|once|zipf\(0?\.[0-9]+\))$`, "uniform, sequential, once or zipf(THETA)"),
+		reflect.TypeFor[Threshold](): text(`^(p\([0-9.]+\)|max|rate|count) *<=? *[0-9.]+[a-zµ%]*$`, "p(99) < 20ms, max < 600ms, rate < 1%, count <= 1"),
+		reflect.TypeFor[Schedule](): {AnyOf: []*jsonschema.Schema{
+			one("constant", rate), one("poisson", rate), one("closed", &jsonschema.Schema{Type: "integer", Minimum: new(1.0), Maximum: new(4096.0)}),
+		}},
+	}})
+	if err != nil {
+		return nil, err
+	}
+	s.Schema = "https://json-schema.org/draft/2020-12/schema"
+	s.Title = "hacache chaos scenario"
+	fault := s.Properties["faults"].Items
+	fault.Properties["action"].Enum = anys(sortedKeys(Actions))
+	for field, names := range map[string][]string{"style": {"stall", "reject"}, "direction": {"both", "in", "out"}, "clients": {"kept", "cut"}} {
+		fault.Properties[field].Enum = anys(names)
+	}
+	data, err := json.MarshalIndent(s, "", "  ")
+	return append(data, '\n'), err
+}
+
+// never is the schema that nothing matches.
+func never() *jsonschema.Schema { return &jsonschema.Schema{Not: &jsonschema.Schema{}} }
+
+func anys(names []string) []any {
+	var out []any
+	for _, n := range slices.Sorted(slices.Values(names)) {
+		out = append(out, n)
+	}
+	return out
+}

@@ -1,0 +1,301 @@
+package scenario
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+var (
+	validName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+	nodeName  = regexp.MustCompile(`^n[0-9]+$`)
+)
+
+// Bounds on what a file may ask for. They keep a typing mistake from filling
+// a disk or running for a day.
+const (
+	maxNodes    = 7
+	maxLength   = time.Hour
+	maxFaults   = 1000
+	minValue    = 32 // room for writer, sequence number and checksum
+	maxValue    = 1 << 20
+	maxStreams  = 1024
+	maxInFlight = 1024 // a node reads no further on a stream
+)
+
+// validate fills in defaults and reports whatever one field alone cannot show.
+func (s *Scenario) validate(d *decoder) {
+	if s.Version != Version && d.at["version"] != nil {
+		d.errorAt("version", "%d; expected %d", s.Version, Version)
+	}
+	if !validName.MatchString(s.Name) && d.at["name"] != nil {
+		d.errorAt("name", "%q; expected lower case letters, digits and single hyphens, such as leader-kill", s.Name)
+	}
+	s.validateCluster(d)
+	if len(s.Load) == 0 && d.at["load"] != nil {
+		d.errorAt("load", "no workload; a run without load shows nothing")
+	}
+	for _, name := range sortedKeys(s.Load) {
+		s.Load[name].validate(d, "load."+name)
+	}
+	if s.Length() > maxLength {
+		d.errorAt("load", "the load lasts %v; expected %v at most", s.Length(), maxLength)
+	}
+	if len(s.Faults) > maxFaults {
+		d.errorAt("faults", "%d faults; expected %d at most", len(s.Faults), maxFaults)
+	}
+	for i, f := range s.Faults {
+		f.validate(d, fmt.Sprintf("faults[%d]", i), s)
+	}
+	s.validateChecks(d)
+	s.validateThresholds(d)
+}
+
+func (s *Scenario) validateCluster(d *decoder) {
+	c := &s.Cluster
+	if (c.Nodes < 1 || c.Nodes > maxNodes) && d.at["cluster.nodes"] != nil {
+		d.errorAt("cluster.nodes", "%d; expected 1 to %d", c.Nodes, maxNodes)
+	}
+	for i, cache := range c.Caches {
+		path := fmt.Sprintf("cluster.caches[%d]", i)
+		if cache.Name == "" {
+			d.errorAt(path+".name", "empty; expected the name of a cache")
+		}
+		if strings.HasPrefix(cache.Name, reservedCache) {
+			d.errorAt(path+".name", "%q; names that begin with %q belong to the harness", cache.Name, reservedCache)
+		}
+	}
+	for _, k := range sortedKeys(c.Env) {
+		path := "cluster.env." + k
+		switch {
+		case slices.Contains(ownEnv, k):
+			d.errorAt(path, "is set by the harness itself and cannot be changed")
+		case !strings.HasPrefix(k, "CACHE_") && !slices.Contains([]string{"GOGC", "GOMAXPROCS", "GOMEMLIMIT", "GODEBUG"}, k):
+			d.errorAt(path, "expected a variable of cachenode (CACHE_...) or of the Go runtime")
+		}
+	}
+}
+
+// ownEnv are the variables that make the nodes one cluster behind proxies.
+var ownEnv = []string{"CACHE_AUTH_TOKEN", "CACHE_AUTH_TOKEN_FILE", "CACHE_TLS", "CACHE_DIAL_MAP", "CACHE_LISTEN", "CACHE_CONFIG", "CACHE_ADMIN_ADDR"}
+
+// reservedCache is the prefix of the harness's own caches.
+const reservedCache = "_chaos"
+
+func (w *Workload) validate(d *decoder, path string) {
+	def(&w.Streams, 4)
+	def(&w.InFlight, 256)
+	def(&w.Keys.Count, 100_000)
+	def(&w.Value, 128)
+	def(&w.Timeout, Duration(3*time.Second))
+	def(&w.Read, "local")
+	if w.Keys.Dist.Kind == "" {
+		w.Keys.Dist.Kind = "uniform"
+	}
+	if w.Route == "" {
+		w.Route = "any"
+		if w.Op.Writes() {
+			w.Route = "leader"
+		}
+	}
+	if w.Ack == nil {
+		w.Ack = Ack{"quorum": 1}
+	}
+	if w.Duration < Duration(time.Second) && d.at[path+".duration"] != nil {
+		d.errorAt(path+".duration", "%v; expected 1s at least", w.Duration)
+	}
+	between(d, path+".streams", w.Streams, 1, maxStreams)
+	between(d, path+".in_flight", w.InFlight, 1, maxInFlight)
+	if w.Op.Writes() {
+		between(d, path+".value", int(w.Value), minValue, maxValue)
+	}
+	oneOf(d, path+".read", w.Read, "local", "leader_on_miss", "linearizable")
+	if w.Route == "sticky" || w.Route == "followers" {
+		d.errorAt(path+".route", "%q is not built yet in chaos; expected leader or any", w.Route)
+	} else {
+		oneOf(d, path+".route", w.Route, "leader", "any")
+	}
+	if w.Keys.Dist.Kind == "once" && w.Op["get"] > 0 {
+		d.errorAt(path+".keys.dist", "once gives every write a key of its own, so there is nothing to get; expected uniform, zipf(THETA) or sequential")
+	}
+}
+
+func (f *Fault) validate(d *decoder, path string, s *Scenario) {
+	a, known := Actions[f.Action]
+	if !known {
+		switch {
+		case d.at[path+".action"] == nil: // reported as missing
+		case slices.Contains(notYet, f.Action):
+			d.errorAt(path+".action", "%s is not built yet; expected one of %s", f.Action, strings.Join(sortedKeys(Actions), ", "))
+		default:
+			d.errorAt(path+".action", "unknown action %q%s; expected one of %s", f.Action, hint(f.Action, sortedKeys(Actions)), strings.Join(sortedKeys(Actions), ", "))
+		}
+		return
+	}
+	for _, field := range []string{"for", "target", "from", "clients", "style", "direction", "latency", "jitter", "to"} {
+		given := d.at[path+"."+field] != nil
+		if given && !a.TakesField(field) {
+			d.errorAt(path+"."+field, "action %s has no such field", f.Action)
+		}
+		if !given && slices.Contains(a.Required, field) {
+			d.errorAt(path, "action %s needs the field %s", f.Action, field)
+		}
+	}
+	if s.Cluster.Nodes >= 1 && s.Cluster.Nodes < a.Nodes {
+		d.errorAt(path+".action", "%s needs %d nodes at least; the cluster has %d", f.Action, a.Nodes, s.Cluster.Nodes)
+	}
+	if length := s.Length(); length > 0 && f.At.D() >= length {
+		d.errorAt(path+".at", "%v is after the load has ended (%v)", f.At, length)
+	} else if length > 0 && f.At.D()+f.For.D() > length {
+		d.errorAt(path+".for", "it would heal at %v, after the load has ended (%v); leave it out to last until then", Duration(f.At.D()+f.For.D()), length)
+	}
+	if d.at[path+".for"] != nil && f.For == 0 {
+		d.errorAt(path+".for", "0; expected more, or leave it out to last until the load ends")
+	}
+	f.validateTargets(d, path, s)
+	if a.TakesField("style") {
+		def(&f.Style, "stall")
+		oneOf(d, path+".style", f.Style, "stall", "reject")
+	}
+	if a.TakesField("direction") {
+		def(&f.Direction, "both")
+		oneOf(d, path+".direction", f.Direction, "both", "in", "out")
+		if f.Style == "reject" && f.Direction != "both" {
+			d.errorAt(path+".direction", "a rejected connection is closed both ways; expected both, or style stall")
+		}
+	}
+	if a.TakesField("clients") {
+		def(&f.Clients, "kept")
+		oneOf(d, path+".clients", f.Clients, "kept", "cut")
+	}
+	if f.Action == "latency" {
+		if d.at[path+".latency"] != nil && f.Latency == 0 {
+			d.errorAt(path+".latency", "0; expected more")
+		}
+		if f.Jitter > f.Latency {
+			d.errorAt(path+".jitter", "%v is more than the latency of %v, which would make some delays negative", f.Jitter, f.Latency)
+		}
+	}
+}
+
+func (f *Fault) validateTargets(d *decoder, path string, s *Scenario) {
+	if f.Target != "" {
+		roles := []string{"leader", "follower", "followers", "any", "all"}
+		if f.Action == "partition" || f.Action == "isolate" {
+			roles = []string{"leader", "follower", "any"}
+		}
+		validTarget(d, path+".target", f.Target, s.Cluster.Nodes, roles)
+	}
+	if f.Action == "partition" {
+		def(&f.From, "rest")
+		if f.From == "clients" || f.From == "all" {
+			d.errorAt(path+".from", "a partition leaves the clients alone; use action isolate with clients: cut")
+			return
+		}
+		validTarget(d, path+".from", f.From, s.Cluster.Nodes, []string{"rest", "followers", "leader"})
+		if f.From == f.Target {
+			d.errorAt(path+".from", "%s cannot be cut off from itself", f.Target)
+		}
+	}
+	if f.To != "" {
+		validTarget(d, path+".to", f.To, s.Cluster.Nodes, nil)
+	}
+}
+
+func validTarget(d *decoder, path, target string, nodes int, roles []string) {
+	expected := append(slices.Clone(roles), nodeNames(nodes)...)
+	switch {
+	case nodeName.MatchString(target):
+		if n, err := strconv.Atoi(target[1:]); nodes > 0 && (err != nil || n < 1 || n > nodes) {
+			d.errorAt(path, "there is no %s; the cluster has n1 to n%d", target, nodes)
+		}
+	case !slices.Contains(roles, target):
+		d.errorAt(path, "unknown target %q%s; expected one of %s", target, hint(target, expected), strings.Join(expected, ", "))
+	case strings.HasPrefix(target, "follower") && nodes == 1:
+		d.errorAt(path, "a cluster of one node has no follower")
+	}
+}
+
+func nodeNames(n int) []string {
+	var names []string
+	for i := range min(n, maxNodes) {
+		names = append(names, "n"+strconv.Itoa(i+1))
+	}
+	return names
+}
+
+func (s *Scenario) validateChecks(d *decoder) {
+	def(&s.Checks.Converge, Duration(10*time.Second))
+	if s.Checks.Linearizable != nil {
+		d.errorAt("checks.linearizable", "not built yet; leave it out, nothing would be checked")
+	}
+	if s.Checks.StateHash {
+		d.errorAt("checks.state_hash", "not built yet; leave it out, nothing would be checked")
+	}
+	if s.Checks.Converge > Duration(5*time.Minute) {
+		d.errorAt("checks.converge", "%v; expected 5m at most", s.Checks.Converge)
+	}
+	if s.Checks.StaleReads != nil {
+		reads := false
+		for _, w := range s.Load {
+			reads = reads || w.Op["get"] > 0
+		}
+		if !reads {
+			d.errorAt("checks.stale_reads", "no workload reads, so it would check nothing")
+		}
+	}
+}
+
+func (s *Scenario) validateThresholds(d *decoder) {
+	for _, name := range sortedKeys(s.Thresholds) {
+		path := "thresholds." + name
+		m, err := ParseMetric(name)
+		if err != nil {
+			d.errorAt(path, "%v", err)
+			continue
+		}
+		funcs := thresholdFuncs[m.Family]
+		for i, t := range s.Thresholds[name] {
+			if t.Func != "" && !slices.Contains(funcs, t.Func) {
+				d.errorAt(fmt.Sprintf("%s[%d]", path, i), "%s has no %s; it has %s", m.Name, t.Func, strings.Join(funcs, " and "))
+			}
+		}
+		if m.Family == "latency" && !s.exercises(m) {
+			d.errorAt(path, "no workload has this operation at this level, so it would limit nothing")
+		}
+		if m.Family == "failover" && !slices.ContainsFunc(s.Faults, (*Fault).OnLeader) {
+			d.errorAt(path, "no fault takes the leader away, so it would limit nothing")
+		}
+	}
+}
+
+func (s *Scenario) exercises(m Metric) bool {
+	for _, w := range s.Load {
+		if w.Op[m.Name] > 0 && (m.Level == "" || w.Ack[m.Level] > 0) {
+			return true
+		}
+	}
+	return false
+}
+
+// def sets *p to v if it has its zero value.
+func def[T comparable](p *T, v T) {
+	if *p == *new(T) {
+		*p = v
+	}
+}
+
+func between(d *decoder, path string, v, low, high int) {
+	if v < low || v > high {
+		d.errorAt(path, "%d; expected %d to %d", v, low, high)
+	}
+}
+
+func oneOf(d *decoder, path, v string, names ...string) {
+	if !slices.Contains(names, v) {
+		d.errorAt(path, "unknown value %q%s; expected one of %s", v, hint(v, names), strings.Join(names, ", "))
+	}
+}
