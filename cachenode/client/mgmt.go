@@ -1,0 +1,179 @@
+package client
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/hacache/hacache/proto/cachepb"
+)
+
+// Management messages carry no id: each kind is answered in order.
+const (
+	mgmtPong = iota
+	mgmtHealth
+	mgmtSwitch
+	mgmtKinds
+)
+
+// mgmtWindow bounds the management requests of one kind in flight.
+const mgmtWindow = 64
+
+type mgmtReply struct {
+	ack *cachepb.MgmtAck
+	err error
+}
+
+type mgmtWaiter struct{ ch chan mgmtReply }
+
+// Ping asks the node for a sign of life.
+func (c *Conn) Ping(ctx context.Context) error {
+	_, err := c.manage(ctx, mgmtPong, &cachepb.MgmtRequest{
+		Method: &cachepb.MgmtRequest_Ping{Ping: &cachepb.Ping{}},
+	})
+	return err
+}
+
+// Health asks the node how it and its connections are.
+func (c *Conn) Health(ctx context.Context) (*cachepb.HealthAck, error) {
+	ack, err := c.manage(ctx, mgmtHealth, &cachepb.MgmtRequest{
+		Method: &cachepb.MgmtRequest_Health{Health: &cachepb.Health{}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ack.GetHealthAck(), nil
+}
+
+// LeaderSwitch asks for the leadership to be transferred to host, an identity
+// as in HA_HOSTS, and waits until it is. An empty host leaves the choice to the
+// leader.
+func (c *Conn) LeaderSwitch(ctx context.Context, host string) (*cachepb.LeaderSwitchAck, error) {
+	ack, err := c.manage(ctx, mgmtSwitch, &cachepb.MgmtRequest{
+		Method: &cachepb.MgmtRequest_LeaderSwitch{LeaderSwitch: &cachepb.LeaderSwitch{VoteHost: host}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ack.GetLeaderSwitchAck(), nil
+}
+
+// Abandon tells the node to forget everything and to join again as an empty
+// one. The node does not answer; nil means that the request was sent.
+func (c *Conn) Abandon(ctx context.Context) error {
+	if err := c.Ready(ctx); err != nil {
+		return err
+	}
+	return c.enqueue(&cachepb.MgmtRequest{
+		Method: &cachepb.MgmtRequest_Abandon{Abandon: &cachepb.Abandon{YesLoseThisCopy: true}},
+	}, nil, 0)
+}
+
+// MembersSet asks for a new list of hosts. The node does not answer; nil means
+// that the request was sent.
+func (c *Conn) MembersSet(ctx context.Context, hosts []string) error {
+	if err := c.Ready(ctx); err != nil {
+		return err
+	}
+	return c.enqueue(&cachepb.MgmtRequest{
+		Method: &cachepb.MgmtRequest_MembersSet{MembersSet: &cachepb.MembersSet{Hosts: hosts}},
+	}, nil, 0)
+}
+
+// manage sends one management request and waits for its answer.
+func (c *Conn) manage(ctx context.Context, kind int, req *cachepb.MgmtRequest) (*cachepb.MgmtAck, error) {
+	if err := c.Ready(ctx); err != nil {
+		return nil, err
+	}
+	w := &mgmtWaiter{ch: make(chan mgmtReply, 1)}
+	if err := c.enqueue(req, w, kind); err != nil {
+		return nil, err
+	}
+	select {
+	case r := <-w.ch:
+		return r.ack, r.err
+	case <-ctx.Done():
+		// The waiter keeps its place: the answer still has to be matched in order.
+		return nil, fmt.Errorf("client: no answer from %s: %w", c.addr, ctx.Err())
+	}
+}
+
+// enqueue puts a management message into the writer's queue, in order with the
+// operations; w, if any, waits for an answer of the kind.
+func (c *Conn) enqueue(req *cachepb.MgmtRequest, w *mgmtWaiter, kind int) error {
+	body, err := proto.Marshal(&cachepb.CacheRequest{Method: &cachepb.CacheRequest_MgmtReq{MgmtReq: req}})
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	if c.down != nil {
+		err := c.down
+		c.mu.Unlock()
+		return err
+	}
+	if len(c.mgmt[kind]) >= mgmtWindow || len(*c.out) >= c.cfg.WindowBytes {
+		c.stats.Full++
+		c.mu.Unlock()
+		return ErrFull
+	}
+	if w != nil {
+		c.mgmt[kind] = append(c.mgmt[kind], w)
+	}
+	*c.out = append(*c.out, body...)
+	c.queue = append(c.queue, queued{end: len(*c.out)})
+	c.mu.Unlock()
+	c.wakeWriter()
+	return nil
+}
+
+// dropMgmt forgets every management waiter and returns them. mu is held.
+func (c *Conn) dropMgmt() []*mgmtWaiter {
+	var all []*mgmtWaiter
+	for i := range c.mgmt {
+		all = append(all, c.mgmt[i]...)
+		c.mgmt[i] = nil
+	}
+	return all
+}
+
+// handleMgmt handles one MgmtAck: an answer, or unsolicited news of the leader.
+func (c *Conn) handleMgmt(b []byte) {
+	ack := new(cachepb.MgmtAck)
+	if err := proto.Unmarshal(b, ack); err != nil {
+		c.mu.Lock()
+		c.stats.Unmatched++
+		c.mu.Unlock()
+		return
+	}
+	var kind int
+	switch m := ack.Method.(type) {
+	case *cachepb.MgmtAck_LeaderInfo:
+		if c.cfg.OnLeader != nil {
+			c.cfg.OnLeader(c.addr, m.LeaderInfo)
+		}
+		return
+	case *cachepb.MgmtAck_Pong:
+		kind = mgmtPong
+	case *cachepb.MgmtAck_HealthAck:
+		kind = mgmtHealth
+	case *cachepb.MgmtAck_LeaderSwitchAck:
+		kind = mgmtSwitch
+	default:
+		c.mu.Lock()
+		c.stats.Unmatched++
+		c.mu.Unlock()
+		return
+	}
+	c.mu.Lock()
+	var w *mgmtWaiter
+	if q := c.mgmt[kind]; len(q) > 0 {
+		w, c.mgmt[kind] = q[0], q[1:]
+	} else {
+		c.stats.Unmatched++
+	}
+	c.mu.Unlock()
+	if w != nil {
+		w.ch <- mgmtReply{ack: ack}
+	}
+}

@@ -1,0 +1,119 @@
+package client
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/hacache/hacache/proto/cachepb"
+)
+
+// Kind is the kind of an operation. The zero value is KindGet.
+type Kind uint8
+
+// The operations of the contract. Insert and Remove are acknowledged at their
+// [Level]; Put and Del are acknowledged by the node that received them, before
+// they are replicated.
+const (
+	KindGet Kind = iota
+	KindPut
+	KindInsert
+	KindDel
+	KindRemove
+)
+
+// Kinds lists every kind in the order of its value.
+var Kinds = [...]Kind{KindGet, KindPut, KindInsert, KindDel, KindRemove}
+
+var kindNames = [...]string{"get", "put", "insert", "del", "remove"}
+
+func (k Kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("kind(%d)", uint8(k))
+}
+
+// Write reports whether the operation modifies the cache.
+func (k Kind) Write() bool { return k != KindGet }
+
+// Leveled reports whether the operation carries an ack level.
+func (k Kind) Leveled() bool { return k == KindInsert || k == KindRemove }
+
+// ParseKind is the inverse of [Kind.String].
+func ParseKind(s string) (Kind, error) {
+	for i, name := range kindNames {
+		if s == name {
+			return Kind(i), nil
+		}
+	}
+	return 0, fmt.Errorf("operation %q: want get, put, insert, del or remove", s)
+}
+
+// Level is how far an Insert or Remove has to get before it is acknowledged.
+// The zero value is LevelQuorum, the strongest.
+type Level uint8
+
+const (
+	// LevelQuorum: a majority of the hosts has it.
+	LevelQuorum Level = iota
+	// LevelOnce: the leader and one other host have it.
+	LevelOnce
+	// LevelLeader: the leader has it.
+	LevelLeader
+)
+
+// Levels lists every level in the order of its value.
+var Levels = [...]Level{LevelQuorum, LevelOnce, LevelLeader}
+
+var levelNames = [...]string{"quorum", "once", "leader"}
+
+func (l Level) String() string {
+	if int(l) < len(levelNames) {
+		return levelNames[l]
+	}
+	return fmt.Sprintf("level(%d)", uint8(l))
+}
+
+// ParseLevel is the inverse of [Level.String].
+func ParseLevel(s string) (Level, error) {
+	for i, name := range levelNames {
+		if s == name {
+			return Level(i), nil
+		}
+	}
+	return 0, fmt.Errorf("ack level %q: want quorum, once or leader", s)
+}
+
+// Op is one operation. It is read while [Conn.Start] runs and not kept: the
+// caller may reuse it, and the memory of Value, as soon as Start has returned.
+type Op struct {
+	Kind  Kind
+	Cache string
+	Key   string
+	// Value is what a Put or Insert writes; nil writes the empty value.
+	Value []byte
+
+	// Level is used by Insert and Remove.
+	Level Level
+	// ReadMode is used by Get; the zero value reads the node's own copy.
+	ReadMode cachepb.ReadTag_Mode
+	// MaxStaleness bounds the age of what a Get with ReadTag_LOCAL may return,
+	// in whole milliseconds; 0 leaves it to the node (500 ms by default).
+	MaxStaleness time.Duration
+	// TTL is used by Put and Insert, in whole milliseconds; 0 is the cache's
+	// own default.
+	TTL time.Duration
+
+	// Deadline bounds the wait for an answer, counted from Start; 0 means
+	// [Config.Timeout]. The node is told a little less, so that its definite
+	// answer has a chance to arrive before the client gives up.
+	Deadline time.Duration
+
+	// Session, Seq and FirstUnacked make a write idempotent across
+	// connections and nodes: an operation (Session, Seq) takes effect at most
+	// once, and sequence numbers below FirstUnacked will never be sent again.
+	// Session 0 means that the node tags the operation itself.
+	Session      uint64
+	Seq          uint64
+	FirstUnacked uint64
+}

@@ -1,0 +1,206 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hacache/hacache/proto/cachepb"
+)
+
+// Status says what is known about the effect of an operation.
+type Status uint8
+
+const (
+	// StatusOK: done, at the level asked for.
+	StatusOK Status = iota
+	// StatusFail: it had no effect and never will. Only this may be retried
+	// freely.
+	StatusFail
+	// StatusInfo: nobody knows. A write may have taken effect, or may still
+	// do so.
+	StatusInfo
+)
+
+// Statuses lists every status in the order of its value.
+var Statuses = [...]Status{StatusOK, StatusFail, StatusInfo}
+
+var statusNames = [...]string{"ok", "fail", "info"}
+
+func (s Status) String() string {
+	if int(s) < len(statusNames) {
+		return statusNames[s]
+	}
+	return fmt.Sprintf("status(%d)", uint8(s))
+}
+
+// Outcome is the one answer to an operation.
+type Outcome struct {
+	Status Status
+	// Code and Detail are the node's words, if it answered.
+	Code   cachepb.Code
+	Detail string
+	// Err is nil iff Status is StatusOK. It is an [*OpError], or one of
+	// [ErrTimeout], [ErrBroken], [ErrClosed], [ErrFull], a [*DownError], an
+	// [*AuthError] or a context's error, possibly wrapped.
+	Err error
+
+	// Value is what a Get found. Handed to a callback of [Conn.Start] it is
+	// valid only until the callback returns; from [Conn.Do] it is the
+	// caller's own.
+	Value []byte
+	// Found tells a Get that found a value, even an empty one, from a miss.
+	Found bool
+	// Refused: a Get that the node would not answer, because it could not
+	// prove that its copy is fresh. It is neither a value nor a miss. The
+	// status is StatusFail.
+	Refused bool
+	// Staleness bounds the age of the node's copy when it answered a Get; 0
+	// when the node did not say.
+	Staleness time.Duration
+
+	// Cluster, Term and Index say where the operation stands in the log;
+	// Cluster identifies it: a different value means that all was forgotten.
+	Cluster, Term, Index uint64
+	// Leader is the leader's identity (host:port), when the node named it.
+	Leader string
+	// Node is the address of the connection that carried the operation.
+	Node string
+
+	// Sent is when the operation was handed to the stream, zero if it never
+	// was. Returned is when its answer, or the reason why there is none,
+	// was seen. Both carry a monotonic reading.
+	Sent, Returned time.Time
+}
+
+// OpError is a negative answer of a node.
+type OpError struct {
+	Kind   Kind
+	Code   cachepb.Code
+	Detail string
+	Node   string
+}
+
+func (e *OpError) Error() string {
+	if e.Detail == "" {
+		return fmt.Sprintf("client: %s refused by %s: %s", e.Kind, e.Node, e.Code)
+	}
+	return fmt.Sprintf("client: %s refused by %s: %s: %s", e.Kind, e.Node, e.Code, e.Detail)
+}
+
+var (
+	// ErrTimeout is in an Outcome whose deadline passed without an answer.
+	ErrTimeout = errors.New("client: deadline passed without an answer")
+	// ErrBroken is in an Outcome whose stream ended before the answer.
+	ErrBroken = errors.New("client: stream broken before the answer")
+	// ErrClosed is returned by operations on a closed Conn or Client.
+	ErrClosed = errors.New("client: closed")
+	// ErrFull is returned by [Conn.Start] when the window is full, in
+	// operations or in bytes. The operation was not started.
+	ErrFull = errors.New("client: window full")
+)
+
+// DownError is returned by operations on a Conn that is not connected. Nothing
+// was sent.
+type DownError struct {
+	Addr string
+	Err  error // why the last attempt to connect, or the last stream, failed
+}
+
+func (e *DownError) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("client: not connected to %s yet", e.Addr)
+	}
+	return fmt.Sprintf("client: not connected to %s: %v", e.Addr, e.Err)
+}
+
+func (e *DownError) Unwrap() error { return e.Err }
+
+// AuthError means that the node refused the token or the certificate. A Conn
+// that met it stays down: trying again with the same token cannot help.
+type AuthError struct {
+	Addr   string
+	Detail string
+}
+
+func (e *AuthError) Error() string {
+	return fmt.Sprintf("client: %s refused the credentials: %s", e.Addr, e.Detail)
+}
+
+// definite reports whether the code promises that the operation had no effect
+// and never will. Codes this client does not know promise nothing.
+func definite(code cachepb.Code) bool {
+	return code >= cachepb.Code_NO_LEADER && code <= cachepb.Code_NOT_FRESH
+}
+
+// retriable reports whether the same operation may be accepted a moment later
+// or by another node.
+func retriable(code cachepb.Code) bool {
+	switch code {
+	case cachepb.Code_NO_LEADER, cachepb.Code_NO_QUORUM, cachepb.Code_NOT_LEADER,
+		cachepb.Code_OVERLOADED, cachepb.Code_SHUTTING_DOWN, cachepb.Code_NOT_FRESH:
+		return true
+	}
+	return false
+}
+
+// modRes is the mod_res field of an ack: absent, false or true.
+type modRes uint8
+
+const (
+	modAbsent modRes = iota
+	modFalse
+	modTrue
+)
+
+// classify is the one place where an answer becomes a Status. It looks at the
+// kind of operation, the kind of answer and the code, never at a text.
+//
+//	write  mod_res=true                      ok
+//	write  mod_res=false or error, code 1-10 fail
+//	write  otherwise                         info
+//	put, del: ack without mod_res and code   ok    (nodes that ack without saying more)
+//	get    code OK                           ok    (value or miss)
+//	get    any other code                    fail  (a read has no effect to be unsure of)
+func classify(kind Kind, ack ackKind, mod modRes, code cachepb.Code) Status {
+	if kind == KindGet {
+		if ack == ackGet && code == cachepb.Code_OK {
+			return StatusOK
+		}
+		return StatusFail
+	}
+	switch {
+	case ack == ackMod && mod == modTrue:
+		return StatusOK
+	case definite(code):
+		return StatusFail
+	case ack == ackMod && mod == modAbsent && code == cachepb.Code_OK && !kind.Leveled():
+		return StatusOK
+	default:
+		return StatusInfo
+	}
+}
+
+// unanswered is classify's other half: the operation ended without an answer.
+// sent tells whether it had been handed to a stream.
+//
+//	read             fail  (dropped: no answer, no effect)
+//	write, not sent  fail
+//	write, sent      info
+func unanswered(kind Kind, sent bool) Status {
+	if kind == KindGet || !sent {
+		return StatusFail
+	}
+	return StatusInfo
+}
+
+// refusal is an Outcome of an operation that was never handed to a stream.
+func refusal(addr string, err error) Outcome {
+	return Outcome{Status: StatusFail, Err: err, Node: addr}
+}
+
+// isContext reports whether err is what a context returns when it is done.
+func isContext(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
