@@ -301,6 +301,13 @@ func (c *Client) pick(ctx context.Context) (*Conn, error) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			for _, conn := range c.conns {
+				if err := conn.Up(); err != nil {
+					why = err // newer than what was seen before the wait
+				}
+			}
 			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), why)
 		}
 	}

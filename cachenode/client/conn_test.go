@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -105,7 +107,7 @@ func TestWindowAndBatch(t *testing.T) {
 	}
 	bubble(t, srv, client.Config{Window: 64, Batch: true}, func(t *testing.T, c *client.Conn) {
 		const n = 10000
-		got := make([]int, n)
+		got := make([]int, n) // each element belongs to one callback, and to the test after it
 		left := make(chan struct{}, n)
 		for i := range n {
 			done := func(o client.Outcome) {
@@ -144,11 +146,11 @@ func TestWindowAndBatch(t *testing.T) {
 // that timed out must not be taken for the answer to the next Get of that key.
 func TestOriginalGetsMatchInOrder(t *testing.T) {
 	store := &clienttest.Store{Original: true}
-	slow := true
+	var fast atomic.Bool
 	srv := &clienttest.Server{}
 	srv.Handle = func(s *clienttest.Stream, req *cachepb.CacheRequest) {
 		ack := store.Apply(req)
-		if req.GetGet() != nil && slow {
+		if req.GetGet() != nil && !fast.Load() {
 			s.After(300*time.Millisecond, ack)
 			return
 		}
@@ -165,7 +167,7 @@ func TestOriginalGetsMatchInOrder(t *testing.T) {
 		if o := c.Do(t.Context(), first); o.Status != client.StatusFail || !errors.Is(o.Err, client.ErrTimeout) {
 			t.Fatalf("got %s %v, want a timeout", o.Status, o.Err)
 		}
-		slow = false
+		fast.Store(true)
 		c.Do(t.Context(), insert("k", "new"))
 		if o := c.Do(t.Context(), get("k")); string(o.Value) != "new" {
 			t.Fatalf("got %q: an answer to another Get", o.Value)
@@ -245,10 +247,10 @@ func TestContext(t *testing.T) {
 // comes while it is down fails at once, and it comes back.
 func TestBreakAndReconnect(t *testing.T) {
 	srv := &clienttest.Server{}
-	hold := true
+	var serving atomic.Bool
 	store := new(clienttest.Store)
 	srv.Handle = func(s *clienttest.Stream, req *cachepb.CacheRequest) {
-		if !hold {
+		if serving.Load() {
 			store.Handle(s, req)
 		}
 	}
@@ -279,7 +281,7 @@ func TestBreakAndReconnect(t *testing.T) {
 		if _, ok := errors.AsType[*net.OpError](err); !ok {
 			t.Errorf("%v does not say that the dial was refused", err)
 		}
-		hold = false
+		serving.Store(true)
 		srv.Start()
 		begin := time.Now()
 		if o := c.Do(t.Context(), insert("k", "v")); o.Status != client.StatusOK {
@@ -316,13 +318,16 @@ func TestTimedOutInQueueIsNeverSent(t *testing.T) {
 		defer c.Close()
 		// The first ones fill HTTP/2's windows, the others wait in the queue.
 		big := make([]byte, 1<<20)
+		var mu sync.Mutex
 		status := map[string]client.Status{}
 		ended := make(chan struct{}, 8)
 		start := func(key string, deadline time.Duration) {
 			op := insert(key, "")
 			op.Value, op.Deadline = big, deadline
 			if err := c.Start(op, func(o client.Outcome) {
+				mu.Lock()
 				status[key] = o.Status
+				mu.Unlock()
 				if (o.Status == client.StatusFail) != o.Sent.IsZero() {
 					t.Errorf("%s: %s, sent %v", key, o.Status, o.Sent)
 				}
@@ -446,9 +451,9 @@ func TestSharedChannel(t *testing.T) {
 		srv := new(clienttest.Server)
 		srv.Start()
 		defer srv.Stop()
-		dials := 0
+		var dials atomic.Int32
 		ch, err := client.NewChannel(client.ChannelConfig{Addr: "node:1", Dialer: func(ctx context.Context, addr string) (net.Conn, error) {
-			dials++
+			dials.Add(1)
 			return srv.Dial(ctx, addr)
 		}})
 		if err != nil {
@@ -463,8 +468,8 @@ func TestSharedChannel(t *testing.T) {
 			defer c.Close()
 			conns = append(conns, c)
 		}
-		if dials != 1 {
-			t.Errorf("%d dials for four streams", dials)
+		if n := dials.Load(); n != 1 {
+			t.Errorf("%d dials for four streams", n)
 		}
 		srv.Streams()[0].Break(codes.Internal, "scripted")
 		time.Sleep(time.Second)
@@ -475,15 +480,15 @@ func TestSharedChannel(t *testing.T) {
 		}
 		srv.Stop()
 		srv.Start()
-		before := dials
+		before := dials.Load()
 		time.Sleep(time.Second)
 		for i, c := range conns {
 			if o := c.Do(t.Context(), insert("k", "v")); o.Status != client.StatusOK {
 				t.Errorf("stream %d after the restart: %v", i, o.Err)
 			}
 		}
-		if dials != before+1 {
-			t.Errorf("%d dials after the restart, want one", dials-before)
+		if n := dials.Load() - before; n != 1 {
+			t.Errorf("%d dials after the restart, want one", n)
 		}
 	})
 }

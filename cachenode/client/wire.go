@@ -226,9 +226,8 @@ func appendBatchHeader(b []byte, n int) []byte {
 type ackKind uint8
 
 const (
-	ackOther ackKind = iota // nothing an operation waits for
-	ackGet
-	ackMod // PutAck or DelAck
+	ackGet ackKind = iota + 1
+	ackMod         // PutAck or DelAck
 	ackMgmt
 	ackError
 )
@@ -315,7 +314,14 @@ func parseAcks(views []ackView, b []byte) ([]ackView, error) {
 	return views, err
 }
 
+// addAck appends the view of one member of Ack; members this client does not
+// know are left out.
 func addAck(views *[]ackView, num protowire.Number, data []byte) error {
+	switch num {
+	case ackGetField, ackPutField, ackDelField, ackMgmtField, ackErrorField:
+	default:
+		return nil
+	}
 	*views = append(*views, ackView{})
 	v := &(*views)[len(*views)-1]
 	switch num {

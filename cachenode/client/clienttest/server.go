@@ -84,7 +84,10 @@ func (srv *Server) Start() {
 	srv.refusing = false
 	srv.streams = map[*Stream]bool{}
 	srv.lis = bufconn.Listen(1 << 20)
-	srv.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(16 << 20))
+	// Windows of a fixed size: left alone they grow with the measured bandwidth,
+	// and what fits into them would differ from run to run.
+	srv.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(16<<20),
+		grpc.StaticStreamWindowSize(64<<10), grpc.StaticConnWindowSize(256<<10))
 	cachepb.RegisterCacheServer(srv.grpc, srv)
 	server, lis := srv.grpc, srv.lis
 	srv.wg.Go(func() { server.Serve(lis) })
