@@ -83,7 +83,7 @@ func findSelf(hosts []string, name string, overwritten bool) (int, error) {
 		id := Identity(h)
 		host, _, err := net.SplitHostPort(id)
 		if err != nil {
-			continue
+			host = id // a host without a port is a mistake of its own, which Validate names
 		}
 		if name == id || name == host || !overwritten && strings.HasPrefix(host, name+".") {
 			found = append(found, i)
@@ -109,7 +109,7 @@ func defaultListen(self string, loopbackOnly bool) string {
 	host, port, err := net.SplitHostPort(id)
 	switch {
 	case err != nil:
-		return id // Validate complains about the host
+		return Default().Listen // Validate names the mistake in the host
 	case IsLoopback(id) && !strings.EqualFold(host, "localhost"):
 		return id
 	case loopbackOnly || IsLoopback(id):
