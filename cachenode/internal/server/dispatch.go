@@ -1,0 +1,204 @@
+package server
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hacache/hacache/proto/cachepb"
+)
+
+// dispatch carries out one request of a client and returns 1 if it gets no answer, else 0. It runs on the reader.
+func (s *session) dispatch(req *cachepb.CacheRequest, inBatch bool) (silent int) {
+	stats := &s.srv.stats
+	switch m := req.GetMethod().(type) {
+	case *cachepb.CacheRequest_Get:
+		stats.gets.Add(1)
+		s.get(m.Get)
+	case *cachepb.CacheRequest_Put, *cachepb.CacheRequest_Insert, *cachepb.CacheRequest_Del, *cachepb.CacheRequest_Remove:
+		stats.writes.Add(1)
+		s.submit(req)
+	case *cachepb.CacheRequest_MgmtReq:
+		stats.mgmt.Add(1)
+		return s.manage(m.MgmtReq)
+	case *cachepb.CacheRequest_Batch:
+		s.refuse(req, cachepb.Code_INVALID, "batches do not nest", inBatch)
+	case *cachepb.CacheRequest_Replicate:
+		s.refuse(req, cachepb.Code_INVALID, "replicate is for peers, and this stream is a client's", inBatch)
+	default:
+		s.refuse(req, cachepb.Code_INVALID, "empty or unknown request", inBatch)
+	}
+	return 0
+}
+
+func (s *session) refuse(req *cachepb.CacheRequest, code cachepb.Code, detail string, inBatch bool) {
+	if inBatch {
+		detail += " (in a batch)"
+	}
+	s.answer(refuse(req, code, detail))
+}
+
+func (s *session) submit(req *cachepb.CacheRequest) {
+	if s.refusing {
+		s.answer(refuse(req, cachepb.Code_SHUTTING_DOWN, errDraining.Error()))
+		return
+	}
+	if !s.srv.cfg.Backend.Submit(s, req) {
+		s.srv.stats.overloaded.Add(1)
+		s.answer(refuse(req, cachepb.Code_OVERLOADED, "the node's inbox is full"))
+	}
+}
+
+// get answers a read in place if it can. A client without req_ids matches answers by key and order, so a read waits for
+// earlier ones of its key that take longer.
+func (s *session) get(get *cachepb.Get) {
+	b, tag := s.srv.cfg.Backend, get.GetRead()
+	ordered := tag.GetReqId() == ""
+	switch {
+	case tag.GetMode() != cachepb.ReadTag_LOCAL && ordered:
+		b.ReadAsync(s.takeTurn(get), get)
+	case tag.GetMode() != cachepb.ReadTag_LOCAL:
+		b.ReadAsync(s, get)
+	default:
+		ack := &cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: b.Get(get)}}
+		if ordered && s.mustWait(get) {
+			s.takeTurn(get).Deliver(ack)
+			return
+		}
+		s.answer(ack)
+	}
+}
+
+// manage carries out a management request. What belongs to elections comes from clients only by mistake, or from a
+// seed's node that greets a leader: the contract answers that with silence.
+func (s *session) manage(req *cachepb.MgmtRequest) (silent int) {
+	switch m := req.GetMethod().(type) {
+	case *cachepb.MgmtRequest_Ping:
+		s.answer(mgmtAck(&cachepb.MgmtAck{Method: &cachepb.MgmtAck_Pong{Pong: &cachepb.Pong{}}}))
+	case *cachepb.MgmtRequest_Health:
+		s.answer(mgmtAck(&cachepb.MgmtAck{Method: &cachepb.MgmtAck_HealthAck{HealthAck: s.srv.cfg.Backend.Health()}}))
+	case *cachepb.MgmtRequest_LeaderReq, *cachepb.MgmtRequest_LeaderReqAck, *cachepb.MgmtRequest_LeaderAck,
+		*cachepb.MgmtRequest_LeaderSwitchPriority, *cachepb.MgmtRequest_LeaderDead, *cachepb.MgmtRequest_LeaderSwitchAck:
+		return 1
+	case *cachepb.MgmtRequest_LeaderSwitch:
+		host := m.LeaderSwitch.GetVoteHost()
+		s.background("leader switch", func(ctx context.Context) error {
+			return s.srv.cfg.Backend.LeaderSwitch(ctx, host)
+		}, mgmtAck(&cachepb.MgmtAck{Method: &cachepb.MgmtAck_LeaderSwitchAck{LeaderSwitchAck: &cachepb.LeaderSwitchAck{Addr: host}}}))
+	case *cachepb.MgmtRequest_MembersSet:
+		hosts := m.MembersSet.GetHosts()
+		s.background("members set", func(ctx context.Context) error {
+			return s.srv.cfg.Backend.MembersSet(ctx, hosts)
+		}, nil)
+	case *cachepb.MgmtRequest_Abandon:
+		if !m.Abandon.GetYesLoseThisCopy() {
+			s.answer(failure(cachepb.Code_INVALID, "abandon without yes_lose_this_copy"))
+			return 0
+		}
+		s.background("abandon", s.srv.cfg.Backend.Abandon, nil)
+	default:
+		s.answer(failure(cachepb.Code_INVALID, "empty or unknown management request"))
+	}
+	return 0
+}
+
+// background runs a management request that takes time, one at a time, and answers when it is done: with ok, with
+// nothing if ok is nil, or with an Error.
+func (s *session) background(what string, do func(context.Context) error, ok *cachepb.Ack) {
+	s.mu.Lock()
+	busy := s.mgmt
+	s.mgmt = true
+	s.mu.Unlock()
+	if busy {
+		s.answer(failure(cachepb.Code_OVERLOADED, what+": another management request of this stream is not done yet"))
+		return
+	}
+	s.srv.readers.Go(func() {
+		ctx, cancel := context.WithTimeout(s.stream.Context(), mgmtTimeout)
+		defer cancel()
+		err := do(ctx)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.mgmt = false
+		if err != nil {
+			ok = failure(toCode(err), fmt.Sprintf("%s: %v", what, err))
+		}
+		switch {
+		case s.ended:
+		case ok != nil:
+			s.queue = append(s.queue, ok)
+			s.wakeLocked()
+		default:
+			s.open--
+			s.wakeLocked()
+			s.readable.Signal()
+		}
+	})
+}
+
+func mgmtAck(ack *cachepb.MgmtAck) *cachepb.Ack {
+	return &cachepb.Ack{Method: &cachepb.Ack_MgmtAck{MgmtAck: ack}}
+}
+
+// failure is the answer to what has no ack of its own.
+func failure(code cachepb.Code, detail string) *cachepb.Ack {
+	return &cachepb.Ack{Method: &cachepb.Ack_Error{Error: &cachepb.Error{
+		Error:   detail,
+		Outcome: &cachepb.Outcome{Code: code, Detail: detail},
+	}}}
+}
+
+// refuse answers a request without having done anything: with the ack of its kind, or with Error if it has none.
+func refuse(req *cachepb.CacheRequest, code cachepb.Code, detail string) *cachepb.Ack {
+	out := &cachepb.Outcome{Code: code, Detail: detail}
+	switch m := req.GetMethod().(type) {
+	case *cachepb.CacheRequest_Get:
+		return &cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: &cachepb.GetAck{
+			CacheName: m.Get.GetCacheName(), Entry: m.Get.GetEntry(), Outcome: out, ReqId: m.Get.GetRead().GetReqId(),
+		}}}
+	case *cachepb.CacheRequest_Put:
+		return putAck(m.Put.ReqId, out)
+	case *cachepb.CacheRequest_Insert:
+		return putAck(&m.Insert.ReqId, out)
+	case *cachepb.CacheRequest_Del:
+		return delAck(m.Del.ReqId, out)
+	case *cachepb.CacheRequest_Remove:
+		return delAck(&m.Remove.ReqId, out)
+	default:
+		return failure(code, detail)
+	}
+}
+
+func putAck(reqID *string, out *cachepb.Outcome) *cachepb.Ack {
+	return &cachepb.Ack{Method: &cachepb.Ack_PutAck{PutAck: &cachepb.PutAck{ReqId: reqID, ModRes: new(false), Outcome: out}}}
+}
+
+func delAck(reqID *string, out *cachepb.Outcome) *cachepb.Ack {
+	return &cachepb.Ack{Method: &cachepb.Ack_DelAck{DelAck: &cachepb.DelAck{ReqId: reqID, ModRes: new(false), Outcome: out}}}
+}
+
+// weight is the size of a request's names and value, which is what bounds a batch.
+func weight(req *cachepb.CacheRequest) int {
+	switch m := req.GetMethod().(type) {
+	case *cachepb.CacheRequest_Get:
+		return len(m.Get.GetCacheName()) + len(m.Get.GetEntry())
+	case *cachepb.CacheRequest_Put:
+		return len(m.Put.GetCacheName()) + len(m.Put.GetEntry()) + len(m.Put.GetValue())
+	case *cachepb.CacheRequest_Insert:
+		return len(m.Insert.GetCacheName()) + len(m.Insert.GetEntry()) + len(m.Insert.GetValue())
+	case *cachepb.CacheRequest_Del:
+		return len(m.Del.GetCacheName()) + len(m.Del.GetEntry())
+	case *cachepb.CacheRequest_Remove:
+		return len(m.Remove.GetCacheName()) + len(m.Remove.GetEntry())
+	default:
+		return 0
+	}
+}
+
+// ackWeight is an upper estimate of an ack's size; only values and names vary much.
+func ackWeight(ack *cachepb.Ack) int {
+	const rest = 128
+	if m, ok := ack.GetMethod().(*cachepb.Ack_GetAck); ok {
+		return rest + len(m.GetAck.GetCacheName()) + len(m.GetAck.GetEntry()) + len(m.GetAck.GetValue())
+	}
+	return rest
+}

@@ -1,0 +1,47 @@
+package server
+
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// stats are counted on the readers; each is one atomic add.
+type stats struct {
+	gets, writes, mgmt atomic.Uint64
+	overloaded         atomic.Uint64 // writes refused because the Backend had no room
+	windowFull         atomic.Uint64 // times a reader stopped reading
+	denied             atomic.Uint64 // streams refused for their token
+}
+
+var (
+	descSessions = prometheus.NewDesc("cachenode_sessions", "Client streams.", nil, nil)
+	descRequests = prometheus.NewDesc("cachenode_requests_total", "Requests of clients, items of batches each.", []string{"kind"}, nil)
+	descOverload = prometheus.NewDesc("cachenode_requests_overloaded_total", "Writes refused because the node's inbox was full.", nil, nil)
+	descWindow   = prometheus.NewDesc("cachenode_session_window_full_total", "Times a stream was not read on because its window was full.", nil, nil)
+	descDenied   = prometheus.NewDesc("cachenode_streams_denied_total", "Streams refused for a missing or wrong token.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (s *Server) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descSessions, descRequests, descOverload, descWindow, descDenied} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (s *Server) Collect(ch chan<- prometheus.Metric) {
+	s.mu.Lock()
+	n := len(s.sessions)
+	s.mu.Unlock()
+	counter := func(d *prometheus.Desc, v *atomic.Uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v.Load()), labels...)
+	}
+	ch <- prometheus.MustNewConstMetric(descSessions, prometheus.GaugeValue, float64(n))
+	counter(descRequests, &s.stats.gets, "get")
+	counter(descRequests, &s.stats.writes, "write")
+	counter(descRequests, &s.stats.mgmt, "mgmt")
+	counter(descOverload, &s.stats.overloaded)
+	counter(descWindow, &s.stats.windowFull)
+	counter(descDenied, &s.stats.denied)
+}

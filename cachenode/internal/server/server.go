@@ -1,0 +1,250 @@
+// Package server is the node's gRPC service: who may open a stream, what a message on it means, and how the answers get
+// back. It decides nothing about caches or leaders; that is the Backend's.
+//
+// # A session
+//
+// Each client stream is one session with two goroutines. The reader takes messages off the stream, answers what can be
+// answered at once (local reads, pings) and submits the rest. The writer is the stream's handler: it takes everything
+// that has been delivered since its last turn and sends it. Neither ever waits for an operation.
+//
+//	stream.Recv -> reader -> Backend.Submit ... Backend -> Responder.Deliver -> queue -> writer -> stream.Send
+//	                   `-> Backend.Get -------------------------------------------^
+//
+// An operation is open from the moment its message is read until its answer has been given to the stream. The reader
+// does not read on while Window operations are open. So a client that does not read its answers fills its own window
+// and nothing else: the queue is bounded by the window, and the writer that waits for it holds no lock.
+//
+// Streams whose metadata names a peer are handed to the Backend after the token check.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/hacache/hacache/cachenode/internal/peer"
+	"github.com/hacache/hacache/proto/cachepb"
+)
+
+// Limits of one stream.
+const (
+	// Window is how many operations of one stream may be open before it is read no further. One batch may overshoot
+	// it, so up to Window+MaxBatchItems-1 are open at most.
+	Window = 1024
+	// MaxBatchItems and MaxBatchBytes bound a batch in both directions. The bytes are those of names and values. A
+	// single item may be larger.
+	MaxBatchItems = 1024
+	MaxBatchBytes = 1 << 20
+
+	maxStreamsPerConn = 4096             // a client needs a handful; what is above is a leak on its side
+	mgmtTimeout       = 10 * time.Second // of a leader switch and the like, which are answered when they are done
+)
+
+// Backend is what the sessions talk to. All methods are safe for concurrent use.
+type Backend interface {
+	// LeaderInfo is the first message on each stream.
+	LeaderInfo() *cachepb.LeaderInfo
+	// Health is the node's own view of the cluster.
+	Health() *cachepb.HealthAck
+	// Get answers a read of mode LOCAL, at once. The value inside is not modified by anyone.
+	Get(req *cachepb.Get) *cachepb.GetAck
+	// ReadAsync answers a read of any other mode with one GetAck, later. It never blocks.
+	ReadAsync(to Responder, req *cachepb.Get)
+	// Submit takes a Put, Insert, Del or Remove, which it then owns, and answers it with exactly one ack, now or
+	// later. It never blocks; false means that there is no room and that nothing was or will be done.
+	Submit(to Responder, req *cachepb.CacheRequest) bool
+	// LeaderSwitch hands leadership to a host, or to the best one for "", and returns when that is done.
+	LeaderSwitch(ctx context.Context, voteHost string) error
+	// MembersSet changes the list of hosts.
+	MembersSet(ctx context.Context, hosts []string) error
+	// Abandon forgets everything and starts again as an empty node.
+	Abandon(ctx context.Context) error
+	// ServePeer runs a stream that a peer opened, until it ends.
+	ServePeer(stream grpc.BidiStreamingServer[cachepb.CacheRequest, cachepb.Ack]) error
+}
+
+// Responder takes the answers of submitted operations. Deliver never blocks, may be called from any goroutine and owns
+// the ack from then on; after the end of the stream it does nothing.
+type Responder interface {
+	Deliver(ack *cachepb.Ack)
+}
+
+// Config of a Server.
+type Config struct {
+	// Backend is required.
+	Backend Backend
+	// Token is asked of clients; "" asks for none. PeerToken is asked of peers; "" means Token.
+	Token, PeerToken string
+	// TLS of the listener; nil serves in plain text.
+	TLS *tls.Config
+	// Logger is told of refused streams and the like; nil discards.
+	Logger *slog.Logger
+}
+
+// Server is the gRPC server of a node. Create it with New; Serve blocks; end it with Drain and Stop.
+type Server struct {
+	cachepb.UnimplementedCacheServer
+	cfg    Config
+	auth   auth
+	grpc   *grpc.Server
+	health *health.Server
+	stats  stats
+
+	mu       sync.Mutex
+	sessions map[*session]struct{}
+	draining bool
+	idle     chan struct{}  // closed by remove when draining and no session is left
+	readers  sync.WaitGroup // the reader of each session
+}
+
+// New returns a server that listens to nothing yet.
+func New(cfg Config) *Server {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		cfg:      cfg,
+		auth:     newAuth(cfg.Token, cfg.PeerToken),
+		health:   health.NewServer(),
+		sessions: map[*session]struct{}{},
+		idle:     make(chan struct{}),
+	}
+	// Windows and message limit come from peer: they hold for all streams of a listener, and peers need the most.
+	// Not set, because they do nothing for few long streams or measured as nothing: stream workers, larger socket
+	// buffers, the (now default) shared write buffer.
+	opts := append(peer.ServerOptions(),
+		grpc.MaxConcurrentStreams(maxStreamsPerConn),
+		// Stop returns when the handlers have: the node stops the Backend only after that.
+		grpc.WaitForHandlers(true),
+		grpc.ConnectionTimeout(10*time.Second),
+		// The seed pings every 5 s, also without streams. gRPC's default answers that with GOAWAY.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
+		// A client whose host vanished is noticed by this; without it its session would stay for hours.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
+	)
+	if cfg.TLS != nil {
+		opts = append(opts, grpc.Creds(credentials.NewTLS(cfg.TLS)))
+	}
+	s.grpc = grpc.NewServer(opts...)
+	cachepb.RegisterCacheServer(s.grpc, s)
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+	s.SetServing(false)
+	return s
+}
+
+// Serve accepts connections until Stop, after which it returns nil. It closes ln.
+func (s *Server) Serve(ln net.Listener) error {
+	if err := s.grpc.Serve(ln); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
+}
+
+// SetServing sets what the grpc.health.v1 service says: SERVING while the node is a fresh voter. The service asks for
+// no token, so it says no more than that.
+func (s *Server) SetServing(ok bool) {
+	state := healthpb.HealthCheckResponse_NOT_SERVING
+	if ok {
+		state = healthpb.HealthCheckResponse_SERVING
+	}
+	s.health.SetServingStatus("", state)
+	s.health.SetServingStatus(cachepb.Cache_ServiceDesc.ServiceName, state)
+}
+
+// LeaderChanged tells the sessions that asked for it (metadata cachenode-watch). It never blocks; a session that has
+// not sent the previous one yet sends only the latest.
+func (s *Server) LeaderChanged(info *cachepb.LeaderInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for sess := range s.sessions {
+		if sess.watch {
+			sess.notify(info)
+		}
+	}
+}
+
+// Drain ends the client sessions in order: new streams are refused, operations that arrive from now on are answered
+// with SHUTTING_DOWN, and each session ends when its open operations are answered. It returns when all have ended, or
+// with the context's error. Peer streams go on.
+func (s *Server) Drain(ctx context.Context) error {
+	s.SetServing(false)
+	s.mu.Lock()
+	if !s.draining {
+		s.draining = true
+		if len(s.sessions) == 0 {
+			close(s.idle)
+		}
+	}
+	for sess := range s.sessions {
+		sess.drain()
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.idle:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Stop closes the listeners and all streams and waits for their goroutines. The Backend must let go of peer streams
+// when their context ends.
+func (s *Server) Stop() {
+	s.grpc.Stop()
+	s.readers.Wait()
+}
+
+// StreamValues is the one method of the contract.
+func (s *Server) StreamValues(stream grpc.BidiStreamingServer[cachepb.CacheRequest, cachepb.Ack]) error {
+	ctx := stream.Context()
+	isPeer := peer.IsPeer(ctx)
+	if err := s.auth.check(ctx, isPeer); err != nil {
+		s.stats.denied.Add(1)
+		s.cfg.Logger.Warn("stream refused", "from", remote(ctx), "peer", isPeer, "reason", err)
+		return toStatus(err)
+	}
+	if isPeer {
+		return toStatus(s.cfg.Backend.ServePeer(stream))
+	}
+	sess := newSession(s, stream)
+	if !s.add(sess) {
+		return toStatus(errDraining)
+	}
+	defer s.remove(sess)
+	sess.greet(s.cfg.Backend.LeaderInfo())
+	stopped := context.AfterFunc(ctx, sess.end)
+	defer stopped()
+	// The reader outlives this handler by a moment: only the handler's return makes a blocked Recv return.
+	s.readers.Go(sess.read)
+	return toStatus(sess.write())
+}
+
+func (s *Server) add(sess *session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return false
+	}
+	s.sessions[sess] = struct{}{}
+	return true
+}
+
+func (s *Server) remove(sess *session) {
+	sess.end()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, sess)
+	if s.draining && len(s.sessions) == 0 {
+		close(s.idle)
+	}
+}

@@ -1,0 +1,349 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/hacache/hacache/proto/cachepb"
+)
+
+// session is one client stream. It implements Responder.
+type session struct {
+	srv    *Server
+	stream grpc.BidiStreamingServer[cachepb.CacheRequest, cachepb.Ack]
+	watch  bool
+
+	// Of the reader alone.
+	local    []*cachepb.Ack // answers of the message in hand
+	refusing bool           // the node was draining when the message in hand arrived
+	turned   bool           // turns may be non-empty
+
+	mu       sync.Mutex
+	writable sync.Cond // the writer waits here for answers or an end
+	readable sync.Cond // the reader waits here for room in the window
+	queue    []*cachepb.Ack
+	leader   *cachepb.LeaderInfo // to be sent before the queue; the latest wins
+	open     int                 // operations read and not yet answered on the stream
+	idle     bool                // the writer waits
+	batching bool                // the client has sent a batch, so it understands them
+	eof      bool                // the client will send no more
+	draining bool                // the node wants to end
+	ended    bool                // the stream is over: deliveries are dropped
+	err      error               // why the reader ended, nil for eof
+	turns    map[turnKey][]*turn // reads without a req_id that wait for their turn
+	mgmt     bool                // a management request is being carried out
+}
+
+func newSession(srv *Server, stream grpc.BidiStreamingServer[cachepb.CacheRequest, cachepb.Ack]) *session {
+	s := &session{srv: srv, stream: stream}
+	s.watch = len(metadata.ValueFromIncomingContext(stream.Context(), watchKey)) > 0
+	s.writable.L, s.readable.L = &s.mu, &s.mu
+	return s
+}
+
+// Deliver implements Responder.
+func (s *session) Deliver(ack *cachepb.Ack) {
+	s.mu.Lock()
+	if !s.ended {
+		s.queue = append(s.queue, ack)
+		s.wakeLocked()
+	}
+	s.mu.Unlock()
+}
+
+// wakeLocked wakes the writer if it waits: the first delivery of many pays, the rest only append.
+func (s *session) wakeLocked() {
+	if s.idle {
+		s.idle = false
+		s.writable.Signal()
+	}
+}
+
+// greet sets the first message. It is called before the reader starts but after the session can be notified, so that no
+// change of leader falls in between; one that was notified already is as good a greeting.
+func (s *session) greet(info *cachepb.LeaderInfo) {
+	s.mu.Lock()
+	if s.leader == nil {
+		s.leader = info
+	}
+	s.mu.Unlock()
+}
+
+func (s *session) notify(info *cachepb.LeaderInfo) {
+	s.mu.Lock()
+	s.leader = info
+	s.wakeLocked()
+	s.mu.Unlock()
+}
+
+// drain makes the session end once nothing is open.
+func (s *session) drain() {
+	s.mu.Lock()
+	s.draining = true
+	s.wakeLocked()
+	s.mu.Unlock()
+}
+
+// end makes both goroutines stop as soon as they can, and drops what is delivered from now on. It may be called often.
+func (s *session) end() {
+	s.mu.Lock()
+	s.ended = true
+	s.queue, s.turns = nil, nil
+	s.wakeLocked()
+	s.readable.Broadcast()
+	s.mu.Unlock()
+}
+
+// read takes messages off the stream until it ends.
+func (s *session) read() {
+	for {
+		req, err := s.stream.Recv()
+		if err != nil {
+			s.readEnded(err)
+			return
+		}
+		if !s.handle(req) {
+			return
+		}
+	}
+}
+
+func (s *session) readEnded(err error) {
+	s.mu.Lock()
+	s.eof = true
+	if !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	s.wakeLocked()
+	s.mu.Unlock()
+}
+
+// handle carries out one message and then waits for room for the next one. It returns false when the stream is over.
+func (s *session) handle(req *cachepb.CacheRequest) bool {
+	batch, n, refused := s.measure(req)
+	if !s.begin(n, batch != nil && refused == "") {
+		return false
+	}
+	silent := 0
+	switch {
+	case refused != "":
+		s.answer(refuse(req, cachepb.Code_INVALID, refused))
+	case batch != nil:
+		for _, item := range batch {
+			silent += s.dispatch(item, true)
+		}
+	default:
+		silent += s.dispatch(req, false)
+	}
+	return s.finish(silent)
+}
+
+// measure returns the items of a batch, how many answers the message asks for, and why it is refused as a whole.
+func (s *session) measure(req *cachepb.CacheRequest) (batch []*cachepb.CacheRequest, n int, refused string) {
+	b, ok := req.GetMethod().(*cachepb.CacheRequest_Batch)
+	if !ok {
+		return nil, 1, ""
+	}
+	items := b.Batch.GetItems()
+	if len(items) > MaxBatchItems {
+		return nil, 1, "batch of more than 1024 items: nothing in it was done"
+	}
+	size := 0
+	for _, item := range items {
+		size += weight(item)
+	}
+	if size > MaxBatchBytes && len(items) > 1 {
+		return nil, 1, "batch of more than 1 MiB: nothing in it was done"
+	}
+	return items, len(items), ""
+}
+
+// begin opens n operations.
+func (s *session) begin(n int, batch bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open += n
+	s.batching = s.batching || batch
+	s.refusing = s.draining
+	return !s.ended
+}
+
+// finish queues the answers of the message in hand, closes the operations that get none, and waits for room.
+func (s *session) finish(silent int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open -= silent
+	if len(s.local) > 0 && !s.ended {
+		s.queue = append(s.queue, s.local...)
+		s.wakeLocked()
+	} else if silent > 0 && s.open == 0 {
+		s.wakeLocked() // it may have been the last thing a draining session waited for
+	}
+	clear(s.local)
+	s.local = s.local[:0]
+	if s.open >= Window && !s.ended {
+		s.srv.stats.windowFull.Add(1)
+		for s.open >= Window && !s.ended {
+			s.readable.Wait()
+		}
+	}
+	return !s.ended
+}
+
+// answer queues an ack from the reader, behind those of the same message.
+func (s *session) answer(ack *cachepb.Ack) { s.local = append(s.local, ack) }
+
+// write sends what is delivered until the stream is over, and returns why it is: nil when the client has closed its
+// side and has all its answers.
+func (s *session) write() error {
+	var spare []*cachepb.Ack // the slice the writer is not looking at
+	for {
+		acks, leader, batching, err := s.take(spare)
+		if leader != nil {
+			if err := s.stream.Send(leaderInfo(leader)); err != nil {
+				return err
+			}
+		}
+		if len(acks) == 0 && leader == nil {
+			return err
+		}
+		if err := s.send(acks, batching); err != nil {
+			return err
+		}
+		s.sent(len(acks))
+		clear(acks)
+		spare = acks[:0]
+	}
+}
+
+// take waits for something to send and swaps it for spare. It returns nothing when the session is over, and why.
+func (s *session) take(spare []*cachepb.Ack) (acks []*cachepb.Ack, leader *cachepb.LeaderInfo, batching bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !s.ended && len(s.queue) == 0 && s.leader == nil {
+		switch {
+		case s.err != nil:
+			return nil, nil, false, s.err
+		case s.eof && s.open == 0:
+			return nil, nil, false, nil
+		case s.draining && s.open == 0:
+			return nil, nil, false, errDraining
+		}
+		s.idle = true
+		s.writable.Wait()
+	}
+	s.idle = false
+	if s.ended {
+		return nil, nil, false, context.Cause(s.stream.Context())
+	}
+	acks, s.queue = s.queue, spare
+	leader, s.leader = s.leader, nil
+	return acks, leader, s.batching, nil
+}
+
+// sent closes n operations.
+func (s *session) sent(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	full := s.open >= Window
+	s.open -= n
+	if full && s.open < Window {
+		s.readable.Signal()
+	}
+}
+
+// send sends acks one by one, or packed if the client understands that.
+func (s *session) send(acks []*cachepb.Ack, batching bool) error {
+	for len(acks) > 0 {
+		n := 1
+		if batching {
+			n = pack(acks)
+		}
+		msg := acks[0]
+		if n > 1 {
+			msg = &cachepb.Ack{Method: &cachepb.Ack_Batch{Batch: &cachepb.Acks{Items: acks[:n]}}}
+		}
+		if err := s.stream.Send(msg); err != nil {
+			return err
+		}
+		acks = acks[n:]
+	}
+	return nil
+}
+
+// pack returns how many of acks, at least one, fit into a batch.
+func pack(acks []*cachepb.Ack) int {
+	size := 0
+	for i, ack := range acks {
+		size += ackWeight(ack)
+		if i > 0 && (i == MaxBatchItems || size > MaxBatchBytes) {
+			return i
+		}
+	}
+	return len(acks)
+}
+
+// turnKey is what a client without req_ids matches reads by.
+type turnKey struct{ cache, entry string }
+
+// turn is a read that must be answered after those of the same key before it. It is the Responder of its read.
+type turn struct {
+	s   *session
+	key turnKey
+	ack *cachepb.Ack // nil until answered
+}
+
+// Deliver implements Responder.
+func (t *turn) Deliver(ack *cachepb.Ack) {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	if t.s.ended {
+		return
+	}
+	t.ack = ack
+	waiting := t.s.turns[t.key]
+	for len(waiting) > 0 && waiting[0].ack != nil {
+		t.s.queue = append(t.s.queue, waiting[0].ack)
+		waiting = waiting[1:]
+		t.s.wakeLocked()
+	}
+	if len(waiting) == 0 {
+		delete(t.s.turns, t.key)
+		return
+	}
+	t.s.turns[t.key] = waiting
+}
+
+// takeTurn lines a read up behind those of its key. It is for the reader.
+func (s *session) takeTurn(req *cachepb.Get) *turn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.turns == nil {
+		s.turns = map[turnKey][]*turn{}
+	}
+	t := &turn{s: s, key: turnKey{req.GetCacheName(), req.GetEntry()}}
+	s.turns[t.key] = append(s.turns[t.key], t)
+	s.turned = true
+	return t
+}
+
+// mustWait reports whether an earlier read of the same key is not answered yet. It is for the reader, which alone adds
+// such reads: so nearly always it needs no lock to know that there are none.
+func (s *session) mustWait(req *cachepb.Get) bool {
+	if !s.turned {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.turned = len(s.turns) > 0
+	return len(s.turns[turnKey{req.GetCacheName(), req.GetEntry()}]) > 0
+}
+
+func leaderInfo(info *cachepb.LeaderInfo) *cachepb.Ack {
+	return &cachepb.Ack{Method: &cachepb.Ack_MgmtAck{MgmtAck: &cachepb.MgmtAck{Method: &cachepb.MgmtAck_LeaderInfo{LeaderInfo: info}}}}
+}
