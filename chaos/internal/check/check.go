@@ -1,0 +1,289 @@
+// Package check judges a run from its evidence alone: the history of
+// operations, the events, and a few facts the runner noted. It needs no
+// cluster, so that "chaos check DIR" gives the verdict of "chaos run" again.
+//
+// Each check answers for one property and gives one verdict. Run validity
+// comes first: a run in which nothing was written, or whose fault did not
+// bite, proves nothing, so every pass in it becomes unknown. A violation stays
+// one as long as the history is complete: what was seen to be lost is lost,
+// however little else was tried.
+package check
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hacache/hacache/chaos/internal/history"
+	"github.com/hacache/hacache/reports/result"
+)
+
+// Input is the evidence of one run.
+type Input struct {
+	History *history.History
+	Events  []result.Event
+	Nodes   []string
+
+	// LoadFrom and LoadTo are the ends of the recorded load.
+	LoadFrom, LoadTo time.Duration
+	// Planned are the injections that the run had to perform.
+	Planned []Planned
+	// Demands are the operations that the load had to contain.
+	Demands []Demand
+	// ProbeInterval is the time between two probe writes of one level.
+	ProbeInterval time.Duration
+
+	Facts Facts
+	Limit Limits
+}
+
+// Planned is one injection of the plan.
+type Planned struct {
+	Name     string
+	Action   string
+	OnLeader bool // it takes the leader away: a failover must follow
+}
+
+// Demand is a kind of operation that the load was told to issue.
+type Demand struct {
+	Kind  string
+	Level string // of insert and remove
+}
+
+// Limits say which properties to check, and how strictly.
+type Limits struct {
+	LostWrites bool
+	Staleness  time.Duration // 0: reads are not checked
+	Converge   time.Duration // 0: not checked
+	Thresholds []Threshold
+}
+
+// Facts are what the runner saw that is neither an operation nor an event.
+type Facts struct {
+	// HistoryError is why the history is not complete, if the writer said.
+	HistoryError string `json:"history_error,omitempty"`
+	// LoadError is what ended the load early.
+	LoadError string `json:"load_error,omitempty"`
+	// Converged says whether all nodes applied the same after everything
+	// healed, and ConvergedIn how long it took, or how long it was waited for.
+	Converged   bool          `json:"converged"`
+	ConvergedIn time.Duration `json:"converged_in_ns"`
+	Divergence  string        `json:"divergence,omitempty"` // what the nodes said last, if they did not
+	// FinalReads says that every key was read on every node.
+	FinalReads bool   `json:"final_reads"`
+	FinalError string `json:"final_error,omitempty"`
+	// Generator describes a generator that could not keep to its schedule.
+	Generator string `json:"generator,omitempty"`
+	// LogFindings are lines of node logs that no healthy node writes.
+	LogFindings []string `json:"log_findings,omitempty"`
+
+	LoadFrom time.Duration `json:"load_from_ns"`
+	LoadTo   time.Duration `json:"load_to_ns"`
+}
+
+// Verdicts is what the checks found, ready to be put into a result.
+type Verdicts struct {
+	Checks     []result.Check
+	Thresholds []result.Threshold
+	Failovers  []result.Failover
+	Outages    []result.Outage
+	Losses     []result.Loss
+	Exposures  []result.Exposure
+	Warnings   []string
+}
+
+// Put stores v into r and judges it.
+func (v *Verdicts) Put(r *result.Run) {
+	r.Checks, r.Thresholds, r.Failovers, r.Outages = v.Checks, v.Thresholds, v.Failovers, v.Outages
+	r.Losses, r.Exposures = v.Losses, v.Exposures
+	r.Warnings = append(r.Warnings, v.Warnings...)
+	r.Judge()
+}
+
+// All runs every check. It does not modify its input.
+func All(in *Input) *Verdicts {
+	v := new(Verdicts)
+	windows := faultWindows(in.Events, in.end())
+	valid := validity(in, windows)
+	v.add(valid)
+	if in.Limit.LostWrites {
+		v.lostWrites(in, windows)
+	}
+	if in.Limit.Staleness > 0 {
+		v.staleReads(in, in.Limit.Staleness)
+	}
+	v.add(dualLeader(in.Events))
+	if in.Limit.Converge > 0 {
+		v.add(converged(in))
+	}
+	v.add(liveness(in, windows))
+	v.failovers(in, windows)
+	v.thresholds(in, windows)
+	if in.Facts.Generator != "" {
+		v.Warnings = append(v.Warnings, "generator limited: "+in.Facts.Generator+"; the latencies say little about the nodes")
+	}
+	if valid.Verdict == result.Pass {
+		return v
+	}
+	whole := in.History.Complete()
+	for i := range v.Checks[1:] {
+		c := &v.Checks[1+i]
+		if c.Verdict == result.Pass || c.Verdict == result.Violated && !whole {
+			c.Detail = strings.TrimSuffix("not valid as a "+string(c.Verdict)+" because the run is not: "+c.Detail, ": ")
+			c.Verdict = result.Unknown
+		}
+	}
+	return v
+}
+
+func (v *Verdicts) add(c result.Check) { v.Checks = append(v.Checks, c) }
+
+// end is the last moment of which the evidence speaks.
+func (in *Input) end() time.Duration {
+	end := in.LoadTo
+	for i := range in.History.Ops {
+		end = max(end, in.History.Ops[i].Return)
+	}
+	for _, e := range in.Events {
+		end = max(end, e.T)
+	}
+	return end
+}
+
+func faultWindows(events []result.Event, end time.Duration) []result.Window {
+	r := result.Run{Events: events, Duration: end}
+	return r.Windows()
+}
+
+// minimum is how many acknowledged operations of a kind a run needs before it
+// says anything about that kind.
+const minimum = 20
+
+// validity is the check that comes first: did the run do what it was for.
+func validity(in *Input, windows []result.Window) result.Check {
+	var problems []string
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	h := in.History
+	switch {
+	case !h.Whole:
+		problem("the history has no end: the run was killed")
+	case h.Lost > 0:
+		problem("%d operations are missing from the history: %s", h.Lost, in.Facts.HistoryError)
+	}
+	if in.Facts.LoadError != "" {
+		problem("the load ended early: %s", in.Facts.LoadError)
+	}
+	oks := map[Demand]int{}
+	for i := range h.Ops {
+		if o := &h.Ops[i]; o.Outcome == history.OK && o.Phase == history.Load {
+			oks[Demand{o.Kind, o.Level}]++
+		}
+	}
+	for _, d := range in.Demands {
+		if n := oks[d]; n < minimum {
+			problem("only %d ok %s, expected %d at least", n, strings.TrimSpace(d.Kind+" "+d.Level), minimum)
+		}
+	}
+	for _, p := range in.Planned {
+		i := slices.IndexFunc(windows, func(w result.Window) bool { return w.Fault == p.Name })
+		switch {
+		case i < 0:
+			problem("fault %q was not injected", p.Name)
+		case windows[i].Open:
+			problem("fault %q was not healed", p.Name)
+		case windows[i].Bit == nil:
+			problem("fault %q: it is not known whether it took effect", p.Name)
+		case !*windows[i].Bit:
+			problem("fault %q was not seen to take effect: %s", p.Name, cmp.Or(windows[i].Detail, "no evidence"))
+		}
+	}
+	if in.Limit.LostWrites && !in.Facts.FinalReads {
+		problem("not every key was read on every node at the end: %s", cmp.Or(in.Facts.FinalError, "the run ended before"))
+	}
+	c := result.Check{Name: "run validity", Verdict: result.Pass, Checked: int64(len(h.Ops)), Examples: problems}
+	if len(problems) > 0 {
+		c.Verdict, c.Count, c.Detail = result.Unknown, int64(len(problems)), problems[0]
+		if len(problems) > 1 {
+			c.Detail += fmt.Sprintf(" (and %d more)", len(problems)-1)
+		}
+		return c
+	}
+	c.Detail = fmt.Sprintf("%d operations recorded, %d of %d faults took effect", len(h.Ops), len(windows), len(in.Planned))
+	return c
+}
+
+// converged checks that the nodes came to agree after everything healed.
+func converged(in *Input) result.Check {
+	c := result.Check{Name: "convergence", Verdict: result.Pass, Checked: int64(len(in.Nodes)), Worst: in.Facts.ConvergedIn}
+	if in.Facts.Converged {
+		c.Detail = fmt.Sprintf("all nodes had applied the same %v after the last heal", in.Facts.ConvergedIn.Round(time.Millisecond))
+		return c
+	}
+	if in.Facts.Divergence == "" { // the run did not get that far
+		c.Verdict, c.Detail = result.Unknown, "the run ended before it could be seen"
+		return c
+	}
+	c.Verdict, c.Count = result.Violated, 1
+	c.Detail = fmt.Sprintf("not within %v after the last heal: %s", in.Limit.Converge, in.Facts.Divergence)
+	return c
+}
+
+// liveness checks that no process ended that was not told to, and that no node
+// logged what only a defect writes.
+func liveness(in *Input, windows []result.Window) result.Check {
+	c := result.Check{Name: "liveness", Verdict: result.Pass, Checked: int64(len(in.Nodes))}
+	for _, e := range in.Events {
+		if e.Kind != result.Process || e.State != result.ProcessExited {
+			continue
+		}
+		told := slices.ContainsFunc(windows, func(w result.Window) bool {
+			return (w.Action == "kill" || w.Action == "term") && slices.Contains(w.Targets, e.Node) && w.From <= e.T+tolerance && e.T <= w.To+tolerance
+		})
+		if !told {
+			c.Examples = append(c.Examples, fmt.Sprintf("%s ended on its own at %.3fs: %s", e.Node, e.T.Seconds(), e.Detail))
+		}
+	}
+	c.Examples = append(c.Examples, in.Facts.LogFindings...)
+	if c.Count = int64(len(c.Examples)); c.Count > 0 {
+		c.Verdict, c.Detail = result.Violated, c.Examples[0]
+		return c
+	}
+	c.Detail = "no process ended on its own, no panic or data race in a log"
+	return c
+}
+
+// tolerance covers the time between a signal and its event.
+const tolerance = 100 * time.Millisecond
+
+// dualLeader checks that no two nodes claimed one term of one cluster. The
+// observer polls, so a claim shorter than its interval can escape it.
+func dualLeader(events []result.Event) result.Check {
+	type claim struct {
+		cluster string
+		term    uint64
+	}
+	c := result.Check{Name: "dual leader", Verdict: result.NotExercised, Detail: "no leader was observed"}
+	leaders := map[claim]string{}
+	for _, e := range events {
+		if e.Kind != result.Observe || e.Role != result.RoleLeader {
+			continue
+		}
+		k := claim{e.Cluster, e.Term}
+		switch first, known := leaders[k]; {
+		case !known:
+			leaders[k] = e.Node
+		case first != e.Node:
+			c.Examples = append(c.Examples, fmt.Sprintf("%s and %s both led term %d of cluster %s (%s at %.3fs)", first, e.Node, e.Term, e.Cluster, e.Node, e.T.Seconds()))
+		}
+	}
+	c.Checked, c.Count = int64(len(leaders)), int64(len(c.Examples))
+	switch {
+	case c.Count > 0:
+		c.Verdict, c.Detail = result.Violated, c.Examples[0]
+	case c.Checked > 0:
+		c.Verdict, c.Detail = result.Pass, fmt.Sprintf("%d terms observed, each with one leader", c.Checked)
+	}
+	return c
+}

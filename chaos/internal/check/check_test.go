@@ -1,0 +1,616 @@
+package check
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hacache/hacache/chaos/internal/history"
+	"github.com/hacache/hacache/reports/result"
+)
+
+// evidence builds the input of a check from a history made by hand. Times are
+// milliseconds; "=-" is a miss, "=?" a value nobody can have written, and a
+// final read without nodes is one on each.
+//
+//	insert k=1 quorum 100..110 ok       put k=1 100..101 ok
+//	remove k quorum 120..130 info       get k=1 n2 150..151
+//	final k=1                           final k=- n2,n3
+//	fault cut kill n1 100..300          observe n1 leader 3 50 [follows n2]
+//	exit n1 500                         probe quorum 100
+func evidence(t *testing.T, text string) *Input {
+	t.Helper()
+	in := &Input{
+		History: &history.History{Whole: true},
+		Nodes:   []string{"n1", "n2", "n3"},
+		Limit:   Limits{LostWrites: true, Staleness: 500 * time.Millisecond, Converge: time.Second},
+		Facts:   Facts{Converged: true, FinalReads: true},
+		LoadTo:  10 * time.Second, ProbeInterval: 5 * time.Millisecond,
+	}
+	ms := func(s string) time.Duration {
+		v, err := strconv.ParseFloat(s, 64)
+		if err != nil {
+			t.Fatalf("bad time %q", s)
+		}
+		return time.Duration(v * float64(time.Millisecond))
+	}
+	span := func(s string) (from, to time.Duration) {
+		a, b, ok := strings.Cut(s, "..")
+		if !ok {
+			t.Fatalf("bad interval %q", s)
+		}
+		return ms(a), ms(b)
+	}
+	value := func(s string, o *history.Op) {
+		k, v, has := strings.Cut(s, "=")
+		o.Cache, o.Key = "c", k
+		switch {
+		case !has || v == "-":
+		case v == "?":
+			o.Found = true
+		default:
+			n, err := strconv.ParseInt(v, 10, 64)
+			if err != nil {
+				t.Fatalf("bad version %q", s)
+			}
+			o.Version, o.Found = n, o.Kind == "get"
+		}
+	}
+	record := func(o history.Op) {
+		o.Intended = o.Send
+		if err := o.Validate(); err != nil {
+			t.Fatalf("impossible operation %+v: %v", o, err)
+		}
+		in.History.Ops = append(in.History.Ops, o)
+	}
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) == 0 || strings.HasPrefix(f[0], "#") {
+			continue
+		}
+		o := history.Op{Kind: f[0], Phase: history.Load, Node: "n1", Outcome: history.OK}
+		switch f[0] {
+		case "insert", "remove":
+			value(f[1], &o)
+			o.Level, o.Outcome = f[2], history.Outcome(f[4])
+			o.Send, o.Return = span(f[3])
+			record(o)
+		case "put", "del":
+			value(f[1], &o)
+			o.Outcome = history.Outcome(f[3])
+			o.Send, o.Return = span(f[2])
+			record(o)
+		case "get":
+			value(f[1], &o)
+			o.Mode, o.Node = "local", f[2]
+			o.Send, o.Return = span(f[3])
+			record(o)
+		case "probe":
+			at := ms(f[2])
+			record(history.Op{Kind: "insert", Cache: "_chaos", Key: "p" + line, Version: int64(1e6) + int64(len(in.History.Ops)), Level: f[1], Node: "n1", Phase: history.Probe, Outcome: history.OK, Send: at - time.Millisecond, Return: at})
+		case "final":
+			o.Kind, o.Mode, o.Phase = "get", "local", history.Final
+			value(f[1], &o)
+			o.Send, o.Return = 20*time.Second, 20*time.Second
+			nodes := in.Nodes
+			if len(f) > 2 {
+				nodes = strings.Split(f[2], ",")
+			}
+			for _, o.Node = range nodes {
+				record(o)
+			}
+		case "fault":
+			from, to := span(f[4])
+			targets := strings.Split(f[3], ",")
+			in.Events = append(in.Events,
+				result.Event{T: from, Kind: result.Inject, Fault: f[1], Action: f[2], Targets: targets},
+				result.Event{T: to, Kind: result.Heal, Fault: f[1], Action: f[2], Bit: new(true)})
+			in.Planned = append(in.Planned, Planned{Name: f[1], Action: f[2], OnLeader: strings.HasSuffix(f[1], "-leader")})
+		case "observe":
+			term, err := strconv.ParseUint(f[3], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := result.Event{T: ms(f[4]), Kind: result.Observe, Node: f[1], Role: result.Role(f[2]), Term: term, Cluster: "A"}
+			if len(f) > 5 {
+				e.Leader = f[6]
+			}
+			in.Events = append(in.Events, e)
+		case "exit":
+			in.Events = append(in.Events, result.Event{T: ms(f[2]), Kind: result.Process, Node: f[1], State: result.ProcessExited, Detail: "exit status 2"})
+		default:
+			t.Fatalf("unknown line %q", line)
+		}
+	}
+	return in
+}
+
+func find(t *testing.T, v *Verdicts, name string) result.Check {
+	t.Helper()
+	for _, c := range v.Checks {
+		if c.Name == name {
+			return c
+		}
+	}
+	t.Fatalf("no check %q among %v", name, v.Checks)
+	return result.Check{}
+}
+
+// brief renders the losses, one a line.
+func brief(ls []result.Loss) string {
+	var b strings.Builder
+	for _, l := range ls {
+		fmt.Fprintf(&b, "%s %s v%d %s on %s allowed=%t\n", l.Kind, l.Key, l.Version, l.Level, l.Node, l.Allowed)
+	}
+	return b.String()
+}
+
+// TestLostWrites goes through the ways in which an acknowledged write may, and
+// may not, be gone.
+func TestLostWrites(t *testing.T) {
+	for _, c := range []struct {
+		name, history string
+		nodes         int
+		verdict       result.Verdict
+		losses        string
+	}{
+		{name: "all present", verdict: result.Pass, history: `
+			insert a=1 quorum 10..20 ok
+			insert b=2 leader 10..20 ok
+			final a=1
+			final b=2`},
+		{name: "quorum write gone everywhere", verdict: result.Violated, losses: "lost a v1 quorum on all allowed=false\n", history: `
+			insert a=1 quorum 10..20 ok
+			final a=-`},
+		{name: "gone on one node only", verdict: result.Violated, losses: "divergent a v0  on all allowed=false\nlost a v1 quorum on n2 allowed=false\n", history: `
+			insert a=1 quorum 10..20 ok
+			final a=1 n1,n3
+			final a=- n2`},
+		{name: "quorum write gone within a fault is gone all the same", verdict: result.Violated, losses: "lost a v1 quorum on all allowed=false\n", history: `
+			fault cut isolate n1 5..500
+			insert a=1 quorum 10..20 ok
+			final a=-`},
+		{name: "leader write gone outside of any fault", verdict: result.Violated, losses: "lost a v1 leader on all allowed=false\n", history: `
+			fault kill kill n1 5000..6000
+			insert a=1 leader 10..20 ok
+			final a=-`},
+		{name: "leader write gone just before the leader died", verdict: result.Pass, losses: "lost a v1 leader on all allowed=true\n", history: `
+			fault kill kill n1 100..1000
+			insert a=1 leader 90..99 ok
+			final a=-`},
+		{name: "leader write gone on an isolated leader", verdict: result.Pass, losses: "lost a v1 leader on all allowed=true\n", history: `
+			fault cut isolate n1 100..1000
+			insert a=1 leader 150..160 ok
+			final a=-`},
+		{name: "once in three nodes promises what quorum does", verdict: result.Violated, losses: "lost a v1 once on all allowed=false\n", history: `
+			fault kill kill n1 100..1000
+			insert a=1 once 90..99 ok
+			final a=-`},
+		{name: "once in five nodes does not", nodes: 5, verdict: result.Pass, losses: "lost a v1 once on all allowed=true\n", history: `
+			fault kill kill n1 100..1000
+			insert a=1 once 90..99 ok
+			final a=-
+			final a=- n4,n5`},
+		{name: "unknown outcome absent", verdict: result.Pass, history: `
+			insert b=9 quorum 1..2 ok
+			final b=9
+			insert a=1 quorum 10..20 info
+			final a=-`},
+		{name: "unknown outcome present: recovered", verdict: result.Pass, history: `
+			insert b=9 quorum 1..2 ok
+			final b=9
+			insert a=1 quorum 10..20 info
+			final a=1`},
+		{name: "failed for certain, absent", verdict: result.Pass, history: `
+			insert b=9 quorum 1..2 ok
+			final b=9
+			insert a=1 quorum 10..20 fail
+			final a=-`},
+		{name: "failed for certain, present: phantom", verdict: result.Violated, losses: "phantom a v1 quorum on all allowed=false\n", history: `
+			insert b=9 quorum 1..2 ok
+			final b=9
+			insert a=1 quorum 10..20 fail
+			final a=1`},
+		{name: "a version nobody wrote", verdict: result.Violated, losses: "corrupt a v0  on all allowed=false\n", history: `
+			insert a=1 quorum 10..20 ok
+			final a=77`},
+		{name: "a value that is none of ours", verdict: result.Violated, losses: "corrupt a v0  on all allowed=false\n", history: `
+			insert a=1 quorum 10..20 ok
+			final a=?`},
+		{name: "the value of another key", verdict: result.Violated, losses: "corrupt a v0  on all allowed=false\n", history: `
+			insert a=1 quorum 10..20 ok
+			insert b=2 quorum 10..20 ok
+			final a=2
+			final b=2`},
+		{name: "overwritten: the newer value is right", verdict: result.Pass, history: `
+			insert a=1 quorum 10..20 ok
+			insert a=2 quorum 30..40 ok
+			final a=2`},
+		{name: "overwritten: the older value means the newer was lost", verdict: result.Violated, losses: "lost a v2 quorum on all allowed=false\n", history: `
+			insert a=1 quorum 10..20 ok
+			insert a=2 quorum 30..40 ok
+			final a=1`},
+		{name: "concurrent writes: either may win", verdict: result.Pass, history: `
+			insert a=1 quorum 10..20 ok
+			insert a=2 quorum 15..40 ok
+			final a=1`},
+		{name: "writes that touch: the second was sent when the first returned", verdict: result.Pass, history: `
+			insert a=1 quorum 10..20 ok
+			insert a=2 quorum 20..30 ok
+			final a=1`},
+		{name: "an old write of unknown outcome may take effect at any time", verdict: result.Pass, history: `
+			insert a=1 quorum 10..20 info
+			insert a=2 quorum 30..40 ok
+			final a=1`},
+		{name: "a put may be applied long after its ack", verdict: result.Pass, history: `
+			put a=1 10..11 ok
+			insert a=2 quorum 30..40 ok
+			final a=1`},
+		{name: "a put that is gone is no loss", verdict: result.Pass, history: `
+			insert b=9 quorum 1..2 ok
+			final b=9
+			put a=1 10..11 ok
+			final a=-`},
+		{name: "a later leader write gone does not excuse the quorum write under it", verdict: result.Violated, losses: "lost a v1 quorum on all allowed=false\nlost a v2 leader on all allowed=true\n", history: `
+			fault kill kill n1 35..1000
+			insert a=1 quorum 10..20 ok
+			insert a=2 leader 25..30 ok
+			final a=-`},
+		{name: "a later leader write gone, the quorum write under it back", verdict: result.Pass, losses: "lost a v2 leader on all allowed=true\n", history: `
+			fault kill kill n1 35..1000
+			insert a=1 quorum 10..20 ok
+			insert a=2 leader 25..30 ok
+			final a=1`},
+		{name: "removed", verdict: result.Pass, history: `
+			insert a=1 quorum 10..20 ok
+			remove a quorum 30..40 ok
+			final a=-`},
+		{name: "removed with unknown outcome: a miss is right", verdict: result.Pass, history: `
+			remove a quorum 5..6 info
+			insert a=1 quorum 10..20 ok
+			final a=-`},
+		{name: "removed before it was written: a miss is not right", verdict: result.Violated, losses: "lost a v1 quorum on all allowed=false\n", history: `
+			remove a quorum 5..6 ok
+			insert a=1 quorum 10..20 ok
+			final a=-`},
+		{name: "back after an acknowledged remove", verdict: result.Violated, losses: "resurrected a v0 quorum on all allowed=false\n", history: `
+			insert a=1 quorum 10..20 ok
+			remove a quorum 30..40 ok
+			final a=1`},
+		{name: "a majority killed at once may begin anew", verdict: result.Pass, losses: "lost a v1 quorum on all allowed=true\n", history: `
+			fault k1 kill n1 100..1000
+			fault k2 kill n2 200..1000
+			insert a=1 quorum 10..20 ok
+			final a=-`},
+		{name: "two killed one after the other may not", verdict: result.Violated, losses: "lost a v1 quorum on all allowed=false\n", history: `
+			fault k1 kill n1 100..200
+			fault k2 kill n2 7000..7100
+			insert a=1 quorum 10..20 ok
+			final a=-`},
+		{name: "a node not read", verdict: result.Unknown, history: `
+			insert a=1 quorum 10..20 ok
+			final a=1 n1,n2`},
+		{name: "nothing acknowledged", verdict: result.NotExercised, history: `
+			insert a=1 quorum 10..20 fail
+			final a=-`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := evidence(t, c.history)
+			if c.nodes == 5 {
+				in.Nodes = append(in.Nodes, "n4", "n5")
+			}
+			v := new(Verdicts)
+			v.lostWrites(in, faultWindows(in.Events, in.end()))
+			if got := find(t, v, "lost writes"); got.Verdict != c.verdict {
+				t.Errorf("verdict %s, want %s: %s %q", got.Verdict, c.verdict, got.Detail, got.Examples)
+			}
+			got := map[string]bool{}
+			for l := range strings.Lines(brief(v.Losses)) {
+				got[l] = true
+			}
+			want := map[string]bool{}
+			for l := range strings.Lines(c.losses) {
+				want[l] = true
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Errorf("losses differ (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+// TestLostWrites_counts proves that each level is counted by itself and that
+// the loss window is the time from the ack to the fault.
+func TestLostWrites_counts(t *testing.T) {
+	in := evidence(t, `
+		fault kill kill n1 100..1000
+		insert a=1 leader 60..70 ok
+		insert b=2 leader 80..90 ok
+		insert c=3 leader 80..95 ok
+		insert d=4 quorum 80..95 ok
+		insert e=5 quorum 80..99 info
+		final a=-
+		final b=-
+		final c=3
+		final d=4
+		final e=-`)
+	v := new(Verdicts)
+	v.lostWrites(in, faultWindows(in.Events, in.end()))
+	want := []result.Exposure{
+		{Level: "quorum", Acked: 1, Unknown: 1},
+		{Level: "leader", Acked: 3, Lost: 2, Allowed: 2, Window: 30 * time.Millisecond},
+	}
+	if d := cmp.Diff(want, v.Exposures); d != "" {
+		t.Errorf("exposures (-want +got):\n%s", d)
+	}
+	l := v.Losses[0]
+	if l.Fault != "kill" || l.FromFault != -30*time.Millisecond || len(l.History) != 4 || l.Found != "n1: nothing, n2: nothing, n3: nothing" {
+		t.Errorf("evidence of the first loss: %+v", l)
+	}
+}
+
+// TestStaleReads proves that age is counted from the oldest committed write
+// that had surely replaced what was read.
+func TestStaleReads(t *testing.T) {
+	for _, c := range []struct {
+		name, history string
+		verdict       result.Verdict
+		worst         time.Duration
+		losses        string
+	}{
+		{name: "fresh", verdict: result.Pass, history: `
+			insert a=1 quorum 10..20 ok
+			get a=1 n2 900..901`},
+		{name: "old, within the bound", verdict: result.Pass, worst: 460 * time.Millisecond, history: `
+			insert a=1 quorum 10..20 ok
+			insert a=2 quorum 30..40 ok
+			get a=1 n2 500..501`},
+		{name: "too old", verdict: result.Violated, worst: 560 * time.Millisecond, losses: "stale a v2 quorum on n2 allowed=false\n", history: `
+			insert a=1 quorum 10..20 ok
+			insert a=2 quorum 30..40 ok
+			insert a=3 quorum 50..60 ok
+			get a=1 n2 600..601`},
+		{name: "the write that replaced it was not committed", verdict: result.Pass, history: `
+			insert a=1 quorum 10..20 ok
+			insert a=2 leader 30..40 ok
+			get a=1 n2 900..901`},
+		{name: "the write that replaced it may have come before", verdict: result.Pass, history: `
+			insert a=1 quorum 10..50 ok
+			insert a=2 quorum 30..40 ok
+			get a=1 n2 900..901`},
+		{name: "a slow write that began earlier does not hide a quick one", verdict: result.Violated, worst: 850 * time.Millisecond, losses: "stale a v3 quorum on n2 allowed=false\n", history: `
+			insert a=1 quorum 10..20 ok
+			insert a=2 quorum 30..880 ok
+			insert a=3 quorum 40..50 ok
+			get a=1 n2 900..901`},
+		{name: "a write of unknown outcome may show up late", verdict: result.Pass, history: `
+			insert a=1 quorum 10..20 info
+			insert a=2 quorum 30..40 ok
+			get a=1 n2 900..901`},
+		{name: "a miss long after a committed write", verdict: result.Violated, worst: 880 * time.Millisecond, losses: "stale a v1 quorum on n2 allowed=false\n", history: `
+			insert a=1 quorum 10..20 ok
+			get a=- n2 900..901`},
+		{name: "a miss before any write", verdict: result.Pass, history: `
+			get a=- n2 5..6
+			insert a=1 quorum 10..20 ok`},
+		{name: "a miss that a remove explains", verdict: result.Pass, history: `
+			insert a=1 quorum 10..20 ok
+			remove a quorum 15..30 info
+			get a=- n2 900..901`},
+		{name: "read long after an acknowledged remove", verdict: result.Violated, worst: 860 * time.Millisecond, losses: "resurrected a v0 quorum on n2 allowed=false\n", history: `
+			insert a=1 quorum 10..20 ok
+			remove a quorum 30..40 ok
+			get a=1 n2 900..901`},
+		{name: "read before it was written", verdict: result.Violated, losses: "corrupt a v0  on n2 allowed=false\n", history: `
+			get a=1 n2 5..6
+			insert a=1 quorum 10..20 ok`},
+		{name: "no read", verdict: result.NotExercised, history: `
+			insert a=1 quorum 10..20 ok`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := evidence(t, c.history)
+			v := new(Verdicts)
+			v.staleReads(in, 500*time.Millisecond)
+			got := find(t, v, "stale reads")
+			if got.Verdict != c.verdict || got.Worst != c.worst {
+				t.Errorf("verdict %s, worst %v; want %s, %v: %s", got.Verdict, got.Worst, c.verdict, c.worst, got.Detail)
+			}
+			if d := cmp.Diff(c.losses, brief(v.Losses)); d != "" {
+				t.Errorf("losses (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+// TestDualLeader proves that one term with two leaders is seen, and that
+// neither an old leader beside a new one nor two clusters count as that.
+func TestDualLeader(t *testing.T) {
+	for name, c := range map[string]struct {
+		events  string
+		verdict result.Verdict
+	}{
+		"one after the other":          {"observe n1 leader 2 10\nobserve n2 leader 3 500", result.Pass},
+		"the old one has not heard":    {"observe n1 leader 2 10\nobserve n2 leader 3 500\nobserve n1 leader 2 510", result.Pass},
+		"two in one term":              {"observe n1 leader 3 10\nobserve n2 leader 3 500", result.Violated},
+		"nobody was seen":              {"observe n1 follower 3 10", result.NotExercised},
+		"the same one again, restated": {"observe n1 leader 3 10\nobserve n1 undefined 3 20\nobserve n1 leader 3 30", result.Pass},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := dualLeader(evidence(t, c.events).Events); got.Verdict != c.verdict {
+				t.Errorf("verdict %s, want %s: %s", got.Verdict, c.verdict, got.Detail)
+			}
+		})
+	}
+	in := evidence(t, "observe n1 leader 3 10\nobserve n2 leader 3 500")
+	in.Events[1].Cluster = "B"
+	if got := dualLeader(in.Events); got.Verdict != result.Pass {
+		t.Errorf("the same term of two clusters: %s", got.Verdict)
+	}
+}
+
+// TestFailover takes a failover apart that was put together by hand.
+func TestFailover(t *testing.T) {
+	text := `
+		observe n1 leader 2 10
+		observe n2 follower 2 10 follows n1
+		observe n3 follower 2 10 follows n1
+		fault kill-leader kill n1 100..3000
+		observe n1 undefined 2 105
+		observe n2 dead 2 112
+		observe n3 dead 2 113
+		observe n3 requested 3 120
+		observe n3 leader 3 131
+		observe n2 follower 3 134 follows n3
+		observe n1 follower 3 3300 follows n3
+	`
+	for i := range 19 {
+		text += fmt.Sprintf("probe quorum %d\n", 5+i*5)
+	}
+	for i := range 20 {
+		text += fmt.Sprintf("probe quorum %d\n", 140+i*5)
+	}
+	in := evidence(t, text)
+	v := new(Verdicts)
+	v.failovers(in, faultWindows(in.Events, in.end()))
+	ms := time.Millisecond
+	want := []result.Failover{{
+		Fault: "kill-leader", Inject: 100 * ms, OldLeader: "n1", NewLeader: "n3", Term: 3,
+		Suspect: 12 * ms, Candidate: 20 * ms, Elected: 31 * ms, Agreed: 34 * ms, Resolution: 5 * ms,
+		Levels: []result.Recovery{{Level: "quorum", FirstOK: 40 * ms, Gap: 45 * ms}},
+	}}
+	if d := cmp.Diff(want, v.Failovers); d != "" {
+		t.Errorf("failover (-want +got):\n%s", d)
+	}
+	if c := find(t, v, "failover"); c.Verdict != result.Pass {
+		t.Errorf("verdict %s: %s", c.Verdict, c.Detail)
+	}
+	if n := LeaderChanges(in.Events, 50*ms, 10*time.Second); n != 1 {
+		t.Errorf("%d leader changes, want 1", n)
+	}
+	if o := v.Outages[0]; o.Level != "quorum" || o.To != 10*time.Second {
+		t.Errorf("longest outage %+v, want the one after the last probe", o)
+	}
+}
+
+// TestFailover_none proves that a leader that was away for long without a
+// successor is a violation, and a short absence is not.
+func TestFailover_none(t *testing.T) {
+	for span, want := range map[string]result.Verdict{"100..5000": result.Violated, "100..400": result.Pass} {
+		in := evidence(t, "observe n1 leader 2 10\nfault cut-leader isolate n1 "+span)
+		v := new(Verdicts)
+		v.failovers(in, faultWindows(in.Events, in.end()))
+		if c := find(t, v, "failover"); c.Verdict != want {
+			t.Errorf("away for %s: %s, want %s", span, c.Verdict, want)
+		}
+	}
+}
+
+func TestLiveness(t *testing.T) {
+	for name, c := range map[string]struct {
+		events  string
+		verdict result.Verdict
+	}{
+		"nothing happened": {"", result.Pass},
+		"told to":          {"fault k kill n1 100..1000\nexit n1 101", result.Pass},
+		"on its own":       {"exit n1 101", result.Violated},
+		"another node":     {"fault k kill n1 100..1000\nexit n2 101", result.Violated},
+		"after the heal":   {"fault k kill n1 100..1000\nexit n1 101\nexit n1 3000", result.Violated},
+		"only isolated":    {"fault k isolate n1 100..1000\nexit n1 101", result.Violated},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := evidence(t, c.events)
+			if got := liveness(in, faultWindows(in.Events, in.end())); got.Verdict != c.verdict {
+				t.Errorf("verdict %s, want %s: %s", got.Verdict, c.verdict, got.Detail)
+			}
+		})
+	}
+	in := evidence(t, "")
+	in.Facts.LogFindings = []string{"n1.log:3: panic: boom"}
+	if got := liveness(in, nil); got.Verdict != result.Violated {
+		t.Errorf("a panic in a log: %s", got.Verdict)
+	}
+}
+
+// TestAll_validity proves that a pass counts for nothing in a run that proves
+// nothing, and that a violation still does.
+func TestAll_validity(t *testing.T) {
+	good := "fault k kill n1 100..1000\n"
+	for i := range 30 {
+		good += fmt.Sprintf("insert a%d=%d quorum 10..20 ok\nfinal a%d=%d\n", i, i+1, i, i+1)
+	}
+	bad := good + "insert gone=99 quorum 10..20 ok\nfinal gone=-\n"
+	for name, c := range map[string]struct {
+		text  string
+		spoil func(in *Input)
+		want  result.Verdict // of lost writes
+		whole result.Verdict
+	}{
+		"good":                        {good, func(*Input) {}, result.Pass, result.Pass},
+		"lossy":                       {bad, func(*Input) {}, result.Violated, result.Violated},
+		"fault did not bite":          {good, func(in *Input) { *in.Events[1].Bit = false }, result.Unknown, result.Unknown},
+		"not known whether it bit":    {good, func(in *Input) { in.Events[1].Bit = nil }, result.Unknown, result.Unknown},
+		"fault never injected":        {good, func(in *Input) { in.Planned = append(in.Planned, Planned{Name: "other"}) }, result.Unknown, result.Unknown},
+		"fault never healed":          {good, func(in *Input) { in.Events = in.Events[:1] }, result.Unknown, result.Unknown},
+		"too little load":             {good, func(in *Input) { in.Demands = []Demand{{"insert", "leader"}} }, result.Unknown, result.Unknown},
+		"history cut":                 {good, func(in *Input) { in.History.Whole = false }, result.Unknown, result.Unknown},
+		"history lost operations":     {good, func(in *Input) { in.History.Lost = 3 }, result.Unknown, result.Unknown},
+		"no final reads":              {good, func(in *Input) { in.Facts.FinalReads = false }, result.Unknown, result.Unknown},
+		"load failed":                 {good, func(in *Input) { in.Facts.LoadError = "refused" }, result.Unknown, result.Unknown},
+		"lossy, fault did not bite":   {bad, func(in *Input) { *in.Events[1].Bit = false }, result.Violated, result.Violated},
+		"lossy, but history is short": {bad, func(in *Input) { in.History.Lost = 1 }, result.Unknown, result.Unknown},
+		"did not converge":            {good, func(in *Input) { in.Facts.Converged, in.Facts.Divergence = false, "n1 at 5, n2 at 7" }, result.Pass, result.Violated},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := evidence(t, c.text)
+			c.spoil(in)
+			v := All(in)
+			if got := find(t, v, "lost writes"); got.Verdict != c.want {
+				t.Errorf("lost writes: %s, want %s: %s", got.Verdict, c.want, got.Detail)
+			}
+			var r result.Run
+			v.Put(&r)
+			if r.Verdict != c.whole {
+				t.Errorf("the run: %s, want %s: %q", r.Verdict, c.whole, r.Reasons)
+			}
+		})
+	}
+}
+
+// TestThresholds proves that a limit is measured on the part it names, and
+// that a limit on nothing is not met.
+func TestThresholds(t *testing.T) {
+	text := "fault k kill n1 1000..2000\n"
+	for i := range 200 { // 5 ms before the fault, 50 ms during it
+		text += fmt.Sprintf("insert a%d=%d quorum %d..%d ok\n", i, i+1, i, i+5)
+		text += fmt.Sprintf("insert b%d=%d leader %d..%d ok\n", i, 1000+i, 1000+i, 1050+i)
+	}
+	text += "insert x=5000 quorum 10..20 info\n"
+	in := evidence(t, text)
+	below := func(d time.Duration) func(float64) bool { return func(v float64) bool { return v < float64(d) } }
+	in.Limit.Thresholds = []Threshold{
+		{Metric: "all", Name: "insert", Func: "p", Arg: 90, Holds: below(20 * time.Millisecond)},
+		{Metric: "before", Name: "insert", Phase: "before", Func: "p", Arg: 90, Holds: below(20 * time.Millisecond)},
+		{Metric: "quorum", Name: "insert", Level: "quorum", Func: "max", Holds: below(20 * time.Millisecond)},
+		{Metric: "recovery", Name: "insert", Phase: "recovery", Func: "max", Holds: below(time.Hour)},
+		{Metric: "too few", Name: "insert", Func: "p", Arg: 99.9, Holds: below(time.Hour)},
+		{Metric: "errors", Name: "errors", Func: "rate", Holds: func(v float64) bool { return v < 0.01 }},
+		{Metric: "failover", Name: "failover", Func: "max", Holds: below(time.Hour)},
+		{Metric: "changes", Name: "leader_changes", Func: "count", Holds: func(v float64) bool { return v <= 0 }},
+	}
+	v := All(in)
+	got := map[string]string{}
+	for _, th := range v.Thresholds {
+		got[th.Metric] = fmt.Sprintf("%t %s", th.Met, th.Got)
+	}
+	want := map[string]string{
+		"all": "false 50ms", "before": "true 5ms", "quorum": "true 5ms", "recovery": "false nothing measured",
+		"too few": "false 400 samples are too few for this percentile", "errors": "true 0.249% (1 of 401)",
+		"failover": "false nothing measured", "changes": "true 0",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("thresholds (-want +got):\n%s", d)
+	}
+}

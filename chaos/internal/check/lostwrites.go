@@ -1,0 +1,427 @@
+package check
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hacache/hacache/chaos/internal/history"
+	"github.com/hacache/hacache/reports/result"
+)
+
+// key names one entry.
+type key struct{ cache, entry string }
+
+// record is what happened to one entry.
+type record struct {
+	writes []*history.Op // not the fails, by Send
+	fails  []*history.Op
+	reads  []*history.Op // ok and found or missed, of the load
+	finals map[string]*history.Op
+	// removed is the latest moment at which a remove may have taken effect;
+	// -1 if there was none.
+	removed time.Duration
+}
+
+// removedAfter reports whether some remove may have come after x.
+func (r *record) removedAfter(x *history.Op) bool { return r.removed >= x.Send }
+
+// never is later than everything.
+const never = time.Duration(math.MaxInt64)
+
+// settled is the moment after which a write can no longer take effect. A write
+// that waits for the log has done so, or never will, when it is acknowledged;
+// a put or del is acknowledged before, and an unknown outcome has no such
+// moment.
+func settled(o *history.Op) time.Duration {
+	if o.Outcome == history.OK && o.Level != "" {
+		return o.Return
+	}
+	return never
+}
+
+// recordsOf sorts a history by entry.
+func recordsOf(h *history.History) (map[key]*record, map[int64]*history.Op) {
+	records := map[key]*record{}
+	versions := map[int64]*history.Op{}
+	for i := range h.Ops {
+		o := &h.Ops[i]
+		k := key{o.Cache, o.Key}
+		r := records[k]
+		if r == nil {
+			r = &record{removed: -1}
+			records[k] = r
+		}
+		switch {
+		case o.Write():
+			if o.Version > 0 {
+				versions[o.Version] = o
+			}
+			if o.Outcome == history.Fail {
+				r.fails = append(r.fails, o)
+			} else {
+				r.writes = append(r.writes, o)
+				if o.Removes() {
+					r.removed = max(r.removed, settled(o))
+				}
+			}
+		case o.Phase == history.Final:
+			if r.finals == nil {
+				r.finals = map[string]*history.Op{}
+			}
+			if prev := r.finals[o.Node]; prev == nil || prev.Outcome != history.OK {
+				r.finals[o.Node] = o
+			}
+		case o.Outcome == history.OK:
+			r.reads = append(r.reads, o)
+		}
+	}
+	for _, r := range records {
+		slices.SortFunc(r.writes, func(a, b *history.Op) int { return cmp.Compare(a.Send, b.Send) })
+	}
+	return records, versions
+}
+
+// maxListed bounds how many losses are listed with their history; all of them
+// are counted.
+const maxListed = 100
+
+// exposed are the levels in the order of what they promise.
+var exposed = []string{"quorum", "once", "leader"}
+
+// lostWrites checks the final state of every entry on every node against what
+// was acknowledged.
+//
+// A write w is lost on a node if the node ends with a value that was settled
+// before w was sent, or with none although nothing that could have removed it
+// came after. Only the newest lost write of each level counts for an entry.
+// What a level promises decides whether a loss is a violation:
+//
+//	quorum   always, unless a majority of the nodes had failed at once
+//	once     as quorum in clusters of up to three; otherwise as leader
+//	leader   only if the write was acknowledged outside of every fault
+func (v *Verdicts) lostWrites(in *Input, windows []result.Window) {
+	records, versions := recordsOf(in.History)
+	l := &losses{in: in, windows: windows, reset: majorityFailed(in, windows), exposure: map[string]*result.Exposure{}}
+	for _, level := range exposed {
+		l.exposure[level] = &result.Exposure{Level: level}
+	}
+	keys := make([]key, 0, len(records))
+	for k := range records {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b key) int {
+		return cmp.Or(strings.Compare(a.cache, b.cache), strings.Compare(a.entry, b.entry))
+	})
+	for _, k := range keys {
+		l.entry(k, records[k], versions)
+	}
+	v.Losses = append(v.Losses, l.list...)
+	for _, level := range exposed {
+		if e := l.exposure[level]; e.Acked+e.Unknown > 0 {
+			v.Exposures = append(v.Exposures, *e)
+		}
+	}
+	v.add(l.verdict())
+}
+
+type losses struct {
+	in       *Input
+	windows  []result.Window
+	reset    bool
+	exposure map[string]*result.Exposure
+	list     []result.Loss
+
+	acked, violations, recovered, unread int64
+	allowed                              int64
+	kinds                                map[result.LossKind]int64
+	examples                             []string
+}
+
+func (l *losses) entry(k key, r *record, versions map[int64]*history.Op) {
+	for _, w := range r.writes {
+		e := l.exposure[w.Level]
+		switch {
+		case e == nil:
+		case w.Outcome == history.OK:
+			e.Acked++
+			l.acked++
+		default:
+			e.Unknown++
+		}
+	}
+	if len(r.writes)+len(r.fails) == 0 {
+		return
+	}
+	type found struct {
+		kind  result.LossKind
+		write *history.Op
+	}
+	lost := map[found][]string{} // where
+	states := map[int64][]string{}
+	for _, node := range l.in.Nodes {
+		f := r.finals[node]
+		if f == nil || f.Outcome != history.OK {
+			l.unread++
+			continue
+		}
+		states[stateOf(f)] = append(states[stateOf(f)], node)
+		kind, w := explain(k, f, versions)
+		switch {
+		case kind != "":
+			lost[found{kind, w}] = append(lost[found{kind, w}], node)
+		default:
+			if w != nil && w.Outcome == history.Info {
+				l.recovered++
+			}
+			for _, x := range missing(r, w) {
+				kind := result.Lost
+				if x.Removes() {
+					kind = result.Resurrected
+				}
+				lost[found{kind, x}] = append(lost[found{kind, x}], node)
+			}
+		}
+	}
+	for f, nodes := range lost {
+		l.add(f.kind, k, f.write, nodes, r)
+	}
+	if len(states) > 1 {
+		l.add(result.Divergent, k, nil, l.in.Nodes, r)
+	}
+}
+
+// stateOf maps what a final read saw to a number: its version, 0 for a miss,
+// -1 for what nobody can have written.
+func stateOf(f *history.Op) int64 {
+	if f.Found && f.Version == 0 {
+		return -1
+	}
+	return f.Version
+}
+
+// explain finds the write behind a final read. kind is not empty if there
+// should be none.
+func explain(k key, f *history.Op, versions map[int64]*history.Op) (kind result.LossKind, w *history.Op) {
+	if !f.Found {
+		return "", nil
+	}
+	w = versions[f.Version]
+	switch {
+	case w == nil || w.Cache != k.cache || w.Key != k.entry:
+		return result.Corrupt, nil
+	case w.Outcome == history.Fail:
+		return result.Phantom, w
+	case w.Send > f.Return:
+		return result.Corrupt, nil // read before it was written
+	}
+	return "", w
+}
+
+// missing returns the acknowledged operations that the state contradicts: for
+// each level the newest one. w is the write whose value was found, nil for a
+// miss.
+func missing(r *record, w *history.Op) []*history.Op {
+	newest := map[string]*history.Op{}
+	for _, x := range r.writes { // by Send
+		if x.Outcome != history.OK || x.Level == "" {
+			continue
+		}
+		if w != nil && x.Send > settled(w) || w == nil && !x.Removes() && !r.removedAfter(x) {
+			newest[x.Level] = x
+		}
+	}
+	var out []*history.Op
+	for _, level := range exposed {
+		if x := newest[level]; x != nil {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+func (l *losses) add(kind result.LossKind, k key, w *history.Op, nodes []string, r *record) {
+	loss := result.Loss{Kind: kind, Cache: k.cache, Key: k.entry, Node: strings.Join(nodes, ",")}
+	if len(nodes) == len(l.in.Nodes) && len(nodes) > 1 {
+		loss.Node = "all"
+	}
+	if w != nil {
+		loss.Version, loss.Level, loss.AckedAt = w.Version, w.Level, w.Return
+		loss.Fault, loss.FromFault = nearest(l.windows, w.Return)
+	}
+	if kind == result.Lost {
+		loss.Allowed = l.allows(w)
+		e := l.exposure[w.Level]
+		e.Lost++
+		if loss.Allowed {
+			e.Allowed++
+		}
+		if loss.Fault != "" && -loss.FromFault > e.Window {
+			e.Window = -loss.FromFault
+		}
+	}
+	if l.kinds == nil {
+		l.kinds = map[result.LossKind]int64{}
+	}
+	l.kinds[kind]++
+	if loss.Allowed {
+		l.allowed++
+	} else {
+		l.violations++
+		if len(l.examples) < 5 {
+			l.examples = append(l.examples, describe(&loss))
+		}
+	}
+	if len(l.list) < maxListed {
+		loss.Found = found(r, nodes)
+		loss.History = around(r, w)
+		l.list = append(l.list, loss)
+	}
+}
+
+// lossMargin is how long before a fault a write may have been acknowledged and
+// still be taken by it: a few round trips, generously.
+const lossMargin = 500 * time.Millisecond
+
+// allows reports whether the level of a lost write promises no better.
+func (l *losses) allows(w *history.Op) bool {
+	if l.reset {
+		return true
+	}
+	if w.Level == "quorum" || w.Level == "once" && len(l.in.Nodes) <= 3 {
+		return false
+	}
+	return slices.ContainsFunc(l.windows, func(f result.Window) bool {
+		return f.From-lossMargin <= w.Return && w.Return <= f.To+lossMargin
+	})
+}
+
+func (l *losses) verdict() result.Check {
+	c := result.Check{Name: "lost writes", Verdict: result.Pass, Count: l.violations, Checked: l.acked, Examples: l.examples}
+	var parts []string
+	for _, level := range exposed {
+		if e := l.exposure[level]; e.Acked > 0 {
+			part := fmt.Sprintf("%s %d of %d", level, e.Lost, e.Acked)
+			if e.Allowed > 0 {
+				part += fmt.Sprintf(" (%d within what the level promises)", e.Allowed)
+			}
+			parts = append(parts, part)
+		}
+	}
+	c.Detail = "lost: " + strings.Join(parts, ", ")
+	for _, kind := range []result.LossKind{result.Resurrected, result.Phantom, result.Corrupt, result.Divergent} {
+		if n := l.kinds[kind]; n > 0 {
+			c.Detail += fmt.Sprintf("; %s: %d", kind, n)
+		}
+	}
+	if l.recovered > 0 {
+		c.Detail += fmt.Sprintf("; %d of unknown outcome present", l.recovered)
+	}
+	switch {
+	case c.Count > 0:
+		c.Verdict = result.Violated
+	case l.acked == 0:
+		c.Verdict, c.Detail = result.NotExercised, "no write was acknowledged"
+	case l.unread > 0:
+		c.Verdict = result.Unknown
+		c.Detail = fmt.Sprintf("%d final reads are missing; %s", l.unread, c.Detail)
+	}
+	return c
+}
+
+func describe(l *result.Loss) string {
+	s := fmt.Sprintf("%s: %s/%s on %s", l.Kind, l.Cache, l.Key, l.Node)
+	if l.Level != "" {
+		s += fmt.Sprintf(", version %d acked at %s at %.3fs", l.Version, l.Level, l.AckedAt.Seconds())
+	}
+	if l.Fault != "" {
+		s += fmt.Sprintf(", %+.3fs from %s", l.FromFault.Seconds(), l.Fault)
+	}
+	return s
+}
+
+// found says what the nodes held instead.
+func found(r *record, nodes []string) string {
+	var parts []string
+	for _, n := range nodes {
+		f := r.finals[n]
+		switch {
+		case f == nil || f.Outcome != history.OK:
+			parts = append(parts, n+": not read")
+		case !f.Found:
+			parts = append(parts, n+": nothing")
+		case f.Version == 0:
+			parts = append(parts, n+": no value of ours: "+f.Reason)
+		default:
+			parts = append(parts, fmt.Sprintf("%s: version %d", n, f.Version))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// Evidence beside a loss: at most so many operations within so much time.
+const (
+	aroundTime = 2 * time.Second
+	aroundOps  = 40
+)
+
+func around(r *record, w *history.Op) []result.Operation {
+	all := slices.Concat(r.writes, r.fails, r.reads)
+	for _, f := range r.finals {
+		all = append(all, f)
+	}
+	slices.SortFunc(all, func(a, b *history.Op) int { return cmp.Or(cmp.Compare(a.Send, b.Send), cmp.Compare(a.Node, b.Node)) })
+	var out []result.Operation
+	for _, o := range all {
+		near := w == nil || o.Phase == history.Final || o.Return >= w.Send-aroundTime && o.Send <= w.Return+aroundTime
+		if near && len(out) < aroundOps {
+			out = append(out, result.Operation{
+				Proc: o.Proc, Kind: o.Kind, Version: o.Version, Level: o.Level, Node: o.Node,
+				Invoke: o.Send, Return: o.Return, Outcome: string(o.Outcome), Reason: o.Reason,
+			})
+		}
+	}
+	return out
+}
+
+// nearest returns the fault that began nearest to t, and t relative to that.
+func nearest(windows []result.Window, t time.Duration) (fault string, from time.Duration) {
+	from = never
+	for _, w := range windows {
+		if d := t - w.From; d.Abs() < from.Abs() {
+			fault, from = w.Fault, d
+		}
+	}
+	if fault == "" {
+		from = 0
+	}
+	return fault, from
+}
+
+// majorityFailed reports whether at some moment a majority of the nodes was
+// failed, which is the one situation in which a cluster may begin anew with
+// nothing. A node that was killed counts as failed for as long again as it
+// takes to become a member, which the runner's heal waits for.
+func majorityFailed(in *Input, windows []result.Window) bool {
+	quorum := len(in.Nodes)/2 + 1
+	for _, at := range windows {
+		failed := map[string]bool{}
+		for _, w := range windows {
+			if (w.Action == "kill" || w.Action == "term") && w.From <= at.From && at.From <= w.To+rejoin {
+				for _, n := range w.Targets {
+					failed[n] = true
+				}
+			}
+		}
+		if len(failed) >= quorum {
+			return true
+		}
+	}
+	return false
+}
+
+// rejoin is how long a restarted node may take to be a full member again.
+const rejoin = 5 * time.Second

@@ -1,0 +1,133 @@
+package check
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/hacache/hacache/chaos/internal/history"
+	"github.com/hacache/hacache/reports/result"
+)
+
+// Threshold is one limit on a metric.
+type Threshold struct {
+	Metric string  // as written
+	Expr   string  // as written
+	Name   string  // an operation, errors, failover, leader_changes
+	Phase  string  // of an operation: before, during, recovery; empty: all
+	Level  string  // of an operation; empty: all
+	Func   string  // p, max, rate, count
+	Arg    float64 // the percentile
+	Holds  func(v float64) bool
+}
+
+// thresholds measures what the scenario limits. A threshold that cannot be
+// measured is not met, and says so: a limit on nothing must not look kept.
+func (v *Verdicts) thresholds(in *Input, windows []result.Window) {
+	for _, t := range in.Limit.Thresholds {
+		r := result.Threshold{Metric: t.Metric, Expr: t.Expr}
+		value, got, ok := v.measure(in, windows, &t)
+		r.Got, r.Met = got, ok && t.Holds(value)
+		v.Thresholds = append(v.Thresholds, r)
+	}
+}
+
+func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (value float64, got string, ok bool) {
+	switch t.Name {
+	case "errors":
+		var all, bad int
+		for i := range in.History.Ops {
+			if o := &in.History.Ops[i]; o.Phase == history.Load {
+				all++
+				if o.Outcome != history.OK {
+					bad++
+				}
+			}
+		}
+		if all == 0 {
+			return 0, "no operation", false
+		}
+		rate := float64(bad) / float64(all)
+		return rate, fmt.Sprintf("%.3g%% (%d of %d)", 100*rate, bad, all), true
+	case "leader_changes":
+		n := LeaderChanges(in.Events, in.LoadFrom, in.LoadTo)
+		return float64(n), fmt.Sprint(n), true
+	case "failover":
+		var gaps []time.Duration
+		for _, f := range v.Failovers {
+			for _, l := range f.Levels {
+				if l.Level == "quorum" && l.Gap > 0 {
+					gaps = append(gaps, l.Gap)
+				}
+			}
+		}
+		return duration(gaps, t, 1)
+	}
+	var times []time.Duration
+	for i := range in.History.Ops {
+		o := &in.History.Ops[i]
+		if o.Phase == history.Load && o.Outcome == history.OK && o.Kind == t.Name && (t.Level == "" || t.Level == o.Level) && (t.Phase == "" || t.Phase == PhaseAt(windows, o.Intended)) {
+			times = append(times, o.Return-o.Intended)
+		}
+	}
+	return duration(times, t, 10)
+}
+
+// duration takes a percentile or the maximum; beyond is the number of samples
+// that have to lie beyond a percentile of a large sample.
+func duration(ds []time.Duration, t *Threshold, beyond float64) (float64, string, bool) {
+	if len(ds) == 0 {
+		return 0, "nothing measured", false
+	}
+	slices.Sort(ds)
+	d := ds[len(ds)-1]
+	if t.Func == "p" {
+		n := float64(len(ds))
+		if n*(1-t.Arg/100) < beyond && beyond > 1 {
+			return 0, fmt.Sprintf("%d samples are too few for this percentile", len(ds)), false
+		}
+		d = ds[max(0, int(math.Ceil(n*t.Arg/100))-1)]
+	}
+	return float64(d), d.Round(time.Microsecond).String(), true
+}
+
+// PhaseAt names the phase of a run at t: before the first fault, during one,
+// or in recovery.
+func PhaseAt(windows []result.Window, t time.Duration) string {
+	phase := "before"
+	for _, w := range windows {
+		if w.From <= t && t < w.To {
+			return "during"
+		}
+		if w.To <= t {
+			phase = "recovery"
+		}
+	}
+	return phase
+}
+
+// LeaderChanges counts how often another leadership was observed in an
+// interval than the one before.
+func LeaderChanges(events []result.Event, from, to time.Duration) int {
+	type leadership struct {
+		cluster string
+		term    uint64
+	}
+	var current leadership
+	changes := 0
+	for _, e := range events {
+		if e.Kind != result.Observe || e.Role != result.RoleLeader || e.T > to {
+			continue
+		}
+		l := leadership{e.Cluster, e.Term}
+		if l.cluster == current.cluster && l.term <= current.term {
+			continue // an old leader that does not know better yet
+		}
+		if current != (leadership{}) && e.T >= from {
+			changes++
+		}
+		current = l
+	}
+	return changes
+}
