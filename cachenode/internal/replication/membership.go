@@ -1,0 +1,437 @@
+package replication
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+
+	"github.com/hacache/hacache/proto/cachepb"
+)
+
+type trackerProgress = tracker.Progress
+
+// Membership without disks.
+//
+// A process that restarts has forgotten what it voted and what it acknowledged, so it must not use its old Raft id
+// again: it draws a new one, joins as a learner, copies, and is swapped in for the dead incarnation of its slot. Two
+// rules carry the safety argument. Every voter configuration has exactly one id per slot (a slot that was absent at
+// formation is represented by a placeholder, an id nobody has), and voters change only by swaps. Hence every quorum
+// is a majority of slots, and since the process of a slot is in at most one cluster, two clusters can never both commit.
+
+const (
+	statusLife     = 300 * time.Millisecond // a status counts for this long, while its stream is up
+	statusInterval = 100 * time.Millisecond // at most this long between two Pings to a peer
+	joinInterval   = 200 * time.Millisecond // between two requests to be let in
+	joinLife       = time.Second            // a request counts for this long
+	voterSilence   = 300 * time.Millisecond // a voter that was heard within it is not replaced
+	leaderlessGive = time.Second            // G1 to G4: leaderless for this long
+	changeRetry    = time.Second            // a proposed change that was not applied by then is proposed again
+)
+
+type membership struct {
+	form       *cachepb.Form // what this cluster was formed from, while it has not committed anything
+	founding   bool          // never had a leader yet
+	changing   bool          // a configuration change is proposed and not applied
+	changingAt time.Duration
+	joinedAt   time.Duration // last request to be let in
+	abandonNow bool
+}
+
+// PeerUp reports a new stream with the node at slot. id is 0 while it is not known (an outgoing stream before its
+// LeaderInfo).
+func (c *Core) PeerUp(slot int, id uint64, dir Direction, lane Lane) {
+	if slot < 0 || slot >= c.n || slot == c.cfg.Self || (id != 0 && c.slotOf(id) != slot) {
+		return
+	}
+	p := c.peers[slot]
+	p.up[dir][lane] = true
+	if id != 0 && (id == p.id || c.meet(p, id)) {
+		p.heardAt = c.now
+		c.election.leaderBack(p)
+	}
+	c.ping(p, nil, lane)
+}
+
+// PeerDown reports the end of a stream.
+func (c *Core) PeerDown(slot int, id uint64, dir Direction, lane Lane) {
+	if slot < 0 || slot >= c.n || slot == c.cfg.Self {
+		return
+	}
+	p := c.peers[slot]
+	p.up[dir][lane] = false
+	p.breaks++
+	if !p.linked() {
+		p.status = nil
+		c.election.linkLost(c, p)
+	}
+}
+
+// DialFailed reports a failed attempt to open a stream to slot: refused, or silent for too long.
+func (c *Core) DialFailed(slot int, refused bool) {
+	if slot < 0 || slot >= c.n || slot == c.cfg.Self {
+		return
+	}
+	c.election.dialFailed(c, c.peers[slot], refused)
+}
+
+// status describes this node to its peers.
+func (c *Core) status() *cachepb.NodeStatus {
+	s := &cachepb.NodeStatus{
+		Id: c.id, Slot: uint32(c.cfg.Self), Cluster: c.cluster, Term: c.term, Leader: c.lead,
+		Leading: c.Leading(), Applied: c.applied, SlotsHash: c.slotsHash,
+	}
+	if c.rn != nil {
+		s.LastIndex, s.LastTerm = c.store.last(), c.store.lastTerm()
+		s.Voters, s.VotersOutgoing, s.Learners = c.conf.GetVoters(), c.conf.GetVotersOutgoing(), c.conf.GetLearners()
+	}
+	return s
+}
+
+func (c *Core) noteStatus(p *peer, s *cachepb.NodeStatus) {
+	if s.GetId() != p.id {
+		return
+	}
+	p.status, p.statusAt = s, c.now
+}
+
+// freshStatus returns what a peer said of itself lately, or nil.
+func (c *Core) freshStatus(p *peer) *cachepb.NodeStatus {
+	if p == nil || p.status == nil || !p.linked() || c.now-p.statusAt > statusLife {
+		return nil
+	}
+	return p.status
+}
+
+// seenLeading returns a peer that says it leads a cluster, or nil.
+func (c *Core) seenLeading() *peer {
+	for _, p := range c.peers {
+		if s := c.freshStatus(p); s != nil && s.GetLeading() {
+			return p
+		}
+	}
+	return nil
+}
+
+// manageMembership runs once a tick.
+func (c *Core) manageMembership() {
+	if c.rn == nil {
+		if !c.tryForm() {
+			c.askToJoin()
+		}
+		return
+	}
+	if c.lead != 0 {
+		c.member.founding = false
+	}
+	if c.applied > 1 {
+		c.member.form = nil
+	}
+	if reason := c.reasonToAbandon(); reason != "" {
+		c.abandon(reason)
+		return
+	}
+	if c.Leading() {
+		c.reconcile()
+	}
+}
+
+// tryForm forms a cluster if this node is the one to do it: a majority of slots is seen empty, nobody leads one, and it
+// is the lowest of the empty ones.
+func (c *Core) tryForm() bool {
+	if c.cfg.JoinOnly {
+		return false
+	}
+	voters := make([]uint64, c.n)
+	voters[c.cfg.Self] = c.id
+	seen := 1
+	for _, p := range c.peers {
+		s := c.freshStatus(p)
+		switch {
+		case s == nil:
+			continue
+		case s.GetSlotsHash() != c.slotsHash, s.GetLeading():
+			return false
+		case s.GetCluster() != 0:
+			continue
+		}
+		if p.slot < c.cfg.Self {
+			return false
+		}
+		voters[p.slot] = p.id
+		seen++
+	}
+	if seen < c.q || (seen < c.n && c.now-c.started < c.cfg.FormGrace) {
+		return false
+	}
+	for slot, id := range voters {
+		if id == 0 {
+			voters[slot] = c.drawID(slot) // a placeholder: it will never vote, and is swapped out when the slot's node comes
+		}
+	}
+	c.member = membership{founding: true, form: &cachepb.Form{Voters: voters, SlotsHash: c.slotsHash}}
+	cluster := c.cfg.Rand() | 1
+	c.stats.Forms++
+	c.log.Info("forming a cluster", "cluster", idString(cluster), "seen", seen, "of", c.n)
+	c.boot(cluster, 1, 1, &raftpb.ConfState{Voters: voters})
+	c.fresh.startClusterTime(c)
+	c.campaign("form")
+	return true
+}
+
+// askToJoin tells the node that leads that this one exists.
+func (c *Core) askToJoin() {
+	if c.now < c.member.joinedAt+joinInterval && c.member.joinedAt != 0 {
+		return
+	}
+	p := c.seenLeading()
+	if p == nil || p.status.GetSlotsHash() != c.slotsHash {
+		return
+	}
+	c.member.joinedAt = c.now
+	c.send(p.slot, LaneControl, mgmt(&cachepb.MgmtRequest{Method: &cachepb.MgmtRequest_LeaderReqAck{
+		LeaderReqAck: &cachepb.LeaderReqAck{
+			Addr: p.addr, ElectionTs: c.election.lastTS, Peer: c.greeting(),
+			Join: &cachepb.Join{Id: c.id, Slot: uint32(c.cfg.Self), SlotsHash: c.slotsHash},
+		},
+	}}))
+}
+
+func (c *Core) receiveJoin(p *peer, m *cachepb.LeaderReqAck) {
+	c.election.noteTS(m.GetElectionTs())
+	c.open(p, m.GetPeer(), nil)
+	if j := m.GetJoin(); j != nil && j.GetId() == p.id && int(j.GetSlot()) == p.slot && j.GetSlotsHash() == c.slotsHash {
+		p.joinID, p.joinAt = p.id, c.now
+	}
+}
+
+// reconcile moves the configuration one step towards "the live process of each slot is its voter". Each step depends on
+// the applied configuration and on what is seen now, not on earlier steps, so any later leader simply continues.
+func (c *Core) reconcile() {
+	if c.member.changing && c.now-c.member.changingAt < changeRetry {
+		return
+	}
+	if len(c.conf.GetVotersOutgoing()) > 0 {
+		return // raft leaves a joint configuration by itself
+	}
+	if c.Transferring() {
+		return
+	}
+	for _, p := range c.peers {
+		if p == nil || p.id == 0 {
+			continue
+		}
+		if cc := c.nextChange(p); cc != nil {
+			c.proposeChange(cc)
+			return
+		}
+	}
+}
+
+// nextChange returns the next step for one slot, or nil.
+func (c *Core) nextChange(p *peer) *raftpb.ConfChangeV2 {
+	voter, learner := c.memberAt(c.conf.GetVoters(), p.slot), c.memberAt(c.conf.GetLearners(), p.slot)
+	if voter == p.id {
+		if learner != 0 {
+			return changes(raftpb.ConfChangeRemoveNode, learner)
+		}
+		return nil
+	}
+	if learner == p.id {
+		if c.caughtUp(p) && voter != 0 {
+			return changes(raftpb.ConfChangeRemoveNode, voter, raftpb.ConfChangeAddNode, p.id)
+		}
+		return nil
+	}
+	asks := p.joinID == p.id && c.now-p.joinAt < joinLife
+	if !asks || (voter != 0 && c.now-p.idAt < voterSilence) {
+		// The voter of this slot, an earlier incarnation, may have been heard until the new one appeared.
+		return nil
+	}
+	if learner != 0 {
+		return changes(raftpb.ConfChangeRemoveNode, learner, raftpb.ConfChangeAddLearnerNode, p.id)
+	}
+	return changes(raftpb.ConfChangeAddLearnerNode, p.id)
+}
+
+// caughtUp reports whether a learner has everything but the last message's worth, so that counting its vote costs no
+// availability and, since the swap commits under both configurations, no durability.
+func (c *Core) caughtUp(p *peer) bool {
+	s := c.freshStatus(p)
+	if s == nil || s.GetCluster() != c.cluster {
+		return false
+	}
+	ok := false
+	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr trackerProgress) {
+		if id != p.id || pr.State != tracker.StateReplicate {
+			return
+		}
+		if pr.Match >= c.applied {
+			ok = true
+			return
+		}
+		if pr.Match+1 < c.store.first {
+			return
+		}
+		behind := uint64(0)
+		for i := pr.Match + 1; i <= c.applied && behind <= 1<<20; i++ {
+			behind += uint64(entrySize(c.store.ents[c.store.head+int(i-c.store.first)]))
+		}
+		ok = behind <= 1<<20
+	})
+	return ok
+}
+
+// memberAt returns the id of ids that belongs to slot, or 0.
+func (c *Core) memberAt(ids []uint64, slot int) uint64 {
+	for _, id := range ids {
+		if c.slotOf(id) == slot {
+			return id
+		}
+	}
+	return 0
+}
+
+// changes builds one configuration change from (type, id) pairs. More than one makes it a joint change that raft leaves
+// by itself.
+func changes(pairs ...any) *raftpb.ConfChangeV2 {
+	cc := &raftpb.ConfChangeV2{Transition: raftpb.ConfChangeTransitionJointImplicit.Enum()}
+	for i := 0; i < len(pairs); i += 2 {
+		cc.Changes = append(cc.Changes, &raftpb.ConfChangeSingle{
+			Type: pairs[i].(raftpb.ConfChangeType).Enum(), NodeId: new(pairs[i+1].(uint64)),
+		})
+	}
+	if len(cc.Changes) == 1 {
+		cc.Transition = raftpb.ConfChangeTransitionAuto.Enum()
+	}
+	return cc
+}
+
+func (c *Core) proposeChange(cc *raftpb.ConfChangeV2) {
+	if err := c.rn.ProposeConfChange(cc); err != nil {
+		return
+	}
+	// The library replaces a change by an empty entry while an earlier one is not applied, and says nothing. So the
+	// proposal proves nothing: only applying it does.
+	c.unstored++
+	c.member.changing, c.member.changingAt = true, c.now
+	c.log.Info("changing the configuration", "change", raftpb.ConfChangesToString(cc.GetChanges()))
+}
+
+// reasonToAbandon returns why this member should forget everything and become empty, or "". Abandoning is always safe,
+// since it equals a crash and restart; the rules only keep it from being wasteful. They are numbered as in DESIGN.md.
+func (c *Core) reasonToAbandon() string {
+	if c.member.abandonNow {
+		return "G6: asked by an operator"
+	}
+	if c.role == raft.StateLeader {
+		return ""
+	}
+	leaderless := c.leaderless()
+	if leaderless < leaderlessGive {
+		return ""
+	}
+	if c.member.founding {
+		return "G1: no leader since the cluster was formed"
+	}
+	for _, p := range c.peers {
+		s := c.freshStatus(p)
+		switch {
+		case s == nil || !s.GetLeading():
+		case s.GetCluster() != c.cluster:
+			return "G2: another cluster has a leader"
+		case !c.inConf(s, c.id):
+			return "G3: this cluster's leader has a configuration without this node"
+		}
+	}
+	live, all, known := c.liveMajority()
+	if live {
+		return ""
+	}
+	if all {
+		return "G4: all slots are seen and this cluster has no live majority"
+	}
+	if c.cfg.AbandonAfter > 0 && leaderless >= c.cfg.AbandonAfter && known >= c.q {
+		return "G5: no live majority for too long"
+	}
+	return ""
+}
+
+func (c *Core) inConf(s *cachepb.NodeStatus, id uint64) bool {
+	return slices.Contains(s.GetVoters(), id) || slices.Contains(s.GetVotersOutgoing(), id) || slices.Contains(s.GetLearners(), id)
+}
+
+// leaderless returns how long no leader of this node's cluster has been heard.
+func (c *Core) leaderless() time.Duration {
+	if c.role == raft.StateLeader {
+		return 0
+	}
+	return c.now - max(c.election.leaderHeardAt, c.joinedAt)
+}
+
+// liveMajority tells whether the newest configuration known among the members seen has a live majority in both halves,
+// whether all slots are seen, and how many are.
+func (c *Core) liveMajority() (live, all bool, seen int) {
+	own := c.status()
+	newest := own
+	alive := map[uint64]bool{c.id: true}
+	seen = 1
+	for _, p := range c.peers {
+		s := c.freshStatus(p)
+		if s == nil {
+			continue
+		}
+		seen++
+		if s.GetCluster() != c.cluster {
+			continue
+		}
+		alive[p.id] = true
+		if s.GetApplied() > newest.GetApplied() {
+			newest = s
+		}
+	}
+	return hasMajority(newest.GetVoters(), alive) && hasMajority(newest.GetVotersOutgoing(), alive), seen == c.n, seen
+}
+
+func hasMajority(ids []uint64, alive map[uint64]bool) bool {
+	n := 0
+	for _, id := range ids {
+		if alive[id] {
+			n++
+		}
+	}
+	return len(ids) == 0 || n > len(ids)/2
+}
+
+// abandon forgets everything: the node is empty again, under a new id.
+func (c *Core) abandon(reason string) {
+	c.log.Warn("abandoning", "reason", reason, "cluster", idString(c.cluster), "id", idString(c.id), "term", c.term, "applied", c.applied)
+	c.stats.Abandons++
+	c.stats.AbandonReason = reason
+	c.forget()
+	c.cfg.Upper.Reset()
+	c.cfg.Transport.Reconnect()
+}
+
+// Abandon makes the node forget its copy at the next tick (rule G6).
+func (c *Core) Abandon() { c.member.abandonNow = true }
+
+// CheckMembership verifies invariant I2 on the applied configuration: each half has exactly one id per slot, or is empty.
+func (c *Core) CheckMembership() error {
+	for _, half := range [][]uint64{c.conf.GetVoters(), c.conf.GetVotersOutgoing()} {
+		if len(half) == 0 {
+			continue
+		}
+		slots := map[int]bool{}
+		for _, id := range half {
+			slots[c.slotOf(id)] = true
+		}
+		if len(half) != c.n || len(slots) != c.n {
+			return fmt.Errorf("replication: a half of the configuration does not have one id per slot: %s", confString(c.conf))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,702 @@
+// Package replicationtest drives whole clusters of replication cores through simulated time and a simulated network.
+//
+// Everything that happens follows from a seed: delays, losses, crashes, and, with testing/cryptotest, Raft's own random
+// timeouts. After every step the invariants of the design are checked against what an omniscient observer sees; a
+// failure names the seed that repeats it.
+package replicationtest
+
+import (
+	"container/heap"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/hacache/hacache/cachenode/internal/replication"
+	"github.com/hacache/hacache/proto/cachepb"
+)
+
+// Options shape one simulation. The zero value means the defaults named at each field.
+type Options struct {
+	Seed         uint64
+	Nodes        int           // default 3
+	Delay        time.Duration // one way, mean. Default 500 us
+	Jitter       time.Duration // uniform around the delay. Default 400 us
+	Loss         float64       // of messages
+	Duplicate    float64
+	Reorder      float64       // messages that take up to 20x the delay
+	AbandonAfter time.Duration // G5. Default 0, never
+	Logger       *slog.Logger
+	// Eat, if not nil, drops the messages for which it returns true: the network eats one kind of message.
+	Eat func(m proto.Message) bool
+	// LogRetainEntries forces snapshots when small. Default 10 000
+	LogRetainEntries int
+}
+
+// Sim is one simulated cluster. It is not safe for concurrent use.
+type Sim struct {
+	opt    Options
+	rng    *rand.Rand
+	now    time.Duration
+	seq    uint64
+	events eventHeap
+	hosts  []string
+	nodes  []*Node         // by slot; nil: not running
+	cut    map[[2]int]bool // packets from a to b vanish
+	slow   map[int]time.Duration
+	logs   map[uint64]map[uint64]entryMark // cluster -> index -> what was applied there
+	acked  map[uint64]ack                  // by operation
+	leads  map[[2]uint64]uint64            // (cluster, term) -> leader
+	nextOp uint64
+	ackers []uint64 // clusters in the order of their acks
+	Count  Counts
+
+	maxFailed int // most slots failed at one moment since the last reset of the count
+	err       error
+}
+
+// Counts is what a simulation saw.
+type Counts struct {
+	Steps, Messages, Dropped, Crashes, Acks, Refused, LeaderChanges, Abandons, Snapshots uint64
+	Clusters                                                                             int
+}
+
+type entryMark struct {
+	term uint64
+	hash uint64
+}
+
+type ack struct {
+	cluster, index uint64
+	at             time.Duration
+}
+
+type event struct {
+	at  time.Duration
+	seq uint64
+	do  func()
+}
+
+type eventHeap []event
+
+func (h eventHeap) Len() int { return len(h) }
+func (h eventHeap) Less(i, j int) bool {
+	return h[i].at < h[j].at || (h[i].at == h[j].at && h[i].seq < h[j].seq)
+}
+func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *eventHeap) Push(x any)   { *h = append(*h, x.(event)) }
+func (h *eventHeap) Pop() any {
+	old := *h
+	e := old[len(old)-1]
+	old[len(old)-1] = event{}
+	*h = old[:len(old)-1]
+	return e
+}
+
+// New returns a simulation in which no node runs yet.
+func New(opt Options) *Sim {
+	if opt.Nodes == 0 {
+		opt.Nodes = 3
+	}
+	if opt.Delay == 0 {
+		opt.Delay, opt.Jitter = 500*time.Microsecond, 400*time.Microsecond
+	}
+	s := &Sim{
+		opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 0x5eed)), now: time.Second,
+		nodes: make([]*Node, opt.Nodes), cut: map[[2]int]bool{}, slow: map[int]time.Duration{},
+		logs: map[uint64]map[uint64]entryMark{}, acked: map[uint64]ack{}, leads: map[[2]uint64]uint64{},
+	}
+	for i := range opt.Nodes {
+		s.hosts = append(s.hosts, fmt.Sprintf("node%d:7000", i))
+	}
+	return s
+}
+
+// At schedules do in d from now.
+func (s *Sim) At(d time.Duration, do func()) {
+	s.seq++
+	heap.Push(&s.events, event{at: s.now + d, seq: s.seq, do: do})
+}
+
+// Now returns simulated time.
+func (s *Sim) Now() time.Duration { return s.now }
+
+// Rand is the simulation's source of chance.
+func (s *Sim) Rand() *rand.Rand { return s.rng }
+
+// Node returns the running node of a slot, or nil.
+func (s *Sim) Node(slot int) *Node { return s.nodes[slot] }
+
+// Run lets d of simulated time pass, or stops at the first broken invariant, which it returns.
+func (s *Sim) Run(d time.Duration) error {
+	end := s.now + d
+	for s.err == nil && len(s.events) > 0 && s.events[0].at <= end {
+		e := heap.Pop(&s.events).(event)
+		s.now = max(s.now, e.at)
+		s.Count.Steps++
+		e.do()
+	}
+	s.now = end
+	return s.err
+}
+
+// RunUntil lets time pass until cond holds, and fails after at most d.
+func (s *Sim) RunUntil(d time.Duration, what string, cond func() bool) error {
+	end := s.now + d
+	for !cond() {
+		if s.now >= end {
+			return fmt.Errorf("not within %v: %s\n%s", d, what, s.Describe())
+		}
+		if err := s.Run(time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Sim) fail(format string, v ...any) {
+	if s.err == nil {
+		s.err = fmt.Errorf("at %v: %s\n%s", s.now, fmt.Sprintf(format, v...), s.Describe())
+	}
+}
+
+// Describe tells the state of every node.
+func (s *Sim) Describe() string {
+	out := fmt.Sprintf("time %v seed %d\n", s.now, s.opt.Seed)
+	for slot, n := range s.nodes {
+		if n == nil {
+			out += fmt.Sprintf("  %d down\n", slot)
+			continue
+		}
+		h := n.Core.Health()
+		out += fmt.Sprintf("  %d id %016x cluster %016x term %d leader %d leading %v applied %d state %v abandoned %d (%s)\n", slot,
+			n.Core.ID(), n.Core.Cluster(), n.Core.Term(), n.Core.Leader(), n.Core.Leading(), n.Core.Applied(), h.State,
+			n.Core.Stats().Abandons, n.Core.Stats().AbandonReason)
+	}
+	return out
+}
+
+// Start starts the node of a slot as a new process.
+func (s *Sim) Start(slot int) {
+	if s.nodes[slot] != nil {
+		return
+	}
+	n := &Node{sim: s, slot: slot}
+	logger := s.opt.Logger
+	if logger != nil {
+		logger = logger.With("node", slot)
+	}
+	core, err := replication.New(replication.Config{
+		Hosts: s.hosts, Self: slot, AbandonAfter: s.opt.AbandonAfter, Transport: n, Upper: n, Logger: logger,
+		WallClock: func() time.Time { return time.Unix(1_700_000_000, 0).Add(s.now) },
+		Rand:      s.rng.Uint64, LogRetainEntries: s.opt.LogRetainEntries, SnapshotChunk: 512,
+	})
+	if err != nil {
+		panic(err)
+	}
+	n.Core = core
+	s.nodes[slot] = n
+	n.turn()
+	for other := range s.nodes {
+		if other != slot {
+			s.dial(slot, other, 0)
+			s.dial(other, slot, 0)
+		}
+	}
+	s.noteFailed()
+}
+
+// Crash kills the process of a slot. Its connections break: who is reachable learns it.
+func (s *Sim) Crash(slot int) {
+	n := s.nodes[slot]
+	if n == nil {
+		return
+	}
+	s.Count.Crashes++
+	s.Count.Abandons += n.Core.Stats().Abandons
+	n.dead = true
+	s.nodes[slot] = nil
+	for _, o := range s.nodes {
+		if o == nil {
+			continue
+		}
+		for _, dir := range []replication.Direction{replication.Outgoing, replication.Incoming} {
+			for _, lane := range []replication.Lane{replication.LaneControl, replication.LaneData} {
+				if o.up[dir][lane] == nil || o.up[dir][lane][slot] != n {
+					continue
+				}
+				o, dir, lane := o, dir, lane
+				s.At(s.delay(slot, o.slot), func() {
+					if s.cut[[2]int{slot, o.slot}] {
+						return // the reset is lost: the connection looks alive
+					}
+					o.linkDown(dir, lane, n)
+				})
+			}
+		}
+	}
+	s.noteFailed()
+}
+
+// Isolate makes all packets between slot and the others vanish, or flow again.
+func (s *Sim) Isolate(slot int, cut bool) {
+	for other := range s.nodes {
+		if other != slot {
+			s.cut[[2]int{slot, other}], s.cut[[2]int{other, slot}] = cut, cut
+		}
+	}
+	s.noteFailed()
+}
+
+// Cut makes the packets from a to b vanish, or flow again.
+func (s *Sim) Cut(a, b int, cut bool) { s.cut[[2]int{a, b}] = cut }
+
+// Heal lets all packets flow.
+func (s *Sim) Heal() { clear(s.cut) }
+
+// noteFailed counts the slots that are failed in the sense of the design: not running as a voter.
+func (s *Sim) noteFailed() {
+	failed := 0
+	for _, n := range s.nodes {
+		if n == nil || !n.Core.Voter() {
+			failed++
+		}
+	}
+	s.maxFailed = max(s.maxFailed, failed)
+}
+
+// Failed returns how many slots have no voter now.
+func (s *Sim) Failed() int {
+	failed := 0
+	for _, n := range s.nodes {
+		if n == nil || !n.Core.Voter() {
+			failed++
+		}
+	}
+	return failed
+}
+
+func (s *Sim) delay(from, to int) time.Duration {
+	d := s.opt.Delay + time.Duration((2*s.rng.Float64()-1)*float64(s.opt.Jitter))
+	if s.rng.Float64() < s.opt.Reorder {
+		d += time.Duration(s.rng.Float64() * 20 * float64(s.opt.Delay))
+	}
+	return max(d, time.Microsecond) + s.slow[from] + s.slow[to]
+}
+
+// dial keeps a's streams to b: both lanes, again and again while they are down.
+func (s *Sim) dial(a, b, tries int) {
+	from := s.nodes[a]
+	if from == nil {
+		return
+	}
+	again := func(after time.Duration) {
+		s.At(after, func() {
+			if s.nodes[a] == from {
+				s.dial(a, b, tries+1)
+			}
+		})
+	}
+	if from.dialing[b] && tries == 0 {
+		return
+	}
+	from.ensure()
+	have := 0
+	for _, lane := range []replication.Lane{replication.LaneControl, replication.LaneData} {
+		if from.up[replication.Outgoing][lane][b] != nil {
+			have++
+		}
+	}
+	from.dialing[b] = have < 2
+	if have == 2 {
+		return
+	}
+	backoff := min(20*time.Millisecond<<min(tries, 4), 250*time.Millisecond)
+	reach := !s.cut[[2]int{a, b}] && !s.cut[[2]int{b, a}]
+	to := s.nodes[b]
+	rtt := s.delay(a, b) + s.delay(b, a)
+	switch {
+	case !reach:
+		s.At(20*time.Millisecond, func() {
+			if s.nodes[a] == from {
+				from.step(func() { from.Core.DialFailed(b, false) })
+			}
+		})
+		again(backoff)
+	case to == nil:
+		s.At(rtt, func() {
+			if s.nodes[a] == from {
+				from.step(func() { from.Core.DialFailed(b, true) })
+			}
+		})
+		again(backoff)
+	default:
+		to.ensure()
+		s.At(rtt, func() {
+			if s.nodes[a] != from || s.nodes[b] != to {
+				return
+			}
+			for _, lane := range []replication.Lane{replication.LaneControl, replication.LaneData} {
+				if from.up[replication.Outgoing][lane][b] != nil {
+					continue
+				}
+				from.linkUp(replication.Outgoing, lane, to)
+				to.linkUp(replication.Incoming, lane, from)
+			}
+			from.dialing[b] = false
+			info := to.Core.LeaderInfo()
+			from.step(func() {
+				from.Core.ReceiveAck(b, to.Core.ID(), replication.LaneControl,
+					&cachepb.Ack{Method: &cachepb.Ack_MgmtAck{MgmtAck: &cachepb.MgmtAck{Method: &cachepb.MgmtAck_LeaderInfo{LeaderInfo: info}}}})
+			})
+		})
+	}
+}
+
+// Node is one simulated process: a core, a toy state machine, and its end of the network.
+type Node struct {
+	sim  *Sim
+	slot int
+	Core *replication.Core
+	dead bool
+
+	up      [2][2]map[int]*Node // by direction, lane, other slot: the process at the other end
+	dialing map[int]bool
+	wakeAt  time.Duration
+	turning bool
+
+	// The toy state machine: the operations applied so far.
+	applied []uint64
+	waiting map[uint64]waiting
+}
+
+type waiting struct {
+	index, term uint64
+}
+
+func (n *Node) ensure() {
+	if n.dialing == nil {
+		n.dialing = map[int]bool{}
+		n.waiting = map[uint64]waiting{}
+		for d := range n.up {
+			for l := range n.up[d] {
+				n.up[d][l] = map[int]*Node{}
+			}
+		}
+	}
+}
+
+// step runs one input of the core and what follows from it.
+func (n *Node) step(input func()) {
+	if n.dead {
+		return
+	}
+	n.ensure()
+	n.Core.Clock(n.sim.now)
+	input()
+	n.finishTurn()
+}
+
+func (n *Node) turn() { n.step(func() {}) }
+
+func (n *Node) finishTurn() {
+	n.Core.Process()
+	n.sim.check(n)
+	if at := n.Core.NextWake(); n.wakeAt == 0 || at < n.wakeAt || n.wakeAt <= n.sim.now {
+		n.wakeAt = at
+		n.sim.At(max(at-n.sim.now, 0), func() {
+			if !n.dead && n.wakeAt <= n.sim.now {
+				n.wakeAt = 0
+				n.turn()
+			}
+		})
+	}
+}
+
+func (n *Node) linkUp(dir replication.Direction, lane replication.Lane, o *Node) {
+	n.ensure()
+	n.up[dir][lane][o.slot] = o
+	n.step(func() { n.Core.PeerUp(o.slot, o.Core.ID(), dir, lane) })
+}
+
+func (n *Node) linkDown(dir replication.Direction, lane replication.Lane, o *Node) {
+	if n.dead || n.up[dir][lane][o.slot] != o {
+		return
+	}
+	delete(n.up[dir][lane], o.slot)
+	n.step(func() { n.Core.PeerDown(o.slot, 0, dir, lane) })
+	if dir == replication.Outgoing {
+		n.sim.dial(n.slot, o.slot, 0)
+	}
+}
+
+// Break resets one connection between the nodes of two slots, as a middlebox would.
+func (s *Sim) Break(a, b int, lane replication.Lane) {
+	from, to := s.nodes[a], s.nodes[b]
+	if from == nil || to == nil || from.up[replication.Outgoing][lane][b] != to {
+		return
+	}
+	from.linkDown(replication.Outgoing, lane, to)
+	to.linkDown(replication.Incoming, lane, from)
+}
+
+func (n *Node) peerAt(slot int) *Node {
+	for d := range n.up {
+		for l := range n.up[d] {
+			if o := n.up[d][l][slot]; o != nil {
+				return o
+			}
+		}
+	}
+	return nil
+}
+
+// carry sends one message to the process that this node is connected with.
+func (n *Node) carry(slot int, m proto.Message, deliver func(to *Node, m proto.Message)) bool {
+	n.ensure()
+	s := n.sim
+	to := n.peerAt(slot)
+	if to == nil {
+		return false
+	}
+	s.Count.Messages++
+	if s.cut[[2]int{n.slot, slot}] || s.rng.Float64() < s.opt.Loss || (s.opt.Eat != nil && s.opt.Eat(m)) {
+		s.Count.Dropped++
+		return true
+	}
+	copies := 1
+	if s.rng.Float64() < s.opt.Duplicate {
+		copies = 2
+	}
+	for range copies {
+		m := proto.Clone(m)
+		s.At(s.delay(n.slot, slot), func() {
+			if !to.dead && !s.cut[[2]int{n.slot, slot}] {
+				to.step(func() { deliver(to, m) })
+			}
+		})
+	}
+	return true
+}
+
+// Send implements replication.Transport.
+func (n *Node) Send(slot int, lane replication.Lane, req *cachepb.CacheRequest) bool {
+	id := n.Core.ID()
+	return n.carry(slot, req, func(to *Node, m proto.Message) {
+		to.Core.ReceiveRequest(n.slot, id, lane, m.(*cachepb.CacheRequest))
+	})
+}
+
+// SendAck implements replication.Transport.
+func (n *Node) SendAck(slot int, lane replication.Lane, a *cachepb.Ack) bool {
+	id := n.Core.ID()
+	return n.carry(slot, a, func(to *Node, m proto.Message) {
+		to.Core.ReceiveAck(n.slot, id, lane, m.(*cachepb.Ack))
+	})
+}
+
+// Probe implements replication.Transport.
+func (n *Node) Probe(slot int) { n.sim.At(0, func() { n.sim.dial(n.slot, slot, 0) }) }
+
+// Reconnect implements replication.Transport: the streams end and come back under the new id.
+func (n *Node) Reconnect() {
+	n.sim.At(0, func() {
+		for slot, o := range n.sim.nodes {
+			if o == nil || o == n || n.dead {
+				continue
+			}
+			for _, lane := range []replication.Lane{replication.LaneControl, replication.LaneData} {
+				n.sim.Break(n.slot, slot, lane)
+				n.sim.Break(slot, n.slot, lane)
+			}
+		}
+	})
+}
+
+// Propose writes one operation through this node, if it leads. It is acknowledged when this node has applied it.
+func (n *Node) Propose() bool {
+	s := n.sim
+	ok := false
+	n.step(func() {
+		s.nextOp++
+		op := s.nextOp
+		index, err := n.Core.Propose(binary.LittleEndian.AppendUint64(nil, op))
+		if err != nil {
+			s.Count.Refused++
+			return
+		}
+		n.waiting[op] = waiting{index: index, term: n.Core.Term()}
+		ok = true
+	})
+	return ok
+}
+
+// Apply implements replication.StateMachine.
+func (n *Node) Apply(index, term uint64, data []byte) {
+	s, op := n.sim, binary.LittleEndian.Uint64(data)
+	cluster := n.Core.Cluster()
+	if s.logs[cluster] == nil {
+		s.logs[cluster] = map[uint64]entryMark{}
+		s.Count.Clusters++
+	}
+	if was, ok := s.logs[cluster][index]; ok && was != (entryMark{term, op}) {
+		s.fail("node %d applies operation %d of term %d at index %d, another applied %d of term %d there", n.slot, op, term, index, was.hash, was.term)
+	}
+	s.logs[cluster][index] = entryMark{term, op}
+	n.applied = append(n.applied, op)
+	if w, ok := n.waiting[op]; ok {
+		delete(n.waiting, op)
+		if w.index != index {
+			s.fail("operation %d was promised index %d and got %d", op, w.index, index)
+		}
+		s.acked[op] = ack{cluster: cluster, index: index, at: s.now}
+		s.Count.Acks++
+		if len(s.ackers) == 0 || s.ackers[len(s.ackers)-1] != cluster {
+			if slices.Contains(s.ackers, cluster) {
+				s.fail("cluster %016x acknowledges again after another one did (I3)", cluster)
+			}
+			s.ackers = append(s.ackers, cluster)
+		}
+	}
+}
+
+// BeginSnapshot implements replication.StateMachine.
+func (n *Node) BeginSnapshot() replication.SnapshotSource {
+	n.sim.Count.Snapshots++
+	return &source{ops: slices.Clone(n.applied)}
+}
+
+type source struct{ ops []uint64 }
+
+func (s *source) Next(max int) (chunk []byte, done bool) {
+	k := min(len(s.ops), max/8)
+	for _, op := range s.ops[:k] {
+		chunk = binary.LittleEndian.AppendUint64(chunk, op)
+	}
+	s.ops = s.ops[k:]
+	return chunk, len(s.ops) == 0
+}
+
+// BeginRestore implements replication.StateMachine.
+func (n *Node) BeginRestore() replication.SnapshotSink { return &target{n: n} }
+
+type target struct {
+	n   *Node
+	ops []uint64
+}
+
+func (t *target) Add(chunk []byte) error {
+	for ; len(chunk) >= 8; chunk = chunk[8:] {
+		t.ops = append(t.ops, binary.LittleEndian.Uint64(chunk))
+	}
+	return nil
+}
+
+func (t *target) Finish() error {
+	t.n.applied = t.ops
+	return nil
+}
+
+// Reset implements replication.StateMachine.
+func (n *Node) Reset() {
+	n.applied = nil
+	clear(n.waiting)
+	n.sim.noteFailed()
+}
+
+// PeerRequest implements replication.Upper; nothing is forwarded here.
+func (n *Node) PeerRequest(int, uint64, *cachepb.CacheRequest) {}
+
+// PeerAck implements replication.Upper.
+func (n *Node) PeerAck(int, uint64, *cachepb.Ack) {}
+
+// ReadReady implements replication.Upper.
+func (n *Node) ReadReady(uint64, uint64) {}
+
+// check asserts the invariants that one node's step may have broken.
+func (s *Sim) check(n *Node) {
+	c := n.Core
+	if c.Elected() {
+		key := [2]uint64{c.Cluster(), c.Term()}
+		if was, ok := s.leads[key]; ok && was != c.ID() {
+			s.fail("two leaders in term %d: %016x and %016x (I4)", key[1], was, c.ID())
+		} else if !ok {
+			s.leads[key] = c.ID()
+			s.Count.LeaderChanges++
+		}
+	}
+	if err := c.CheckMembership(); err != nil {
+		s.fail("node %d: %v (I2)", n.slot, err)
+	}
+	if at, ok := c.AsOf(); ok {
+		// I9: everything that was acknowledged before asOf is here.
+		have := uint64(len(n.applied))
+		_ = have
+		for _, a := range s.recentAcks(c.Cluster(), at) {
+			if a.index > c.Applied() {
+				s.fail("node %d claims to be as of %v and lacks index %d, acknowledged at %v (I9)", n.slot, at, a.index, a.at)
+			}
+		}
+	}
+}
+
+// recentAcks returns the newest acknowledgement of a cluster before t.
+func (s *Sim) recentAcks(cluster uint64, t time.Duration) []ack {
+	best := ack{}
+	for op := s.nextOp; op > 0 && s.nextOp-op < 200; op-- {
+		if a, ok := s.acked[op]; ok && a.cluster == cluster && a.at < t && a.index > best.index {
+			best = a
+		}
+	}
+	if best.index == 0 {
+		return nil
+	}
+	return []ack{best}
+}
+
+// Lost returns the operations acknowledged in the present cluster that node does not have.
+func (s *Sim) Lost(n *Node) []uint64 {
+	var lost []uint64
+	have := map[uint64]bool{}
+	for _, op := range n.applied {
+		have[op] = true
+	}
+	for op, a := range s.acked {
+		if a.cluster == n.Core.Cluster() && !have[op] {
+			lost = append(lost, op)
+		}
+	}
+	slices.Sort(lost)
+	return lost
+}
+
+// Leader returns the node that takes proposals, or nil.
+func (s *Sim) Leader() *Node {
+	for _, n := range s.nodes {
+		if n != nil {
+			n.Core.Clock(s.now)
+			if n.Core.Leading() {
+				return n
+			}
+		}
+	}
+	return nil
+}
+
+// Healthy reports whether every node is a voter of one cluster with a leader.
+func (s *Sim) Healthy() bool {
+	l := s.Leader()
+	if l == nil {
+		return false
+	}
+	for _, n := range s.nodes {
+		if n == nil || !n.Core.Ready() || n.Core.Cluster() != l.Core.Cluster() || n.Core.Leader() != l.slot {
+			return false
+		}
+	}
+	return true
+}
