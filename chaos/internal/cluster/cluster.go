@@ -1,0 +1,452 @@
+// Package cluster runs the system under test: real cachenode processes on
+// loopback, and a Toxiproxy link for every pair of nodes and from the clients
+// to every node, so that each path can be made slow, deaf or dead by itself.
+//
+// Nodes know each other by identity, the address they listen on, and dial the
+// link that stands for it (CACHE_DIAL_MAP). Clients dial links too. The harness
+// itself has one connection to each node that no link is part of, for health,
+// final reads and operator commands.
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/cachenode/proc"
+	"github.com/hacache/hacache/proto/cachepb"
+)
+
+// Clients is the name of the near end of the links that clients use.
+const Clients = "clients"
+
+// Spec says what to start.
+type Spec struct {
+	Binary string // the cachenode program
+	Nodes  int
+	Env    map[string]string // additional environment of every node
+	LogDir string            // n1.log and so on are appended to here
+	Seed   uint64
+	// OnExit is called when a process has ended, whoever ended it. It runs on
+	// a goroutine of its own; nil is allowed.
+	OnExit func(node, how string)
+}
+
+// token is demanded by every node. It guards nothing here, but a run should
+// use the path that production uses.
+const token = "chaos"
+
+// State of a process as the harness left it.
+type State uint8
+
+const (
+	Running State = iota
+	Paused        // SIGSTOP
+	Ended         // killed, stopped, or ended on its own
+)
+
+// Cluster is a set of nodes and the links between them. Its methods are safe
+// for concurrent use.
+type Cluster struct {
+	Net *Network
+
+	spec  Spec
+	nodes []*Node
+	life  context.Context // ends with Stop; processes are killed then at the latest
+	end   context.CancelFunc
+	exits sync.WaitGroup
+}
+
+// Node is one member of the cluster across all its processes.
+type Node struct {
+	Name     string // n1, n2, in the order of the slots
+	Identity string // host:port that it listens on, as in HA_HOSTS
+
+	env  []string
+	conn *client.Conn
+
+	mu      sync.Mutex
+	process *proc.Process
+	state   State
+	starts  int
+}
+
+// Start makes the links, starts the processes and returns at once; see
+// [Cluster.WaitHealthy]. ctx bounds only Start itself. A Cluster must be
+// stopped.
+func Start(ctx context.Context, spec Spec) (_ *Cluster, err error) {
+	c := &Cluster{Net: NewNetwork(spec.Seed), spec: spec}
+	c.life, c.end = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Stop(0))
+		}
+	}()
+	listeners := make([]*net.TCPListener, spec.Nodes)
+	for i := range listeners {
+		if listeners[i], err = proc.Listen(net.JoinHostPort(c.Net.Host(), "0")); err != nil {
+			return nil, err
+		}
+		defer listeners[i].Close() // after it was handed over this is no more than an error
+	}
+	slices.SortFunc(listeners, func(a, b *net.TCPListener) int { return strings.Compare(a.Addr().String(), b.Addr().String()) })
+	var hosts []string
+	for i, l := range listeners {
+		c.nodes = append(c.nodes, &Node{Name: "n" + strconv.Itoa(i+1), Identity: l.Addr().String(), state: Ended})
+		hosts = append(hosts, "http://"+l.Addr().String())
+	}
+	for _, n := range c.nodes {
+		if _, err := c.Net.Add(Clients, n.Name, n.Identity); err != nil {
+			return nil, err
+		}
+		var dials []string
+		for _, to := range c.nodes {
+			if to == n {
+				continue
+			}
+			l, err := c.Net.Add(n.Name, to.Name, to.Identity)
+			if err != nil {
+				return nil, err
+			}
+			dials = append(dials, to.Identity+"="+l.Addr())
+		}
+		n.env = []string{
+			"HA_HOSTS=" + strings.Join(hosts, ","),
+			"HOSTNAME_OVERWRITE=" + n.Identity,
+			"CACHE_AUTH_TOKEN=" + token,
+			"CACHE_TLS=false",
+			"CACHE_DIAL_MAP=" + strings.Join(dials, ","),
+		}
+		if spec.Nodes > 1 {
+			n.env = append(n.env, "HA_MODE=true")
+		}
+		for k, v := range spec.Env {
+			n.env = append(n.env, k+"="+v)
+		}
+	}
+	for i, n := range c.nodes {
+		if err := c.start(ctx, n, listeners[i]); err != nil {
+			return nil, err
+		}
+		if n.conn, err = client.NewConn(c.direct(n)); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// direct is the configuration of a connection without a link. It redials
+// quickly: it times how soon a restarted node answers.
+func (c *Cluster) direct(n *Node) client.Config {
+	return client.Config{Addr: n.Identity, Token: token, Batch: true, ConnectTimeout: time.Second, BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond}
+}
+
+// start starts the process of a node whose last one has ended.
+func (c *Cluster) start(_ context.Context, n *Node, l *net.TCPListener) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p, err := proc.Start(c.life, proc.Spec{
+		Name: n.Name, Binary: c.spec.Binary, Args: []string{"serve"}, Env: n.env,
+		Listener: l, LogPath: filepath.Join(c.spec.LogDir, n.Name+".log"),
+	})
+	if err != nil {
+		return err
+	}
+	n.process, n.state = p, Running
+	n.starts++
+	c.exits.Go(func() {
+		err := p.Wait()
+		n.mu.Lock()
+		n.state = Ended
+		n.mu.Unlock()
+		if c.spec.OnExit != nil {
+			how := "exit status 0"
+			if err != nil {
+				how = err.Error()
+			}
+			c.spec.OnExit(n.Name, fmt.Sprintf("pid %d: %s", p.Pid(), how))
+		}
+	})
+	return nil
+}
+
+// Nodes returns the nodes in the order of their slots.
+func (c *Cluster) Nodes() []*Node { return slices.Clone(c.nodes) }
+
+// Names returns the names of the nodes in the order of their slots.
+func (c *Cluster) Names() []string {
+	names := make([]string, len(c.nodes))
+	for i, n := range c.nodes {
+		names[i] = n.Name
+	}
+	return names
+}
+
+// Node returns the node of that name, or nil.
+func (c *Cluster) Node(name string) *Node {
+	for _, n := range c.nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+// NameOf returns the name of the node with an identity, or the identity if
+// there is none, as for an empty one.
+func (c *Cluster) NameOf(identity string) string {
+	for _, n := range c.nodes {
+		if n.Identity == identity {
+			return n.Name
+		}
+	}
+	return identity
+}
+
+// Token is what a client has to show.
+func (c *Cluster) Token() string { return token }
+
+// ClientAddr is where clients dial a node: the near end of its link.
+func (c *Cluster) ClientAddr(name string) string { return c.Net.Link(Clients, name).Addr() }
+
+// Resolve maps an identity to the address that clients dial, or to "".
+func (c *Cluster) Resolve(identity string) string {
+	if n := c.Node(c.NameOf(identity)); n != nil {
+		return c.ClientAddr(n.Name)
+	}
+	return ""
+}
+
+// Conn is the harness's own connection to the node, without a link.
+func (n *Node) Conn() *client.Conn { return n.conn }
+
+// State returns the state of the node's process.
+func (n *Node) State() State {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.state
+}
+
+// Pid is the id of the node's newest process.
+func (n *Node) Pid() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.process.Pid()
+}
+
+func (n *Node) current() *proc.Process {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.process
+}
+
+// Health asks a node how it is.
+func (n *Node) Health(ctx context.Context) (*cachepb.HealthAck, error) { return n.conn.Health(ctx) }
+
+// Kill ends the process at once and waits for its end.
+func (n *Node) Kill(ctx context.Context) error {
+	p := n.current()
+	if err := p.Kill(); err != nil {
+		return err
+	}
+	return awaitEnd(ctx, p)
+}
+
+// Terminate asks the process to stop and waits for its end, at most as long
+// as ctx lasts.
+func (n *Node) Terminate(ctx context.Context) error {
+	p := n.current()
+	if err := p.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return awaitEnd(ctx, p)
+}
+
+func awaitEnd(ctx context.Context, p *proc.Process) error {
+	select {
+	case <-p.Done():
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("process %d of %s has not ended: %w", p.Pid(), p.Name(), context.Cause(ctx))
+	}
+}
+
+// Restart starts a node whose process has ended, on the same address.
+func (c *Cluster) Restart(ctx context.Context, n *Node) error {
+	if err := awaitEnd(ctx, n.current()); err != nil {
+		return err
+	}
+	for {
+		l, err := proc.Listen(n.Identity)
+		if err == nil {
+			return c.start(ctx, n, l)
+		}
+		select { // a socket of the old process may linger for a moment
+		case <-ctx.Done():
+			return fmt.Errorf("restart %s: %w", n.Name, err)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// Pause stops the process (SIGSTOP) and waits until the kernel says so.
+func (n *Node) Pause(ctx context.Context) error {
+	if err := n.current().Signal(syscall.SIGSTOP); err != nil {
+		return fmt.Errorf("pause %s: %w", n.Name, err)
+	}
+	for !n.Stopped() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("pause %s: %w", n.Name, context.Cause(ctx))
+		case <-time.After(time.Millisecond):
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.state = Paused
+	return nil
+}
+
+// Resume undoes Pause.
+func (n *Node) Resume() error {
+	if err := n.current().Signal(syscall.SIGCONT); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("resume %s: %w", n.Name, err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.state == Paused {
+		n.state = Running
+	}
+	return nil
+}
+
+// Stopped reports whether the kernel holds the process stopped.
+func (n *Node) Stopped() bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.Pid()))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(data), ") ") // the name before it may contain anything
+	return strings.HasPrefix(rest, "T")
+}
+
+// Leader returns the node that says it leads, of the newest term if several
+// do, or nil.
+func (c *Cluster) Leader(ctx context.Context) *Node {
+	var leader *Node
+	var term uint64
+	for n, h := range c.healths(ctx) {
+		if _, leads := h.GetState().GetValue().(*cachepb.State_Leader); leads && h.GetTerm() >= term {
+			leader, term = n, h.GetTerm()
+		}
+	}
+	return leader
+}
+
+// healths asks every running node at once and returns those that answered.
+func (c *Cluster) healths(ctx context.Context) map[*Node]*cachepb.HealthAck {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	all := map[*Node]*cachepb.HealthAck{}
+	for _, n := range c.nodes {
+		if n.State() != Running {
+			continue
+		}
+		wg.Go(func() {
+			if h, err := n.Health(ctx); err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				all[n] = h
+			}
+		})
+	}
+	wg.Wait()
+	return all
+}
+
+// WaitHealthy waits until every node is a member of one cluster, in one term,
+// with one leader, and has applied what the others have. The error of a wait
+// that ended says what was missing.
+func (c *Cluster) WaitHealthy(ctx context.Context) error {
+	for {
+		missing := c.unhealthy(ctx)
+		if missing == "" {
+			return nil
+		}
+		for _, n := range c.nodes {
+			if n.State() == Ended {
+				return fmt.Errorf("%s has ended: %s", n.Name, n.current().LastLine())
+			}
+			if _, refused := errors.AsType[*client.AuthError](n.conn.Up()); refused {
+				return n.conn.Up()
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", missing, context.Cause(ctx))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// unhealthy says what is missing for the cluster to be healthy, or "".
+func (c *Cluster) unhealthy(ctx context.Context) string {
+	all := c.healths(ctx)
+	var say []string
+	leaders, clusters, applied := map[string]bool{}, map[uint64]bool{}, map[uint64]bool{}
+	for _, n := range c.nodes {
+		h := all[n]
+		if h == nil {
+			say = append(say, n.Name+" does not answer")
+			continue
+		}
+		state := proc.StateName(h.GetState())
+		status := h.GetPeer().GetStatus()
+		if state != "leader" && state != "follower" {
+			say = append(say, n.Name+" is "+state)
+		}
+		leaders[h.GetLeader().GetAddr()], clusters[h.GetCluster()], applied[status.GetApplied()] = true, true, true
+	}
+	switch {
+	case len(say) > 0:
+	case len(clusters) > 1:
+		say = append(say, "the nodes are in different clusters")
+	case len(leaders) > 1 || leaders[""]:
+		say = append(say, "the nodes name different leaders")
+	case len(applied) > 1:
+		for _, n := range c.nodes {
+			say = append(say, fmt.Sprintf("%s has applied %d", n.Name, all[n].GetPeer().GetStatus().GetApplied()))
+		}
+	}
+	return strings.Join(say, ", ")
+}
+
+// Stop ends every process, politely within the given time, and closes every
+// link. Nothing is left running when it returns.
+func (c *Cluster) Stop(within time.Duration) error {
+	var wg sync.WaitGroup
+	for _, n := range c.nodes {
+		if n.conn != nil {
+			wg.Go(func() { n.conn.Close() })
+		}
+		if n.process != nil {
+			wg.Go(func() { n.current().Stop(within) })
+		}
+	}
+	wg.Wait()
+	c.end()
+	c.exits.Wait()
+	return c.Net.Close()
+}
