@@ -8,7 +8,7 @@ import (
 )
 
 // dispatch carries out one request of a client and returns 1 if it gets no answer, else 0. It runs on the reader.
-func (s *session) dispatch(req *cachepb.CacheRequest, inBatch bool) (silent int) {
+func (s *session) dispatch(req *cachepb.CacheRequest) (silent int) {
 	stats := &s.srv.stats
 	switch m := req.GetMethod().(type) {
 	case *cachepb.CacheRequest_Get:
@@ -20,21 +20,14 @@ func (s *session) dispatch(req *cachepb.CacheRequest, inBatch bool) (silent int)
 	case *cachepb.CacheRequest_MgmtReq:
 		stats.mgmt.Add(1)
 		return s.manage(m.MgmtReq)
-	case *cachepb.CacheRequest_Batch:
-		s.refuse(req, cachepb.Code_INVALID, "batches do not nest", inBatch)
+	case *cachepb.CacheRequest_Batch: // an item: what is not one never gets here
+		s.answer(failure(cachepb.Code_INVALID, "batches do not nest"))
 	case *cachepb.CacheRequest_Replicate:
-		s.refuse(req, cachepb.Code_INVALID, "replicate is for peers, and this stream is a client's", inBatch)
+		s.answer(failure(cachepb.Code_INVALID, "replicate is for peers, and this stream is a client's"))
 	default:
-		s.refuse(req, cachepb.Code_INVALID, "empty or unknown request", inBatch)
+		s.answer(failure(cachepb.Code_INVALID, "empty or unknown request"))
 	}
 	return 0
-}
-
-func (s *session) refuse(req *cachepb.CacheRequest, code cachepb.Code, detail string, inBatch bool) {
-	if inBatch {
-		detail += " (in a batch)"
-	}
-	s.answer(refuse(req, code, detail))
 }
 
 func (s *session) submit(req *cachepb.CacheRequest) {

@@ -31,6 +31,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/hacache/hacache/cachenode/internal/peer"
 	"github.com/hacache/hacache/proto/cachepb"
@@ -217,6 +218,7 @@ func (s *Server) StreamValues(stream grpc.BidiStreamingServer[cachepb.CacheReque
 		return toStatus(s.cfg.Backend.ServePeer(stream))
 	}
 	sess := newSession(s, stream)
+	sess.watch = len(metadata.ValueFromIncomingContext(ctx, watchKey)) > 0
 	if !s.add(sess) {
 		return toStatus(errDraining)
 	}

@@ -3,11 +3,11 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/hacache/hacache/proto/cachepb"
 )
@@ -41,7 +41,6 @@ type session struct {
 
 func newSession(srv *Server, stream grpc.BidiStreamingServer[cachepb.CacheRequest, cachepb.Ack]) *session {
 	s := &session{srv: srv, stream: stream}
-	s.watch = len(metadata.ValueFromIncomingContext(stream.Context(), watchKey)) > 0
 	s.writable.L, s.readable.L = &s.mu, &s.mu
 	return s
 }
@@ -125,42 +124,42 @@ func (s *session) readEnded(err error) {
 
 // handle carries out one message and then waits for room for the next one. It returns false when the stream is over.
 func (s *session) handle(req *cachepb.CacheRequest) bool {
-	batch, n, refused := s.measure(req)
-	if !s.begin(n, batch != nil && refused == "") {
+	m, isBatch := req.GetMethod().(*cachepb.CacheRequest_Batch)
+	if !isBatch {
+		return s.begin(1, false) && s.finish(s.dispatch(req))
+	}
+	items := m.Batch.GetItems()
+	if reason := oversized(items); reason != "" {
+		if !s.begin(1, true) {
+			return false
+		}
+		s.answer(failure(cachepb.Code_INVALID, reason))
+		return s.finish(0)
+	}
+	if !s.begin(len(items), true) {
 		return false
 	}
 	silent := 0
-	switch {
-	case refused != "":
-		s.answer(refuse(req, cachepb.Code_INVALID, refused))
-	case batch != nil:
-		for _, item := range batch {
-			silent += s.dispatch(item, true)
-		}
-	default:
-		silent += s.dispatch(req, false)
+	for _, item := range items {
+		silent += s.dispatch(item)
 	}
 	return s.finish(silent)
 }
 
-// measure returns the items of a batch, how many answers the message asks for, and why it is refused as a whole.
-func (s *session) measure(req *cachepb.CacheRequest) (batch []*cachepb.CacheRequest, n int, refused string) {
-	b, ok := req.GetMethod().(*cachepb.CacheRequest_Batch)
-	if !ok {
-		return nil, 1, ""
-	}
-	items := b.Batch.GetItems()
+// oversized tells why a batch is refused as a whole, or "". One answer must do then: a message may hold more items than
+// answers could be kept.
+func oversized(items []*cachepb.CacheRequest) string {
 	if len(items) > MaxBatchItems {
-		return nil, 1, "batch of more than 1024 items: nothing in it was done"
+		return fmt.Sprintf("batch of %d items, expected at most %d: nothing in it was done", len(items), MaxBatchItems)
 	}
 	size := 0
 	for _, item := range items {
 		size += weight(item)
 	}
 	if size > MaxBatchBytes && len(items) > 1 {
-		return nil, 1, "batch of more than 1 MiB: nothing in it was done"
+		return fmt.Sprintf("batch of %d bytes, expected at most %d: nothing in it was done", size, MaxBatchBytes)
 	}
-	return items, len(items), ""
+	return ""
 }
 
 // begin opens n operations.
