@@ -1,0 +1,250 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/hacache/hacache/cachenode/internal/replication"
+	"github.com/hacache/hacache/proto/cachepb"
+)
+
+// kind is what an operation does.
+type kind uint8
+
+const (
+	kindPut kind = iota
+	kindInsert
+	kindDel
+	kindRemove
+)
+
+func (k kind) deletes() bool { return k == kindDel || k == kindRemove }
+
+// waits reports whether the client waits for an ack level; Put and Del are answered on arrival.
+func (k kind) waits() bool { return k == kindInsert || k == kindRemove }
+
+// level is how far an operation must get before its client is told.
+type level uint8
+
+const (
+	levelQuorum level = iota
+	levelOnce
+	levelLeader
+)
+
+func levelOf(l *cachepb.AckLevel) level {
+	switch l.GetAckLevel().(type) {
+	case *cachepb.AckLevel_LevelOnce:
+		return levelOnce
+	case *cachepb.AckLevel_LevelLeader:
+		return levelLeader
+	}
+	return levelQuorum // also when it is missing: the strongest is the safe default
+}
+
+func (l level) wire() *cachepb.AckLevel {
+	switch l {
+	case levelOnce:
+		return &cachepb.AckLevel{AckLevel: &cachepb.AckLevel_LevelOnce{LevelOnce: &cachepb.Empty{}}}
+	case levelLeader:
+		return &cachepb.AckLevel{AckLevel: &cachepb.AckLevel_LevelLeader{LevelLeader: &cachepb.Empty{}}}
+	}
+	return &cachepb.AckLevel{AckLevel: &cachepb.AckLevel_LevelQuorum{LevelQuorum: &cachepb.Empty{}}}
+}
+
+type state uint8
+
+const (
+	stateQueued    state = iota
+	stateProposed        // in this node's log as leader
+	stateForwarded       // sent to the leader
+	stateDone            // forgotten; a pointer to it may still stand in a queue
+)
+
+// op is one operation while the gateway keeps it: a client's own, or one that another gateway forwarded to this leader.
+type op struct {
+	kind  kind
+	level level
+	state state
+
+	to       replication.Responder // who waits for the answer; nil once answered
+	twins    []twin
+	reqID    string
+	hasReqID bool
+
+	cache, key string
+	value      []byte
+	ttlMs      uint32
+	size       int
+
+	n       uint64 // order of arrival; names the operation between gateway and leader
+	session uint64 // 0 until tagged
+	seq     uint64
+	first   uint64 // first_unacked of a client's own tag
+	own     bool   // tagged by this gateway rather than by the client
+
+	sentBefore bool // may be in some log: a deadline is now an indeterminate outcome
+	index      uint64
+	term       uint64
+	deadline   time.Duration
+	overlaid   bool
+
+	// Of an operation that another gateway forwarded.
+	foreign bool
+	slot    int
+	from    uint64
+	ref     string // its name at that gateway
+
+	// Place in the deadline wheel.
+	prev, next *op
+	bucket     int
+}
+
+// twin is a repeated submission of a tagged operation that waits for the same outcome.
+type twin struct {
+	to       replication.Responder
+	reqID    string
+	hasReqID bool
+}
+
+// parse reads an operation out of a request. ok is false if the request is none.
+func parse(req *cachepb.CacheRequest) (o *op, ok bool) {
+	o = &op{bucket: -1}
+	var tag *cachepb.OpTag
+	switch m := req.GetMethod().(type) {
+	case *cachepb.CacheRequest_Put:
+		o.kind, o.cache, o.key, o.value, tag = kindPut, m.Put.GetCacheName(), m.Put.GetEntry(), m.Put.GetValue(), m.Put.GetOp()
+		o.reqID, o.hasReqID = m.Put.GetReqId(), m.Put.ReqId != nil
+	case *cachepb.CacheRequest_Insert:
+		o.kind, o.cache, o.key, o.value, tag = kindInsert, m.Insert.GetCacheName(), m.Insert.GetEntry(), m.Insert.GetValue(), m.Insert.GetOp()
+		o.reqID, o.hasReqID, o.level = m.Insert.GetReqId(), true, levelOf(m.Insert.GetAckLevel())
+	case *cachepb.CacheRequest_Del:
+		o.kind, o.cache, o.key, tag = kindDel, m.Del.GetCacheName(), m.Del.GetEntry(), m.Del.GetOp()
+		o.reqID, o.hasReqID = m.Del.GetReqId(), m.Del.ReqId != nil
+	case *cachepb.CacheRequest_Remove:
+		o.kind, o.cache, o.key, tag = kindRemove, m.Remove.GetCacheName(), m.Remove.GetEntry(), m.Remove.GetOp()
+		o.reqID, o.hasReqID, o.level = m.Remove.GetReqId(), true, levelOf(m.Remove.GetAckLevel())
+	default:
+		return nil, false
+	}
+	o.session, o.seq, o.first, o.ttlMs = tag.GetSession(), tag.GetSeq(), tag.GetFirstUnacked(), tag.GetTtlMs()
+	o.deadline = time.Duration(tag.GetDeadlineMs()) * time.Millisecond
+	o.size = len(o.cache) + len(o.key) + len(o.value) + opOverhead
+	return o, true
+}
+
+// opOverhead is about what one kept operation takes besides its strings.
+const opOverhead = 320
+
+// request builds the operation's message: for the log without a name and level, for the way to the leader with them.
+func (o *op) request(forLog bool) *cachepb.CacheRequest {
+	tag := &cachepb.OpTag{Session: o.session, Seq: o.seq, FirstUnacked: o.first, TtlMs: o.ttlMs, Forwarded: !forLog}
+	ref := ""
+	if !forLog {
+		ref = o.ref
+	}
+	switch o.kind {
+	case kindPut:
+		m := &cachepb.Put{CacheName: o.cache, Entry: o.key, Value: o.value, Op: tag}
+		if ref != "" {
+			m.ReqId = &ref
+		}
+		return &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Put{Put: m}}
+	case kindInsert:
+		m := &cachepb.Insert{CacheName: o.cache, Entry: o.key, Value: o.value, Op: tag, ReqId: ref}
+		if !forLog {
+			m.AckLevel = o.level.wire()
+		}
+		return &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Insert{Insert: m}}
+	case kindDel:
+		m := &cachepb.Del{CacheName: o.cache, Entry: o.key, Op: tag}
+		if ref != "" {
+			m.ReqId = &ref
+		}
+		return &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Del{Del: m}}
+	default:
+		m := &cachepb.Remove{CacheName: o.cache, Entry: o.key, Op: tag, ReqId: ref}
+		if !forLog {
+			m.AckLevel = o.level.wire()
+		}
+		return &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Remove{Remove: m}}
+	}
+}
+
+// ack builds the answer of the operation's kind.
+func (o *op) ack(reqID string, has bool, ok bool, outcome *cachepb.Outcome) *cachepb.Ack {
+	var id *string
+	if has {
+		id = &reqID
+	}
+	if o.kind.deletes() {
+		return &cachepb.Ack{Method: &cachepb.Ack_DelAck{DelAck: &cachepb.DelAck{ReqId: id, ModRes: &ok, Outcome: outcome}}}
+	}
+	return &cachepb.Ack{Method: &cachepb.Ack_PutAck{PutAck: &cachepb.PutAck{ReqId: id, ModRes: &ok, Outcome: outcome}}}
+}
+
+// Refuse builds the answer to a put, insert, del or remove that is refused for code before it reached a gateway; nil if
+// req is none of them.
+func Refuse(req *cachepb.CacheRequest, code cachepb.Code, detail string) *cachepb.Ack {
+	o, ok := parse(req)
+	if !ok {
+		return nil
+	}
+	return o.ack(o.reqID, o.hasReqID, false, &cachepb.Outcome{Code: code, Detail: detail})
+}
+
+// wheel holds operations by deadline, in buckets of wheelGrain. Adding and removing are constant work, which a heap at a
+// few hundred thousand operations a second is not.
+type wheel struct {
+	buckets [wheelBuckets]*op
+	at      int64 // number of the first bucket not swept yet
+}
+
+const (
+	wheelGrain   = 16 * time.Millisecond
+	wheelBuckets = 4096 // 65 s, more than the longest patience
+)
+
+func (w *wheel) add(o *op, now time.Duration) {
+	if w.at == 0 {
+		w.at = int64(now / wheelGrain)
+	}
+	slot := int64(o.deadline/wheelGrain) + 1
+	slot = min(max(slot, w.at), w.at+wheelBuckets-1)
+	o.bucket = int(slot % wheelBuckets)
+	head := w.buckets[o.bucket]
+	o.prev, o.next = nil, head
+	if head != nil {
+		head.prev = o
+	}
+	w.buckets[o.bucket] = o
+}
+
+func (w *wheel) remove(o *op) {
+	if o.bucket < 0 {
+		return
+	}
+	if o.prev != nil {
+		o.prev.next = o.next
+	} else {
+		w.buckets[o.bucket] = o.next
+	}
+	if o.next != nil {
+		o.next.prev = o.prev
+	}
+	o.prev, o.next, o.bucket = nil, nil, -1
+}
+
+// sweep calls due for every operation whose deadline has passed.
+func (w *wheel) sweep(now time.Duration, due func(*op)) {
+	last := int64(now / wheelGrain)
+	if w.at == 0 {
+		return // nothing was ever added
+	}
+	w.at = max(w.at, last-wheelBuckets+1)
+	for ; w.at <= last; w.at++ {
+		for o := w.buckets[w.at%wheelBuckets]; o != nil; o = w.buckets[w.at%wheelBuckets] {
+			w.remove(o)
+			due(o)
+		}
+	}
+}

@@ -1,0 +1,239 @@
+package gateway
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/hacache/hacache/cachenode/internal/replication"
+	"github.com/hacache/hacache/proto/cachepb"
+)
+
+const (
+	readDeadline   = 3 * time.Second
+	readRetry      = 100 * time.Millisecond // raft drops pending reads on a change of term, without a word
+	lookupDeadline = time.Second
+	readsMax       = 64 << 10 // waiting at once
+)
+
+// read is a Get that cannot be answered from this node's state at once.
+type read struct {
+	to       replication.Responder
+	get      *cachepb.Get
+	deadline time.Duration
+	index    uint64
+}
+
+// reads holds them: linearizable ones until this node has applied what was committed when they came, lookups until the
+// leader answers.
+type reads struct {
+	waiting []*read // for a read index
+	asked   []*read // included in the request ctx
+	ctx     uint64
+	askedAt time.Duration
+	ready   []*read // wait until index is applied
+	lookups map[uint64]*read
+	n       uint64
+}
+
+func (r *reads) len() int { return len(r.waiting) + len(r.asked) + len(r.ready) + len(r.lookups) }
+
+// Get answers a local read. It is safe for concurrent use; v is what the runner published and now its clock. The view
+// must be read before the store, so that what it promises is there.
+func (g *Gateway) Get(v *replication.View, now time.Duration, get *cachepb.Get) *cachepb.GetAck {
+	ack := &cachepb.GetAck{CacheName: get.GetCacheName(), Entry: get.GetEntry()}
+	bound := g.cfg.MaxStale
+	if tag := get.GetRead(); tag != nil {
+		if ms := tag.GetMaxStalenessMs(); ms > 0 {
+			bound = min(bound, time.Duration(ms)*time.Millisecond)
+		}
+		ack.ReqId = tag.GetReqId()
+	}
+	age := now - v.AsOf
+	if !v.Fresh || age > bound {
+		ack.Outcome = &cachepb.Outcome{Code: cachepb.Code_NOT_FRESH, Cluster: v.Cluster, Term: v.Term}
+		if v.Leader >= 0 {
+			ack.Outcome.Leader = g.cfg.Hosts[v.Leader]
+		}
+		return ack
+	}
+	if get.GetRead() != nil {
+		ack.StalenessUs = uint64(max(age, 0) / time.Microsecond)
+		ack.Outcome = &cachepb.Outcome{Cluster: v.Cluster, Term: v.Term, Index: v.Applied}
+	}
+	if value, deleted, known := g.overlay.get(get.GetCacheName(), get.GetEntry()); known {
+		if !deleted {
+			ack.Value = value
+		}
+		return ack
+	}
+	g.fill(ack, v.ClusterMs+(now-v.At).Milliseconds())
+	return ack
+}
+
+// fill looks the entry up in the store.
+func (g *Gateway) fill(ack *cachepb.GetAck, clusterMs int64) {
+	if value, _, ok := g.store.Get(ack.GetCacheName(), ack.GetEntry(), clusterMs); ok {
+		if value == nil {
+			value = []byte{}
+		}
+		ack.Value = value
+	}
+}
+
+// submitRead takes a Get whose mode needs the leader.
+func (g *Gateway) submitRead(to replication.Responder, get *cachepb.Get) {
+	r := &read{to: to, get: get, deadline: g.core.Now() + readDeadline}
+	if g.reads.len() >= readsMax {
+		g.stats.FullPending++
+		g.refuseRead(r, cachepb.Code_OVERLOADED)
+		return
+	}
+	if get.GetRead().GetMode() == cachepb.ReadTag_LINEARIZABLE {
+		g.reads.waiting = append(g.reads.waiting, r)
+		return
+	}
+	g.lookUp(r)
+}
+
+// lookUp asks the leader for what this node does not have.
+func (g *Gateway) lookUp(r *read) {
+	leader := g.core.Leader()
+	if leader == g.cfg.Self || leader < 0 {
+		// The leader's own miss is the answer; without a leader the local one is, which the session has established.
+		r.to.Deliver(&cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: g.localRead(r.get)}})
+		return
+	}
+	if g.reads.lookups == nil {
+		g.reads.lookups = make(map[uint64]*read)
+	}
+	g.reads.n++
+	r.deadline = g.core.Now() + lookupDeadline
+	ok := g.cfg.Transport.Send(leader, replication.LaneData, &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Get{Get: &cachepb.Get{
+		CacheName: r.get.GetCacheName(), Entry: r.get.GetEntry(),
+		Read: &cachepb.ReadTag{ReqId: strconv.FormatUint(g.reads.n, 36)},
+	}}})
+	if !ok {
+		r.to.Deliver(&cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: g.localRead(r.get)}})
+		return
+	}
+	g.reads.lookups[g.reads.n] = r
+}
+
+// localRead answers from this node's state under the usual bound.
+func (g *Gateway) localRead(get *cachepb.Get) *cachepb.GetAck {
+	at, fresh := g.core.AsOf()
+	base, baseAt := g.core.ClusterTime()
+	return g.Get(&replication.View{
+		AsOf: at, Fresh: fresh, ClusterMs: base, At: baseAt, Cluster: g.core.Cluster(), Term: g.core.Term(),
+		Leader: g.core.Leader(), Applied: g.core.Applied(),
+	}, g.core.Now(), get)
+}
+
+// leaderRead answers another gateway's lookup, if this node leads.
+func (g *Gateway) leaderRead(get *cachepb.Get) *cachepb.GetAck {
+	if !g.core.Leading() {
+		return &cachepb.GetAck{
+			CacheName: get.GetCacheName(), Entry: get.GetEntry(), ReqId: get.GetRead().GetReqId(),
+			Outcome: g.outcome(cachepb.Code_NOT_FRESH, "", 0, g.core.Term()),
+		}
+	}
+	return g.localRead(get)
+}
+
+// lookedUp passes the leader's answer on.
+func (g *Gateway) lookedUp(ack *cachepb.GetAck) {
+	n, err := strconv.ParseUint(ack.GetReqId(), 36, 64)
+	r := g.reads.lookups[n]
+	if err != nil || r == nil {
+		return
+	}
+	delete(g.reads.lookups, n)
+	ack.ReqId = r.get.GetRead().GetReqId()
+	r.to.Deliver(&cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: ack}})
+}
+
+// askReads asks for a read index on behalf of everything that waits. A read that comes later needs a later one.
+func (g *Gateway) askReads() {
+	r := &g.reads
+	if len(r.asked) > 0 && g.core.Now()-r.askedAt < readRetry {
+		return
+	}
+	if len(r.asked)+len(r.waiting) == 0 {
+		return
+	}
+	if ctx, ok := g.core.ReadIndex(); ok {
+		r.asked, r.waiting = append(r.asked, r.waiting...), nil
+		r.ctx, r.askedAt = ctx, g.core.Now()
+	}
+}
+
+// ReadReady implements replication.Upper.
+func (g *Gateway) ReadReady(ctx, index uint64) {
+	r := &g.reads
+	if ctx != r.ctx {
+		return
+	}
+	for _, read := range r.asked {
+		read.index = index
+	}
+	r.ready, r.asked = append(r.ready, r.asked...), nil
+}
+
+// settleReads answers the linearizable reads whose index is applied, and ends those that waited too long.
+func (g *Gateway) settleReads() {
+	r, now := &g.reads, g.core.Now()
+	if r.len() == 0 {
+		return
+	}
+	left := r.ready[:0]
+	for _, read := range r.ready {
+		if g.core.Applied() < read.index {
+			left = append(left, read)
+			continue
+		}
+		ack := &cachepb.GetAck{
+			CacheName: read.get.GetCacheName(), Entry: read.get.GetEntry(), ReqId: read.get.GetRead().GetReqId(),
+			Outcome: g.outcome(cachepb.Code_OK, "", g.core.Applied(), g.core.Term()),
+		}
+		g.fill(ack, g.core.ClusterMs())
+		read.to.Deliver(&cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: ack}})
+	}
+	clear(r.ready[len(left):])
+	r.ready = left
+	r.waiting, r.asked, r.ready = g.expireReads(r.waiting, now), g.expireReads(r.asked, now), g.expireReads(r.ready, now)
+	for n, read := range r.lookups {
+		if now >= read.deadline {
+			delete(r.lookups, n)
+			g.refuseRead(read, cachepb.Code_NOT_FRESH)
+		}
+	}
+}
+
+func (g *Gateway) expireReads(list []*read, now time.Duration) []*read {
+	n := 0
+	for n < len(list) && now >= list[n].deadline { // in order of arrival, hence of deadline
+		g.refuseRead(list[n], cachepb.Code_NOT_FRESH)
+		n++
+	}
+	return list[n:]
+}
+
+func (g *Gateway) failReads() {
+	r := &g.reads
+	for _, list := range [][]*read{r.waiting, r.asked, r.ready} {
+		for _, read := range list {
+			g.refuseRead(read, cachepb.Code_NOT_FRESH)
+		}
+	}
+	for _, read := range r.lookups {
+		g.refuseRead(read, cachepb.Code_NOT_FRESH)
+	}
+	*r = reads{n: r.n}
+}
+
+func (g *Gateway) refuseRead(r *read, code cachepb.Code) {
+	r.to.Deliver(&cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: &cachepb.GetAck{
+		CacheName: r.get.GetCacheName(), Entry: r.get.GetEntry(), ReqId: r.get.GetRead().GetReqId(),
+		Outcome: g.outcome(code, "", 0, g.core.Term()),
+	}}})
+}

@@ -1,0 +1,338 @@
+// Package node puts a cache node together: configuration in, a running member of a cluster out. It is the way to embed
+// one in another program.
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/hacache/hacache/cachenode/internal/config"
+	"github.com/hacache/hacache/cachenode/internal/gateway"
+	"github.com/hacache/hacache/cachenode/internal/peer"
+	"github.com/hacache/hacache/cachenode/internal/replication"
+	"github.com/hacache/hacache/cachenode/internal/server"
+	"github.com/hacache/hacache/cachenode/internal/store"
+	"github.com/hacache/hacache/proto/cachepb"
+)
+
+// Node is one cache node. Create it with New, run it with Run.
+type Node struct {
+	cfg    config.Config
+	log    *slog.Logger
+	hosts  []string
+	ln     net.Listener
+	admin  net.Listener
+	store  *store.Store
+	core   *replication.Core // the runner's, once Run has begun
+	gw     *gateway.Gateway
+	runner *replication.Runner
+	peers  *peer.Transport
+	server *server.Server
+
+	id    atomic.Uint64 // current incarnation, for the transport's goroutines
+	ready atomic.Bool
+	ran   atomic.Bool
+}
+
+// New builds a node from a validated configuration and opens its listeners, so that a taken port is an error here and
+// not later. A nil logger discards. Nothing runs before Run, which also closes the listeners.
+func New(cfg config.Config, logger *slog.Logger) (*Node, error) {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	n := &Node{cfg: cfg, log: logger, hosts: cfg.Identities()}
+	serverTLS, clientTLS, err := tlsConfigs(cfg.TLS)
+	if err != nil {
+		return nil, err
+	}
+	if n.ln, err = cfg.OpenListener(); err != nil {
+		return nil, err
+	}
+	if n.admin, err = cfg.OpenAdminListener(); err != nil {
+		n.ln.Close()
+		return nil, err
+	}
+	if err := n.assemble(serverTLS, clientTLS); err != nil {
+		n.close()
+		return nil, err
+	}
+	return n, nil
+}
+
+func tlsConfigs(t config.TLS) (serverTLS, clientTLS *tls.Config, err error) {
+	if !t.Enabled {
+		return nil, nil, nil
+	}
+	if serverTLS, err = t.Server(); err != nil {
+		return nil, nil, err
+	}
+	clientTLS, err = t.Client()
+	return serverTLS, clientTLS, err
+}
+
+// assemble connects the parts. Arrows point from who calls: sessions -> runner -> gateway -> core -> transport.
+func (n *Node) assemble(serverTLS, clientTLS *tls.Config) error {
+	n.store = store.New(storeConfig(&n.cfg))
+	link := &transport{n: n}
+	n.gw = gateway.New(gateway.Config{
+		Hosts: n.hosts, Self: n.cfg.Self, Store: n.store, Transport: link,
+		MaxStale: n.cfg.MaxStaleness, Rand: random, Logger: n.log,
+	})
+	core, err := replication.New(replication.Config{
+		Hosts: n.hosts, Self: n.cfg.Self,
+		ElectionTimeout: n.cfg.ElectionTimeout, FormGrace: n.cfg.FormGrace, AbandonAfter: n.cfg.AbandonAfter,
+		JoinOnly: n.cfg.JoinOnly, MaxStaleness: n.cfg.MaxStaleness, LogRetainBytes: uint64(n.cfg.LogRetain),
+		Transport: link, Upper: n.gw, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.core = core
+	n.id.Store(core.ID())
+	n.gw.Attach(core)
+	n.runner = replication.NewRunner(core, n.gw)
+	hosts := make([]peer.Host, len(n.hosts))
+	for slot, h := range n.hosts {
+		hosts[slot] = peer.Host{Identity: h, DialAddr: h}
+		if len(n.cfg.Hosts) > 0 {
+			hosts[slot].DialAddr = n.cfg.DialAddr(slot)
+		}
+	}
+	n.peers, err = peer.New(peer.Config{
+		Self: n.cfg.Self, Hosts: hosts, ID: n.id.Load, Token: string(n.cfg.PeerSecret()), TLS: clientTLS,
+		Handler: inbound{n.runner}, Greeting: n.LeaderInfo, Logger: n.log, BackoffMax: n.cfg.BackoffMax(),
+		SilenceTimeout: silence(n.cfg.ElectionTimeout),
+	})
+	if err != nil {
+		return err
+	}
+	n.server = server.New(server.Config{
+		Backend: n, Token: string(n.cfg.Token), PeerToken: string(n.cfg.PeerToken), TLS: serverTLS, Logger: n.log,
+	})
+	return nil
+}
+
+// silence is how long a peer stream may stay silent before it is redialed. Peers hear from each other ten times a second.
+// It must be well above what a slow link adds, or calm is lost, and well below TCP's own patience, which after a long
+// partition has grown to minutes.
+func silence(electionTimeout time.Duration) time.Duration {
+	return max(3*time.Second, 10*electionTimeout)
+}
+
+func storeConfig(cfg *config.Config) store.Config {
+	sc := store.Config{
+		Default: store.Policy{TTL: cfg.DefaultTTL}, Caches: map[string]store.Policy{}, Strict: cfg.Strict,
+		MaxValueBytes: int(cfg.MaxEntryBytes), MaxBytes: cfg.MaxBytes,
+	}
+	for _, c := range cfg.Caches {
+		p := store.Policy{MaxEntries: c.MaxEntries, MaxBytes: c.MaxBytes, TTL: c.TTL}
+		if p.TTL == 0 {
+			p.TTL = cfg.DefaultTTL
+		}
+		if c.Evict == store.LRU.String() {
+			p.Evict = store.LRU
+		}
+		sc.Caches[c.Name] = p
+	}
+	return sc
+}
+
+func random() uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+func (n *Node) close() {
+	n.ln.Close()
+	if n.admin != nil {
+		n.admin.Close()
+	}
+}
+
+// Addr returns the address that the node listens on.
+func (n *Node) Addr() net.Addr { return n.ln.Addr() }
+
+// Ready reports whether the node is a voter with a fresh view: what readiness means to an orchestrator.
+func (n *Node) Ready() bool { return n.runner.View().Ready }
+
+// AwaitReady waits until Ready, or for ctx.
+func (n *Node) AwaitReady(ctx context.Context) error {
+	return n.await(ctx, func(v *replication.View) bool { return v.Ready })
+}
+
+// Version is the module's version as the Go tool recorded it, or "devel".
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
+		return "devel"
+	}
+	return info.Main.Version
+}
+
+// LeaderInfo implements server.Backend: the first message on every stream.
+func (n *Node) LeaderInfo() *cachepb.LeaderInfo {
+	info := &cachepb.LeaderInfo{ElectionTs: -1}
+	_ = n.runner.Call(context.Background(), func(c *replication.Core) { info = c.LeaderInfo() })
+	return info
+}
+
+// Health implements server.Backend.
+func (n *Node) Health() *cachepb.HealthAck {
+	health := &cachepb.HealthAck{State: &cachepb.State{Value: &cachepb.State_Undefined{Undefined: &cachepb.Empty{}}}}
+	_ = n.runner.Call(context.Background(), func(c *replication.Core) { health = c.Health() })
+	health.Version = Version()
+	return health
+}
+
+// Get implements server.Backend.
+func (n *Node) Get(get *cachepb.Get) *cachepb.GetAck {
+	return n.gw.Get(n.runner.View(), replication.Now(), get)
+}
+
+// ReadAsync implements server.Backend.
+func (n *Node) ReadAsync(to server.Responder, get *cachepb.Get) {
+	if get.GetRead().GetMode() == cachepb.ReadTag_LEADER_ON_MISS {
+		if ack := n.Get(get); ack.Value != nil {
+			to.Deliver(&cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: ack}})
+			return
+		}
+	}
+	if n.runner.Submit(to, &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Get{Get: get}}) {
+		return
+	}
+	to.Deliver(&cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: &cachepb.GetAck{
+		CacheName: get.GetCacheName(), Entry: get.GetEntry(), ReqId: get.GetRead().GetReqId(),
+		Outcome: &cachepb.Outcome{Code: cachepb.Code_OVERLOADED, Detail: "too many requests wait at this node"},
+	}}})
+}
+
+// Submit implements server.Backend.
+func (n *Node) Submit(to server.Responder, req *cachepb.CacheRequest) bool {
+	if code, detail := n.store.Validate(req); code != cachepb.Code_OK {
+		to.Deliver(gateway.Refuse(req, code, detail))
+		return true
+	}
+	return n.runner.Submit(to, req)
+}
+
+// ErrNoTransfer is returned by LeaderSwitch when leadership cannot be handed over as asked.
+var ErrNoTransfer = errors.New("node: cannot hand leadership over")
+
+// LeaderSwitch implements server.Backend: it hands leadership to a host, or to the best one for "", and returns when
+// another node leads.
+func (n *Node) LeaderSwitch(ctx context.Context, host string) error {
+	slot := -1
+	if host != "" {
+		for i, h := range n.hosts {
+			if h == config.Identity(host) {
+				slot = i
+			}
+		}
+		if slot < 0 {
+			return fmt.Errorf("%w: %s is not a host of this cluster", ErrNoTransfer, host)
+		}
+	}
+	var started, already bool
+	var leader int
+	var term uint64
+	if err := n.runner.Call(ctx, func(c *replication.Core) {
+		leader, term = c.Leader(), c.Term()
+		already = slot >= 0 && leader == slot
+		started = !already && c.Transfer(slot)
+	}); err != nil {
+		return err
+	}
+	switch {
+	case already:
+		return nil
+	case !started && leader >= 0 && leader != n.cfg.Self:
+		return fmt.Errorf("%w: this node does not lead, %s does", ErrNoTransfer, n.hosts[leader])
+	case !started:
+		return fmt.Errorf("%w: no such follower is connected", ErrNoTransfer)
+	}
+	return n.await(ctx, func(v *replication.View) bool {
+		return v.Leader >= 0 && v.Leader != n.cfg.Self && v.Term > term
+	})
+}
+
+// await polls the published view. It serves waits of a few round trips that happen once in a node's life.
+func (n *Node) await(ctx context.Context, cond func(*replication.View) bool) error {
+	ticker := time.NewTicker(2 * time.Millisecond)
+	defer ticker.Stop()
+	for !cond(n.runner.View()) {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// Abandon implements server.Backend: the node forgets its copy and becomes empty.
+func (n *Node) Abandon(ctx context.Context) error {
+	return n.runner.Call(ctx, func(c *replication.Core) { c.Abandon() })
+}
+
+// ServePeer implements server.Backend.
+func (n *Node) ServePeer(stream grpc.BidiStreamingServer[cachepb.CacheRequest, cachepb.Ack]) error {
+	return n.peers.Serve(stream)
+}
+
+// transport lets the core send through the peers' streams. It exists before they do, since each needs the other.
+type transport struct{ n *Node }
+
+func (t *transport) Send(slot int, lane replication.Lane, req *cachepb.CacheRequest) bool {
+	return t.n.peers.Send(slot, peer.Lane(lane), req)
+}
+
+func (t *transport) SendAck(slot int, lane replication.Lane, ack *cachepb.Ack) bool {
+	return t.n.peers.SendAck(slot, peer.Lane(lane), ack)
+}
+
+func (t *transport) Probe(slot int) { t.n.peers.Probe(slot) }
+
+func (t *transport) Reconnect() {
+	t.n.id.Store(t.n.core.ID())
+	t.n.peers.Reconnect()
+}
+
+// inbound hands what the peers' streams bring to the runner.
+type inbound struct{ r *replication.Runner }
+
+func (h inbound) PeerRequest(slot int, id uint64, lane peer.Lane, req *cachepb.CacheRequest) {
+	h.r.PostRequest(slot, id, replication.Lane(lane), req)
+}
+
+func (h inbound) PeerAck(slot int, id uint64, lane peer.Lane, ack *cachepb.Ack) {
+	h.r.PostAck(slot, id, replication.Lane(lane), ack)
+}
+
+func (h inbound) PeerUp(slot int, id uint64, dir peer.Direction, lane peer.Lane) {
+	h.r.PostUp(slot, id, replication.Direction(dir), replication.Lane(lane))
+}
+
+func (h inbound) PeerDown(slot int, id uint64, dir peer.Direction, lane peer.Lane, _ error) {
+	h.r.PostDown(slot, id, replication.Direction(dir), replication.Lane(lane))
+}
+
+func (h inbound) DialFailed(slot int, _ peer.Lane, refused bool, _ error) {
+	h.r.PostDialFailed(slot, refused)
+}
+
+// MembersSet implements server.Backend. The list of hosts is fixed when a cluster is formed.
+func (n *Node) MembersSet(context.Context, []string) error {
+	return fmt.Errorf("node: the hosts of a running cluster cannot be changed: %w", errors.ErrUnsupported)
+}

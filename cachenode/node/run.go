@@ -1,0 +1,111 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hacache/hacache/cachenode/internal/replication"
+)
+
+// ErrRunTwice is returned by the second call of Run: a process run has one identity.
+var ErrRunTwice = errors.New("node: Run was called before")
+
+// transferLimit bounds the hand-over of leadership on the way out. It takes a few round trips, or it will not happen.
+const transferLimit = time.Second
+
+// Run serves until ctx is done, or something it cannot do without fails, and then stops in order. It returns nil after
+// an orderly stop.
+func (n *Node) Run(ctx context.Context) error {
+	if n.ran.Swap(true) {
+		return ErrRunTwice
+	}
+	failed := make(chan error, 4) // one place for each goroutine below; none of them may block on it
+	var serving, running sync.WaitGroup
+	runCtx, stopRunner := context.WithCancel(context.Background())
+	defer stopRunner()
+	peerCtx, stopPeers := context.WithCancel(context.Background())
+	defer stopPeers()
+
+	running.Go(func() {
+		if err := n.runner.Run(runCtx); err != nil && runCtx.Err() == nil {
+			failed <- fmt.Errorf("node: core: %w", err)
+		}
+	})
+	serving.Go(func() {
+		if err := n.server.Serve(n.ln); err != nil {
+			failed <- fmt.Errorf("node: serve %s: %w", n.ln.Addr(), err)
+		}
+	})
+	serving.Go(func() {
+		if err := n.peers.Run(peerCtx); err != nil && peerCtx.Err() == nil {
+			failed <- fmt.Errorf("node: peers: %w", err)
+		}
+	})
+	watchCtx, stopWatch := context.WithCancel(context.Background())
+	defer stopWatch()
+	serving.Go(func() { n.watch(watchCtx) })
+	n.log.Info("serving", "addr", n.ln.Addr(), "slot", n.cfg.Self, "hosts", n.hosts, "version", Version())
+
+	var cause error
+	select {
+	case <-ctx.Done():
+	case cause = <-failed:
+	}
+
+	// The order matters. Hand leadership over first, while everything still works, so that clients of other nodes see
+	// nothing; then answer what clients of this node have open, through the new leader; then close their streams and
+	// the peers'; and stop the core last, since all of these ask it.
+	limit, cancel := context.WithTimeout(context.Background(), n.cfg.ShutdownTimeout)
+	defer cancel()
+	n.log.Info("stopping", "reason", context.Cause(ctx), "error", cause)
+	n.handOver(limit)
+	if err := n.server.Drain(limit); err != nil {
+		n.log.Warn("sessions did not end in time", "limit", n.cfg.ShutdownTimeout)
+	}
+	stopWatch()
+	stopPeers()
+	n.server.Stop()
+	serving.Wait()
+	stopRunner()
+	running.Wait()
+	n.close()
+	return cause
+}
+
+// handOver gives leadership away, if this node has it and somebody can take it.
+func (n *Node) handOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, transferLimit)
+	defer cancel()
+	if len(n.hosts) == 1 || !n.runner.View().Leading {
+		return
+	}
+	if err := n.LeaderSwitch(ctx, ""); err != nil {
+		n.log.Warn("leadership was not handed over", "error", err)
+	}
+}
+
+// watch tells the health service and the sessions of changes in the view.
+func (n *Node) watch(ctx context.Context) {
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	var last replication.View
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		v := *n.runner.View()
+		if v.Ready != last.Ready {
+			n.server.SetServing(v.Ready)
+			n.log.Info("readiness", "ready", v.Ready, "term", v.Term, "applied", v.Applied)
+		}
+		if v.Leader != last.Leader || v.Term != last.Term {
+			n.server.LeaderChanged(n.LeaderInfo())
+		}
+		last = v
+	}
+}
