@@ -37,9 +37,10 @@ type Spec struct {
 	Env    map[string]string // additional environment of every node
 	LogDir string            // n1.log and so on are appended to here
 	Seed   uint64
-	// OnExit is called when a process has ended, whoever ended it. It runs on
-	// a goroutine of its own; nil is allowed.
-	OnExit func(node, how string)
+	// OnProcess is called when a process has started, was paused or resumed,
+	// or has ended, whoever ended it. It must not call the Cluster. nil is
+	// allowed.
+	OnProcess func(node string, state State, detail string)
 }
 
 // token is demanded by every node. It guards nothing here, but a run should
@@ -72,19 +73,26 @@ type Node struct {
 	Name     string // n1, n2, in the order of the slots
 	Identity string // host:port that it listens on, as in HA_HOSTS
 
-	env  []string
-	conn *client.Conn
+	env    []string
+	conn   *client.Conn
+	notify func(node string, state State, detail string)
 
 	mu      sync.Mutex
 	process *proc.Process
 	state   State
-	starts  int
+}
+
+// enter is called with mu held.
+func (n *Node) enter(s State, detail string) {
+	n.state = s
+	if n.notify != nil {
+		n.notify(n.Name, s, detail)
+	}
 }
 
 // Start makes the links, starts the processes and returns at once; see
-// [Cluster.WaitHealthy]. ctx bounds only Start itself. A Cluster must be
-// stopped.
-func Start(ctx context.Context, spec Spec) (_ *Cluster, err error) {
+// [Cluster.WaitHealthy]. A Cluster must be stopped.
+func Start(spec Spec) (_ *Cluster, err error) {
 	c := &Cluster{Net: NewNetwork(spec.Seed), spec: spec}
 	c.life, c.end = context.WithCancel(context.Background())
 	defer func() {
@@ -102,7 +110,7 @@ func Start(ctx context.Context, spec Spec) (_ *Cluster, err error) {
 	slices.SortFunc(listeners, func(a, b *net.TCPListener) int { return strings.Compare(a.Addr().String(), b.Addr().String()) })
 	var hosts []string
 	for i, l := range listeners {
-		c.nodes = append(c.nodes, &Node{Name: "n" + strconv.Itoa(i+1), Identity: l.Addr().String(), state: Ended})
+		c.nodes = append(c.nodes, &Node{Name: "n" + strconv.Itoa(i+1), Identity: l.Addr().String(), state: Ended, notify: spec.OnProcess})
 		hosts = append(hosts, "http://"+l.Addr().String())
 	}
 	for _, n := range c.nodes {
@@ -135,7 +143,7 @@ func Start(ctx context.Context, spec Spec) (_ *Cluster, err error) {
 		}
 	}
 	for i, n := range c.nodes {
-		if err := c.start(ctx, n, listeners[i]); err != nil {
+		if err := c.start(n, listeners[i]); err != nil {
 			return nil, err
 		}
 		if n.conn, err = client.NewConn(c.direct(n)); err != nil {
@@ -151,8 +159,8 @@ func (c *Cluster) direct(n *Node) client.Config {
 	return client.Config{Addr: n.Identity, Token: token, Batch: true, ConnectTimeout: time.Second, BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond}
 }
 
-// start starts the process of a node whose last one has ended.
-func (c *Cluster) start(_ context.Context, n *Node, l *net.TCPListener) error {
+// start starts the process of a node that has none.
+func (c *Cluster) start(n *Node, l *net.TCPListener) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	p, err := proc.Start(c.life, proc.Spec{
@@ -162,20 +170,16 @@ func (c *Cluster) start(_ context.Context, n *Node, l *net.TCPListener) error {
 	if err != nil {
 		return err
 	}
-	n.process, n.state = p, Running
-	n.starts++
+	n.process = p
+	n.enter(Running, fmt.Sprintf("pid %d", p.Pid()))
 	c.exits.Go(func() {
-		err := p.Wait()
-		n.mu.Lock()
-		n.state = Ended
-		n.mu.Unlock()
-		if c.spec.OnExit != nil {
-			how := "exit status 0"
-			if err != nil {
-				how = err.Error()
-			}
-			c.spec.OnExit(n.Name, fmt.Sprintf("pid %d: %s", p.Pid(), how))
+		how := "exit status 0"
+		if err := p.Wait(); err != nil {
+			how = err.Error()
 		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.enter(Ended, fmt.Sprintf("pid %d: %s", p.Pid(), how))
 	})
 	return nil
 }
@@ -289,7 +293,7 @@ func (c *Cluster) Restart(ctx context.Context, n *Node) error {
 	for {
 		l, err := proc.Listen(n.Identity)
 		if err == nil {
-			return c.start(ctx, n, l)
+			return c.start(n, l)
 		}
 		select { // a socket of the old process may linger for a moment
 		case <-ctx.Done():
@@ -313,7 +317,7 @@ func (n *Node) Pause(ctx context.Context) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.state = Paused
+	n.enter(Paused, "")
 	return nil
 }
 
@@ -325,7 +329,7 @@ func (n *Node) Resume() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.state == Paused {
-		n.state = Running
+		n.enter(Running, "resumed")
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -99,7 +100,7 @@ type Link struct {
 	gates [2]*gate
 
 	mu       sync.Mutex // one Reject or Accept at a time
-	rejected bool
+	rejected int        // how many Rejects are in force
 }
 
 // Add makes the link and opens it. upstream is the address that To listens on.
@@ -156,14 +157,13 @@ func (l *Link) Addr() string { return l.proxy.Listen }
 
 func (l *Link) String() string { return l.From + ">" + l.To }
 
-// Set puts conditions in force for one way at once, on the connections that
-// exist and on new ones.
-func (l *Link) Set(way Way, c Conditions) { l.gates[way].set(c) }
-
-// Conditions returns what is in force.
-func (l *Link) Conditions(way Way) Conditions {
-	c, _ := l.gates[way].get()
-	return c
+// Apply puts conditions in force for one way at once, on the connections that
+// exist and on new ones, until lift is called. Conditions that are in force at
+// the same time add up: latencies are summed, and one stall is enough.
+func (l *Link) Apply(way Way, c Conditions) (lift func()) {
+	g := l.gates[way]
+	g.add(&c)
+	return sync.OnceFunc(func() { g.remove(&c) })
 }
 
 // Traffic returns the counters of one way.
@@ -172,18 +172,17 @@ func (l *Link) Traffic(way Way) Traffic {
 	return Traffic{Bytes: g.bytes.Load(), Held: g.held.Load(), Delayed: g.delayed.Load()}
 }
 
-// Reject closes every connection of the link and refuses new ones until
-// [Link.Accept].
+// Reject closes every connection of the link and refuses new ones until there
+// was an [Link.Accept] for each Reject.
 func (l *Link) Reject() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.rejected {
-		return nil
+	if l.rejected == 0 {
+		if err := bounded(func() error { l.proxy.Stop(); return nil }); err != nil {
+			return fmt.Errorf("link %s: reject: %w", l, err)
+		}
 	}
-	if err := bounded(func() error { l.proxy.Stop(); return nil }); err != nil {
-		return fmt.Errorf("link %s: reject: %w", l, err)
-	}
-	l.rejected = true
+	l.rejected++
 	return nil
 }
 
@@ -191,13 +190,15 @@ func (l *Link) Reject() error {
 func (l *Link) Accept() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.rejected {
+	switch l.rejected {
+	case 0:
 		return nil
+	case 1:
+		if err := bounded(l.proxy.Start); err != nil {
+			return fmt.Errorf("link %s: accept again on %s: %w", l, l.proxy.Listen, err)
+		}
 	}
-	if err := bounded(l.proxy.Start); err != nil {
-		return fmt.Errorf("link %s: accept again on %s: %w", l, l.proxy.Listen, err)
-	}
-	l.rejected = false
+	l.rejected--
 	return nil
 }
 
@@ -234,7 +235,8 @@ type gate struct {
 	id   int64
 
 	mu      sync.Mutex
-	now     Conditions
+	layers  []*Conditions
+	now     Conditions    // their sum
 	changed chan struct{} // closed when now changes
 
 	closed chan struct{} // closed when the network is
@@ -247,10 +249,28 @@ func newGate(seed uint64) *gate {
 	return &gate{seed: seed, changed: make(chan struct{}), closed: make(chan struct{})}
 }
 
-func (g *gate) set(c Conditions) {
+func (g *gate) add(c *Conditions) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.now = c
+	g.layers = append(g.layers, c)
+	g.sum()
+}
+
+func (g *gate) remove(c *Conditions) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.layers = slices.DeleteFunc(g.layers, func(l *Conditions) bool { return l == c })
+	g.sum()
+}
+
+// sum is called with mu held.
+func (g *gate) sum() {
+	g.now = Conditions{}
+	for _, c := range g.layers {
+		g.now.Stall = g.now.Stall || c.Stall
+		g.now.Latency += c.Latency
+		g.now.Jitter += c.Jitter
+	}
 	close(g.changed)
 	g.changed = make(chan struct{})
 }

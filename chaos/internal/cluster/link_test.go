@@ -144,7 +144,7 @@ func TestLink_stall(t *testing.T) {
 			expect(t, old, "a")
 			before := l.Traffic(way)
 
-			l.Set(way, Conditions{Stall: true})
+			lift := l.Apply(way, Conditions{Stall: true})
 			fresh := dial(t, l)
 			var sent bytes.Buffer
 			for i := range 200 {
@@ -157,7 +157,7 @@ func TestLink_stall(t *testing.T) {
 				t.Errorf("%d bytes passed a stall", got-before.Bytes)
 			}
 
-			l.Set(way, Conditions{})
+			lift()
 			expect(t, old, sent.String())
 			expect(t, fresh, "new")
 		})
@@ -184,7 +184,7 @@ func TestLink_stallKeepsTheEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer there.Close()
-	l.Set(Forward, Conditions{Stall: true})
+	lift := l.Apply(Forward, Conditions{Stall: true})
 	here.Close()
 	eventually(t, "the end meets the stall", func() bool { return l.Traffic(Forward).Held == 1 })
 	if err := there.SetReadDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
@@ -193,7 +193,7 @@ func TestLink_stallKeepsTheEnd(t *testing.T) {
 	if _, err := there.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("during the stall: %v, want nothing", err)
 	}
-	l.Set(Forward, Conditions{})
+	lift()
 	if err := there.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +221,7 @@ func TestLink_stallOneWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer there.Close()
-	l.Set(Forward, Conditions{Stall: true})
+	l.Apply(Forward, Conditions{Stall: true})
 	send(t, here, "lost in the tunnel")
 	send(t, there, "other way")
 	expect(t, here, "other way")
@@ -235,7 +235,7 @@ func TestLink_stallOneWay(t *testing.T) {
 func TestLink_latency(t *testing.T) {
 	_, l := network(t)
 	c := dial(t, l)
-	l.Set(Forward, Conditions{Latency: 50 * time.Millisecond, Jitter: 20 * time.Millisecond})
+	lift := l.Apply(Forward, Conditions{Latency: 50 * time.Millisecond, Jitter: 20 * time.Millisecond})
 	start := time.Now()
 	var sent strings.Builder
 	for i := range 50 {
@@ -252,11 +252,46 @@ func TestLink_latency(t *testing.T) {
 	}
 
 	before := l.Traffic(Forward).Delayed
-	l.Set(Forward, Conditions{Latency: time.Hour})
+	more := l.Apply(Forward, Conditions{Latency: time.Hour})
+	lift()
 	send(t, c, "soon")
 	eventually(t, "the chunk waits", func() bool { return l.Traffic(Forward).Delayed > before })
-	l.Set(Forward, Conditions{})
+	more()
 	expect(t, c, "soon")
+}
+
+// TestLink_layers proves that a fault that heals does not heal another one.
+func TestLink_layers(t *testing.T) {
+	_, l := network(t)
+	c := dial(t, l)
+	one := l.Apply(Forward, Conditions{Stall: true})
+	two := l.Apply(Forward, Conditions{Stall: true})
+	send(t, c, "held")
+	eventually(t, "the chunk meets the stall", func() bool { return l.Traffic(Forward).Held == 1 })
+	one()
+	one()
+	if now, _ := l.gates[Forward].get(); !now.Stall {
+		t.Error("the second stall ended with the first")
+	}
+	two()
+	expect(t, c, "held")
+	for range 2 {
+		if err := l.Reject(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	if !l.Refuses(t.Context()) {
+		t.Error("the second rejection ended with the first")
+	}
+	if err := l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	if l.Refuses(t.Context()) {
+		t.Error("refuses still")
+	}
 }
 
 // TestLink_reject proves that open connections end, dials are refused, and that
@@ -300,13 +335,13 @@ func TestLink_reject(t *testing.T) {
 func TestLink_rejectWhileStalled(t *testing.T) {
 	_, l := network(t)
 	c := dial(t, l)
-	l.Set(Forward, Conditions{Stall: true})
+	lift := l.Apply(Forward, Conditions{Stall: true})
 	send(t, c, "stuck")
 	eventually(t, "the chunk meets the stall", func() bool { return l.Traffic(Forward).Held == 1 })
 	if err := l.Reject(); err != nil {
 		t.Fatal(err)
 	}
-	l.Set(Forward, Conditions{})
+	lift()
 	if err := l.Accept(); err != nil {
 		t.Fatal(err)
 	}
@@ -324,7 +359,7 @@ func TestNetwork_closeWithBytesStuck(t *testing.T) {
 		send(t, c, "x")
 		expect(t, c, "x")
 	}
-	l.Set(Backward, Conditions{Stall: true})
+	l.Apply(Backward, Conditions{Stall: true})
 	c := dial(t, l)
 	send(t, c, strings.Repeat("stuck ", 10000))
 	eventually(t, "the chunk meets the stall", func() bool { return l.Traffic(Backward).Held >= 1 })
@@ -332,7 +367,7 @@ func TestNetwork_closeWithBytesStuck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other.Set(Forward, Conditions{Latency: time.Hour})
+	other.Apply(Forward, Conditions{Latency: time.Hour})
 	d := dial(t, other)
 	send(t, d, "slow")
 	eventually(t, "the chunk waits", func() bool { return other.Traffic(Forward).Delayed == 1 })
@@ -398,7 +433,7 @@ func TestToxiproxy_ownToxicUnderStock(t *testing.T) {
 	c := dial(t, l)
 	send(t, c, "one")
 	expect(t, c, "one")
-	l.Set(Forward, Conditions{Stall: true})
+	lift := l.Apply(Forward, Conditions{Stall: true})
 	send(t, c, "two")
 	eventually(t, "the chunk meets the stall", func() bool { return l.Traffic(Forward).Held == 1 })
 	add := func() error {
@@ -408,7 +443,7 @@ func TestToxiproxy_ownToxicUnderStock(t *testing.T) {
 	if err := bounded(add); err != nil {
 		t.Fatal(err)
 	}
-	l.Set(Forward, Conditions{})
+	lift()
 	expect(t, c, "two")
 	if err := bounded(func() error { return l.proxy.Toxics.RemoveToxic(context.Background(), "s") }); err != nil {
 		t.Fatal(err)

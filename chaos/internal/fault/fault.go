@@ -1,0 +1,529 @@
+// Package fault breaks a cluster and mends it. Each fault knows whether it
+// applies, says whom it hit, can tell whether it was seen to take effect, and
+// heals.
+package fault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hacache/hacache/chaos/internal/cluster"
+)
+
+// Spec says what to break.
+type Spec struct {
+	Action    string        // kill, term, pause, partition, isolate, latency, reset, leader-switch
+	Target    string        // leader, follower, followers, any, all, or a node's name
+	From      string        // partition: rest, followers, leader, or a node's name
+	Style     string        // partition, isolate: stall, reject
+	Direction string        // both, in, out, as seen from the target
+	Clients   string        // isolate: kept, cut
+	Latency   time.Duration // one way
+	Jitter    time.Duration // plus or minus
+	To        string        // leader-switch: a node's name, or empty
+	Pick      uint64        // chooses where Target leaves a choice
+}
+
+// Injection is a fault in force.
+type Injection struct {
+	Targets []string // the nodes it hit
+	Links   []string // the paths it cut or slowed, as FROM>TO of the traffic
+	Detail  string   // what was done, in a few words
+
+	bit  func(ctx context.Context) (bool, string)
+	heal func(ctx context.Context) error
+	once sync.Once
+	err  error
+}
+
+// Bit reports whether the fault was seen to take effect, and the evidence. It
+// must be asked before Heal.
+func (i *Injection) Bit(ctx context.Context) (bool, string) { return i.bit(ctx) }
+
+// Heal undoes the fault. It does so once; later calls return the same error.
+func (i *Injection) Heal(ctx context.Context) error {
+	i.once.Do(func() { i.err = i.heal(ctx) })
+	return i.err
+}
+
+// ErrNotAvailable is wrapped by Inject when the fault does not apply to the
+// cluster as it is; nothing has been done then.
+var ErrNotAvailable = errors.New("fault: does not apply now")
+
+// Inject resolves the targets and breaks them. When it returns an error,
+// whatever it had done is healed again.
+func Inject(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, error) {
+	targets, err := resolve(ctx, c, s.Target, s.Pick)
+	if err != nil {
+		return nil, err
+	}
+	switch s.Action {
+	case "kill", "term":
+		return end(ctx, c, s, targets)
+	case "pause":
+		return pause(ctx, targets)
+	case "partition", "isolate":
+		return cut(ctx, c, s, targets)
+	case "latency":
+		return slow(c, s, targets)
+	case "reset":
+		return reset(ctx, c, targets)
+	case "leader-switch":
+		return leaderSwitch(ctx, c, s)
+	}
+	return nil, fmt.Errorf("fault: unknown action %q", s.Action)
+}
+
+// leaderPatience is how long an injection waits for the cluster to have a
+// leader before it is found not to apply.
+const leaderPatience = 3 * time.Second
+
+// resolve names the nodes that a target stands for at this moment.
+func resolve(ctx context.Context, c *cluster.Cluster, target string, pick uint64) ([]*cluster.Node, error) {
+	if n := c.Node(target); n != nil {
+		return []*cluster.Node{n}, nil
+	}
+	all := c.Nodes()
+	switch target {
+	case "":
+		return nil, nil
+	case "all":
+		return all, nil
+	case "any":
+		return all[pick%uint64(len(all)):][:1], nil
+	}
+	leader, err := awaitLeader(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	followers := without(all, []*cluster.Node{leader})
+	switch {
+	case target == "leader":
+		return []*cluster.Node{leader}, nil
+	case len(followers) == 0:
+	case target == "followers":
+		return followers, nil
+	case target == "follower":
+		return followers[pick%uint64(len(followers)):][:1], nil
+	}
+	return nil, fmt.Errorf("%w: no target %q in this cluster", ErrNotAvailable, target)
+}
+
+func awaitLeader(ctx context.Context, c *cluster.Cluster) (*cluster.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
+	defer cancel()
+	for {
+		if leader := c.Leader(ctx); leader != nil {
+			return leader, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: no node says it leads", ErrNotAvailable)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func without(nodes, gone []*cluster.Node) []*cluster.Node {
+	var rest []*cluster.Node
+next:
+	for _, n := range nodes {
+		for _, g := range gone {
+			if n == g {
+				continue next
+			}
+		}
+		rest = append(rest, n)
+	}
+	return rest
+}
+
+func names(nodes []*cluster.Node) []string {
+	out := make([]string, len(nodes))
+	for i, n := range nodes {
+		out[i] = n.Name
+	}
+	return out
+}
+
+// endPatience is how long a process that was asked to stop may take: longer
+// than the node's own shutdown timeout.
+const endPatience = 15 * time.Second
+
+// end kills or stops processes; healing starts them again.
+func end(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
+	in := &Injection{Targets: names(targets)}
+	for _, n := range targets {
+		if n.State() != cluster.Running {
+			return nil, fmt.Errorf("%w: %s is not running", ErrNotAvailable, n.Name)
+		}
+	}
+	restart := func(ctx context.Context) error {
+		var errs []error
+		for _, n := range targets {
+			if n.State() == cluster.Ended {
+				errs = append(errs, c.Restart(ctx, n))
+			}
+		}
+		return errors.Join(errs...)
+	}
+	ctx, cancel := context.WithTimeout(ctx, endPatience)
+	defer cancel()
+	pids := make([]int, len(targets))
+	errs := make([]error, len(targets))
+	var wg sync.WaitGroup
+	for i, n := range targets {
+		pids[i] = n.Pid()
+		wg.Go(func() {
+			if s.Action == "kill" {
+				errs[i] = n.Kill(ctx)
+			} else {
+				errs[i] = n.Terminate(ctx)
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, errors.Join(err, restart(context.WithoutCancel(ctx)))
+	}
+	in.Detail = fmt.Sprintf("pid %s", strings.Trim(fmt.Sprint(pids), "[]"))
+	in.heal = restart
+	in.bit = func(context.Context) (bool, string) {
+		for i, n := range targets {
+			if n.State() != cluster.Ended || n.Pid() != pids[i] {
+				return false, n.Name + " was running again before it was healed"
+			}
+		}
+		return true, "ended: " + in.Detail
+	}
+	return in, nil
+}
+
+// pause stops processes without ending them.
+func pause(ctx context.Context, targets []*cluster.Node) (*Injection, error) {
+	in := &Injection{Targets: names(targets)}
+	in.heal = func(context.Context) error {
+		var errs []error
+		for _, n := range targets {
+			errs = append(errs, n.Resume())
+		}
+		return errors.Join(errs...)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for _, n := range targets {
+		if n.State() != cluster.Running {
+			return nil, errors.Join(fmt.Errorf("%w: %s is not running", ErrNotAvailable, n.Name), in.Heal(ctx))
+		}
+		if err := n.Pause(ctx); err != nil {
+			return nil, errors.Join(err, in.Heal(ctx))
+		}
+	}
+	in.bit = func(context.Context) (bool, string) {
+		for _, n := range targets {
+			if !n.Stopped() {
+				return false, n.Name + " was not stopped when it was to be resumed"
+			}
+		}
+		return true, "stopped until resumed"
+	}
+	return in, nil
+}
+
+// path is the traffic from one end to another: it takes both links between
+// them, one forwards and the other backwards. Clients dial and are not dialed.
+type path struct {
+	from, to string
+	legs     []leg
+}
+
+type leg struct {
+	link *cluster.Link
+	way  cluster.Way
+}
+
+func pathBetween(c *cluster.Cluster, from, to string) path {
+	p := path{from: from, to: to}
+	if l := c.Net.Link(from, to); l != nil {
+		p.legs = append(p.legs, leg{l, cluster.Forward})
+	}
+	if l := c.Net.Link(to, from); l != nil {
+		p.legs = append(p.legs, leg{l, cluster.Backward})
+	}
+	return p
+}
+
+func (p path) String() string { return p.from + ">" + p.to }
+
+// paths lists the traffic between two sides in the directions asked for, as
+// seen from the targets.
+func paths(c *cluster.Cluster, targets, others []string, direction string) []path {
+	var all []path
+	for _, t := range targets {
+		for _, o := range others {
+			if direction != "in" {
+				all = append(all, pathBetween(c, t, o))
+			}
+			if direction != "out" {
+				all = append(all, pathBetween(c, o, t))
+			}
+		}
+	}
+	return all
+}
+
+func pathNames(ps []path) []string {
+	out := make([]string, len(ps))
+	for i, p := range ps {
+		out[i] = p.String()
+	}
+	return out
+}
+
+// cut is partition and isolate.
+func cut(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
+	others := names(without(c.Nodes(), targets))
+	if s.Action == "partition" && s.From != "rest" {
+		from, err := resolve(ctx, c, s.From, s.Pick>>32)
+		if err != nil {
+			return nil, err
+		}
+		others = names(without(from, targets))
+		if len(others) == 0 {
+			return nil, fmt.Errorf("%w: %s and %s are the same node now", ErrNotAvailable, s.Target, s.From)
+		}
+	}
+	ps := paths(c, names(targets), others, s.Direction)
+	clientPaths := paths(c, names(targets), []string{cluster.Clients}, s.Direction)
+	if s.Action == "isolate" && s.Clients == "cut" {
+		ps = append(ps, clientPaths...)
+	}
+	if s.Style == "reject" {
+		return reject(ctx, ps, targets)
+	}
+	return stall(ps, targets), nil
+}
+
+// settle is how long a chunk that was being handed on when a gate closed may
+// take to be out; what passes later has passed a closed gate.
+const settle = 20 * time.Millisecond
+
+func stall(ps []path, targets []*cluster.Node) *Injection {
+	in := &Injection{Targets: names(targets), Links: pathNames(ps), Detail: "bytes held"}
+	held := func(p path) (chunks, bytes int64) {
+		for _, l := range p.legs {
+			t := l.link.Traffic(l.way)
+			chunks += t.Held
+			bytes += t.Bytes
+		}
+		return chunks, bytes
+	}
+	heldBefore := make([]int64, len(ps))
+	for i, p := range ps {
+		heldBefore[i], _ = held(p)
+	}
+	lift := apply(ps, cluster.Conditions{Stall: true})
+	// Counted a moment later, without keeping the caller: a second fault may
+	// be due.
+	passed := make([]int64, len(ps))
+	counted := make(chan struct{})
+	timer := time.AfterFunc(settle, func() {
+		for i, p := range ps {
+			_, passed[i] = held(p)
+		}
+		close(counted)
+	})
+	in.heal = func(context.Context) error {
+		timer.Stop()
+		lift()
+		return nil
+	}
+	in.bit = func(ctx context.Context) (bool, string) {
+		select {
+		case <-counted:
+		case <-ctx.Done():
+			return false, "ended before it could be seen"
+		}
+		var total int64
+		for i, p := range ps {
+			chunks, bytes := held(p)
+			if bytes != passed[i] {
+				return false, fmt.Sprintf("%d bytes passed %s", bytes-passed[i], p)
+			}
+			if chunks == heldBefore[i] && p.from != cluster.Clients && p.to != cluster.Clients {
+				return false, fmt.Sprintf("nothing was sent on %s that could have been held", p)
+			}
+			total += chunks - heldBefore[i]
+		}
+		return true, fmt.Sprintf("%d transmissions held on %d paths, 0 bytes passed", total, len(ps))
+	}
+	return in
+}
+
+// apply puts conditions in force on every leg of the paths.
+func apply(ps []path, c cluster.Conditions) (lift func()) {
+	var lifts []func()
+	for _, p := range ps {
+		for _, l := range p.legs {
+			lifts = append(lifts, l.link.Apply(l.way, c))
+		}
+	}
+	return func() {
+		for _, f := range lifts {
+			f()
+		}
+	}
+}
+
+func linksOf(ps []path) []*cluster.Link {
+	seen := map[*cluster.Link]bool{}
+	var links []*cluster.Link
+	for _, p := range ps {
+		for _, l := range p.legs {
+			if !seen[l.link] {
+				seen[l.link] = true
+				links = append(links, l.link)
+			}
+		}
+	}
+	return links
+}
+
+func reject(ctx context.Context, ps []path, targets []*cluster.Node) (*Injection, error) {
+	in := &Injection{Targets: names(targets), Links: pathNames(ps), Detail: "connections closed, dials refused"}
+	links := linksOf(ps)
+	var rejected []*cluster.Link
+	in.heal = func(context.Context) error {
+		var errs []error
+		for _, l := range rejected {
+			errs = append(errs, l.Accept())
+		}
+		return errors.Join(errs...)
+	}
+	for _, l := range links {
+		if err := l.Reject(); err != nil {
+			return nil, errors.Join(err, in.Heal(ctx))
+		}
+		rejected = append(rejected, l)
+	}
+	in.bit = func(ctx context.Context) (bool, string) { return refused(ctx, links) }
+	return in, nil
+}
+
+// refused reports whether every link had carried bytes and refuses dials now.
+func refused(ctx context.Context, links []*cluster.Link) (bool, string) {
+	var bytes int64
+	for _, l := range links {
+		if !l.Refuses(ctx) {
+			return false, fmt.Sprintf("a dial of %s was not refused", l)
+		}
+		bytes += l.Traffic(cluster.Forward).Bytes + l.Traffic(cluster.Backward).Bytes
+	}
+	if bytes == 0 {
+		return false, "nobody had used these links"
+	}
+	return true, fmt.Sprintf("dials refused on %d links", len(links))
+}
+
+// slow delays all traffic between the targets and every other node.
+func slow(c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
+	hit := map[leg]bool{}
+	var ps []path
+	for _, n := range targets {
+		for _, p := range paths(c, []string{n.Name}, names(without(c.Nodes(), []*cluster.Node{n})), s.Direction) {
+			if !hit[p.legs[0]] { // with several targets each path comes twice
+				ps = append(ps, p)
+			}
+			for _, l := range p.legs {
+				hit[l] = true
+			}
+		}
+	}
+	in := &Injection{Targets: names(targets), Links: pathNames(ps), Detail: fmt.Sprintf("%v ±%v one way", s.Latency, s.Jitter)}
+	delayed := func(p path) (n int64) {
+		for _, l := range p.legs {
+			n += l.link.Traffic(l.way).Delayed
+		}
+		return n
+	}
+	before := make([]int64, len(ps))
+	for i, p := range ps {
+		before[i] = delayed(p)
+	}
+	lift := apply(ps, cluster.Conditions{Latency: s.Latency, Jitter: s.Jitter})
+	in.heal = func(context.Context) error { lift(); return nil }
+	in.bit = func(context.Context) (bool, string) {
+		var total int64
+		for i, p := range ps {
+			n := delayed(p) - before[i]
+			if n == 0 {
+				return false, fmt.Sprintf("nothing was delayed on %s", p)
+			}
+			total += n
+		}
+		return true, fmt.Sprintf("%d transmissions delayed on %d paths", total, len(ps))
+	}
+	return in, nil
+}
+
+// reset closes every connection between the targets and other nodes once.
+func reset(ctx context.Context, c *cluster.Cluster, targets []*cluster.Node) (*Injection, error) {
+	ps := paths(c, names(targets), names(without(c.Nodes(), targets)), "both")
+	if len(targets) == len(c.Nodes()) {
+		ps = paths(c, names(targets[:1]), names(targets[1:]), "both")
+		for i := 1; i < len(targets); i++ {
+			ps = append(ps, paths(c, names(targets[i:i+1]), names(targets[i+1:]), "both")...)
+		}
+	}
+	in, err := reject(ctx, ps, targets)
+	if err != nil {
+		return nil, err
+	}
+	bit, evidence := in.Bit(ctx)
+	if err := in.Heal(ctx); err != nil {
+		return nil, err
+	}
+	in.Detail = "connections closed"
+	in.bit = func(context.Context) (bool, string) { return bit, evidence }
+	return in, nil
+}
+
+// switchPatience is how long the node may take to hand over.
+const switchPatience = 5 * time.Second
+
+// leaderSwitch asks the leader to hand over, as an operator does.
+func leaderSwitch(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, error) {
+	old, err := awaitLeader(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	to := ""
+	if n := c.Node(s.To); n != nil {
+		if n == old {
+			return nil, fmt.Errorf("%w: %s leads already", ErrNotAvailable, s.To)
+		}
+		to = n.Identity
+	}
+	asked, cancel := context.WithTimeout(ctx, switchPatience)
+	defer cancel()
+	if _, err := old.Conn().LeaderSwitch(asked, to); err != nil {
+		return nil, fmt.Errorf("leader switch: %w", err)
+	}
+	in := &Injection{Targets: []string{old.Name}, Detail: "asked to hand over"}
+	in.heal = func(context.Context) error { return nil }
+	in.bit = func(ctx context.Context) (bool, string) {
+		now, err := awaitLeader(ctx, c)
+		switch {
+		case err != nil:
+			return false, err.Error()
+		case now == old:
+			return false, old.Name + " leads still"
+		}
+		return true, now.Name + " leads"
+	}
+	return in, nil
+}
