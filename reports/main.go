@@ -1,0 +1,92 @@
+// Command reports turns the results of runs into pages.
+//
+//	reports render DIR...
+//
+// It exits with 0, with 1 when a page could not be written, or with 2 when the command line or a run directory cannot
+// be used.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/hacache/hacache/reports/render"
+	"github.com/hacache/hacache/reports/result"
+	"github.com/urfave/cli/v3"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// usageError is a mistake of the caller: exit code 2.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// run is the whole program but for the process around it: it returns the exit code. Errors are one line on stderr.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	usage := func(_ context.Context, _ *cli.Command, err error, _ bool) error { return usageError{err} }
+	app := &cli.Command{
+		Name:            "reports",
+		Usage:           "turn the results of runs into pages",
+		Writer:          stdout,
+		ErrWriter:       stderr,
+		HideHelpCommand: true,
+		OnUsageError:    usage,
+		ExitErrHandler:  func(context.Context, *cli.Command, error) {}, // the exit code is decided below
+		Action: func(_ context.Context, c *cli.Command) error {
+			if name := c.Args().First(); name != "" {
+				return usageError{fmt.Errorf("unknown command %q, expected render; see reports --help", name)}
+			}
+			return usageError{errors.New("no command given, expected render; see reports --help")}
+		},
+		Commands: []*cli.Command{{
+			Name:         "render",
+			Usage:        "make report.html, report.md and plots/*.svg of each run directory again",
+			ArgsUsage:    "DIR...",
+			OnUsageError: usage,
+			Action: func(ctx context.Context, c *cli.Command) error {
+				if c.Args().Len() == 0 {
+					return usageError{errors.New("render: no run directory given, expected: reports render DIR")}
+				}
+				for _, dir := range c.Args().Slice() {
+					if err := ctx.Err(); err != nil {
+						return err
+					}
+					r, err := result.Read(dir)
+					if err != nil {
+						return usageError{err} // which names the file, and the line where there is one
+					}
+					page, err := render.Write(dir, r)
+					if err != nil {
+						return err
+					}
+					fmt.Fprintln(stdout, page)
+				}
+				return nil
+			},
+		}},
+	}
+	err := app.Run(ctx, args)
+	if err == nil {
+		return result.ExitOK
+	}
+	if errors.Is(err, context.Canceled) {
+		fmt.Fprintln(stderr, "reports: interrupted")
+		return result.ExitInterrupt
+	}
+	fmt.Fprintf(stderr, "reports: %v\n", err)
+	if _, ok := errors.AsType[usageError](err); ok {
+		return result.ExitUsage
+	}
+	return result.ExitFailure
+}

@@ -1,0 +1,322 @@
+package render
+
+import (
+	"math"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+)
+
+// What gonum's own plotters lack: series in bins of unequal width with gaps between them, bands, lanes of states.
+
+// stroke is how a line looks.
+type stroke struct {
+	variable string
+	width    float64
+	dashes   []vg.Length
+}
+
+func (c *chart) line(s stroke, opacity float64, series string) draw.LineStyle {
+	return draw.LineStyle{Color: c.color(paint{s.variable, opacity, series}), Width: vg.Length(s.width), Dashes: s.dashes}
+}
+
+// glyph marks points of a line, so that lines differ in more than colour.
+type glyph int
+
+const (
+	noGlyph glyph = iota
+	disc
+	square
+	triangle
+	diamond
+	ring
+)
+
+// outline is the shape of the glyph around the origin.
+func (g glyph) outline(r vg.Length) vg.Path {
+	var p vg.Path
+	corners := func(points ...vg.Point) {
+		p.Move(points[0])
+		for _, pt := range points[1:] {
+			p.Line(pt)
+		}
+		p.Close()
+	}
+	switch g {
+	case disc, ring:
+		p.Move(vg.Point{X: r})
+		p.Arc(vg.Point{}, r, 0, 2*math.Pi)
+		p.Close()
+	case square:
+		corners(vg.Point{X: -r, Y: -r}, vg.Point{X: r, Y: -r}, vg.Point{X: r, Y: r}, vg.Point{X: -r, Y: r})
+	case triangle:
+		corners(vg.Point{X: -1.2 * r, Y: -r}, vg.Point{X: 1.2 * r, Y: -r}, vg.Point{Y: 1.2 * r})
+	case diamond:
+		corners(vg.Point{X: -1.3 * r}, vg.Point{Y: -1.3 * r}, vg.Point{X: 1.3 * r}, vg.Point{Y: 1.3 * r})
+	}
+	return p
+}
+
+// drawGlyph draws g at pt; a ring is filled with the surface, so that it hides the line below it.
+func drawGlyph(c draw.Canvas, g glyph, sty draw.LineStyle, surface draw.LineStyle, pt vg.Point, r vg.Length) {
+	if g == noGlyph {
+		return
+	}
+	c.Push()
+	c.Translate(pt)
+	path := g.outline(r)
+	if g == ring {
+		c.SetColor(surface.Color)
+		c.Fill(path)
+		c.SetLineStyle(draw.LineStyle{Color: sty.Color, Width: 1.4})
+		c.Stroke(path)
+	} else {
+		c.SetColor(sty.Color)
+		c.Fill(path)
+	}
+	c.Pop()
+}
+
+// bin is one value over a stretch of the horizontal axis. NaN: no value.
+type bin struct{ from, to, value float64 }
+
+// steps draws bins as a line of level stretches; it breaks where bins do not touch or have no value.
+type steps struct {
+	bins  []bin
+	style draw.LineStyle
+	apart bool // leave out the vertical parts
+	glyph glyph
+}
+
+func (s steps) Plot(c draw.Canvas, p *plot.Plot) {
+	x, y := p.Transforms(&c)
+	var lines [][]vg.Point
+	var last float64
+	for _, b := range s.bins {
+		if math.IsNaN(b.value) {
+			last = math.NaN()
+			continue
+		}
+		points := []vg.Point{{X: x(b.from), Y: y(b.value)}, {X: x(b.to), Y: y(b.value)}}
+		if n := len(lines); n > 0 && !s.apart && touches(last, b) {
+			lines[n-1] = append(lines[n-1], points...)
+		} else {
+			lines = append(lines, points)
+		}
+		last = b.to
+	}
+	var path vg.Path
+	for _, l := range lines {
+		path.Move(l[0])
+		for i, pt := range l[1:] {
+			// Of three points on a level the middle one says nothing.
+			if i+2 < len(l) && l[i].Y == pt.Y && l[i+2].Y == pt.Y {
+				continue
+			}
+			path.Line(pt)
+		}
+	}
+	if len(path) > 0 {
+		c.SetLineStyle(s.style)
+		c.Stroke(path)
+	}
+	if s.glyph == noGlyph {
+		return
+	}
+	next := c.Min.X + 30
+	for _, b := range s.bins {
+		pt := vg.Point{X: (x(b.from) + x(b.to)) / 2, Y: y(b.value)}
+		if !math.IsNaN(b.value) && pt.X >= next {
+			drawGlyph(c, s.glyph, s.style, draw.LineStyle{}, pt, 3)
+			next = pt.X + 110
+		}
+	}
+}
+
+func touches(end float64, b bin) bool { return math.Abs(b.from-end) <= 0.01*(b.to-b.from) }
+
+// band fills between two series of bins with the same edges.
+type band struct {
+	low, high []bin
+	paint     draw.LineStyle // its colour only
+}
+
+func (f band) Plot(c draw.Canvas, p *plot.Plot) {
+	x, y := p.Transforms(&c)
+	var path vg.Path
+	for i := 0; i < len(f.low); {
+		if math.IsNaN(f.low[i].value) || math.IsNaN(f.high[i].value) {
+			i++
+			continue
+		}
+		end := i + 1
+		for end < len(f.low) && touches(f.low[end-1].to, f.low[end]) && !math.IsNaN(f.low[end].value) && !math.IsNaN(f.high[end].value) {
+			end++
+		}
+		path.Move(vg.Point{X: x(f.low[i].from), Y: y(f.low[i].value)})
+		for _, b := range f.high[i:end] {
+			path.Line(vg.Point{X: x(b.from), Y: y(b.value)})
+			path.Line(vg.Point{X: x(b.to), Y: y(b.value)})
+		}
+		for j := end - 1; j >= i; j-- {
+			path.Line(vg.Point{X: x(f.low[j].to), Y: y(f.low[j].value)})
+			path.Line(vg.Point{X: x(f.low[j].from), Y: y(f.low[j].value)})
+		}
+		path.Close()
+		i = end
+	}
+	if len(path) > 0 {
+		c.SetColor(f.paint.Color)
+		c.Fill(path)
+	}
+}
+
+// curve joins points by straight lines.
+type curve struct {
+	points []vg.Point // in data coordinates
+	style  draw.LineStyle
+	glyph  glyph
+	every  vg.Length // room between glyphs
+}
+
+func (l curve) Plot(c draw.Canvas, p *plot.Plot) {
+	x, y := p.Transforms(&c)
+	pts := make([]vg.Point, len(l.points))
+	next := c.Min.X + l.every/3
+	for i, pt := range l.points {
+		pts[i] = vg.Point{X: x(float64(pt.X)), Y: y(float64(pt.Y))}
+	}
+	c.StrokeLines(l.style, pts)
+	for _, pt := range pts {
+		if l.glyph != noGlyph && pt.X >= next {
+			drawGlyph(c, l.glyph, l.style, draw.LineStyle{}, pt, 3)
+			next = pt.X + l.every
+		}
+	}
+}
+
+// gridLines draws a line across the data at each labelled mark of the axes.
+type gridLines struct {
+	style    draw.LineStyle
+	vertical bool
+}
+
+func (g gridLines) Plot(c draw.Canvas, p *plot.Plot) {
+	x, y := p.Transforms(&c)
+	for _, t := range p.Y.Tick.Marker.Ticks(p.Y.Min, p.Y.Max) {
+		if !t.IsMinor() {
+			c.StrokeLine2(g.style, c.Min.X, y(t.Value), c.Max.X, y(t.Value))
+		}
+	}
+	if !g.vertical {
+		return
+	}
+	for _, t := range p.X.Tick.Marker.Ticks(p.X.Min, p.X.Max) {
+		if !t.IsMinor() {
+			c.StrokeLine2(g.style, x(t.Value), c.Min.Y, x(t.Value), c.Max.Y)
+		}
+	}
+}
+
+// shades marks stretches of the horizontal axis over the whole height.
+type shades struct {
+	spans [][2]float64
+	area  draw.LineStyle // its colour only
+	edge  draw.LineStyle
+}
+
+func (s shades) Plot(c draw.Canvas, p *plot.Plot) {
+	x, _ := p.Transforms(&c)
+	for _, span := range s.spans {
+		from, to := max(x(span[0]), c.Min.X), min(x(span[1]), c.Max.X)
+		if to-from > 0.5 {
+			c.SetColor(s.area.Color)
+			c.Fill(vg.Rectangle{Min: vg.Point{X: from, Y: c.Min.Y}, Max: vg.Point{X: to, Y: c.Max.Y}}.Path())
+		}
+		if from <= c.Max.X {
+			c.StrokeLine2(s.edge, from, c.Min.Y, from, c.Max.Y)
+		}
+	}
+}
+
+// segment is one state of one lane.
+type segment struct {
+	row      int // from the top
+	from, to float64
+	look     look
+	label    string // written inside when there is room
+}
+
+// look is how a state is drawn: its colour and its height, so that it does not depend on colour alone.
+type look struct {
+	fill   draw.LineStyle // its colour only
+	edge   draw.LineStyle // no width: none
+	height float64        // share of the row
+}
+
+// lanes draws segments in rows. The vertical axis goes from 0 to rows, the first row is the top one.
+type lanes struct {
+	rows     int
+	segments []segment
+	text     draw.TextStyle
+}
+
+func (l lanes) Plot(c draw.Canvas, p *plot.Plot) {
+	x, y := p.Transforms(&c)
+	for _, s := range l.segments {
+		from, to := max(x(s.from), c.Min.X), min(x(s.to), c.Max.X)
+		if to < from {
+			continue
+		}
+		to = max(to, from+1) // something that happened is never invisible
+		middle := y(float64(l.rows-s.row) - 0.5)
+		half := (y(1) - y(0)) * vg.Length(s.look.height) / 2
+		box := vg.Rectangle{Min: vg.Point{X: from, Y: middle - half}, Max: vg.Point{X: to, Y: middle + half}}
+		if s.look.fill.Color != nil {
+			c.SetColor(s.look.fill.Color)
+			c.Fill(box.Path())
+		}
+		if s.look.edge.Width > 0 {
+			c.SetLineStyle(s.look.edge)
+			c.Stroke(box.Path())
+		}
+		if s.label != "" && l.text.Width(s.label)+8 <= to-from {
+			c.FillText(l.text, vg.Point{X: from + 4, Y: middle + l.text.FontExtents().Descent/2}, s.label)
+		}
+	}
+}
+
+// marks draws glyphs at points.
+type marks struct {
+	points []vg.Point // in data coordinates
+	glyph  glyph
+	style  draw.LineStyle
+	back   draw.LineStyle
+}
+
+func (m marks) Plot(c draw.Canvas, p *plot.Plot) {
+	x, y := p.Transforms(&c)
+	for _, pt := range m.points {
+		at := vg.Point{X: x(float64(pt.X)), Y: y(float64(pt.Y))}
+		if c.ContainsX(at.X) {
+			drawGlyph(c, m.glyph, m.style, m.back, at, 4)
+		}
+	}
+}
+
+// note writes a text to the right of a point.
+type note struct {
+	x, y  float64
+	text  string
+	style draw.TextStyle
+}
+
+func (n note) Plot(c draw.Canvas, p *plot.Plot) {
+	x, y := p.Transforms(&c)
+	at := vg.Point{X: x(n.x) + 5, Y: y(n.y) + n.style.FontExtents().Descent/2}
+	if over := at.X + n.style.Width(n.text) - c.Max.X; over > 0 {
+		at.X -= over // a fault close to the end is named to its left
+	}
+	c.FillText(n.style, at, n.text)
+}
