@@ -132,7 +132,7 @@ func WaitMember(ctx context.Context, cfg client.Config) (leader string, err erro
 		return "", err
 	}
 	defer conn.Close()
-	last := errors.New("no answer")
+	var last error
 	for {
 		if err := conn.Ready(ctx); err != nil {
 			return "", err

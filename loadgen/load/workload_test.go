@@ -1,0 +1,321 @@
+package load
+
+import (
+	"bytes"
+	"compress/flate"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hacache/hacache/cachenode/client"
+)
+
+// chiSquare is the statistic of observed counts against expected ones, and its
+// number of degrees of freedom. Cells that expect fewer than five are pooled.
+func chiSquare(observed []int, expected []float64) (statistic float64, freedom int) {
+	var o, e float64
+	for i := range observed {
+		o += float64(observed[i])
+		e += expected[i]
+		if e >= 5 || i == len(observed)-1 {
+			if e > 0 {
+				statistic += (o - e) * (o - e) / e
+				freedom++
+			}
+			o, e = 0, 0
+		}
+	}
+	return statistic, freedom - 1
+}
+
+// chiSquareLimit is about the 99.9th percentile of the distribution (Wilson and
+// Hilferty).
+func chiSquareLimit(freedom int) float64 {
+	k := float64(freedom)
+	a := 2 / (9 * k)
+	return k * math.Pow(1-a+3.09*math.Sqrt(a), 3)
+}
+
+// Keys are taken as often as their distribution says, for small and large key
+// spaces and for exponents on both sides of 1.
+func TestKeyDistributions(t *testing.T) {
+	for _, tc := range []struct {
+		dist string
+		keys uint64
+	}{
+		{"uniform", 1000},
+		{"zipf(0)", 100},
+		{"zipf(0.5)", 1000},
+		{"zipf(0.99)", 10000},
+		{"zipf(1)", 1000},
+		{"zipf(1.5)", 1000},
+		{"zipf(3)", 100},
+		{"zipf(0.99)", 1},
+		{"zipf(0.99)", 2},
+	} {
+		t.Run(fmt.Sprintf("%s of %d", tc.dist, tc.keys), func(t *testing.T) {
+			dist, err := ParseKeyDist(tc.dist)
+			if err != nil {
+				t.Fatal(err)
+			}
+			const n = 300_000
+			counts := map[string]int{}
+			src := mustSource(t, Workload{Seed: 7, Keys: tc.keys, Dist: dist})
+			var op client.Op
+			for i := range uint64(n) {
+				src.Op(i, &op, nil)
+				counts[op.Key]++
+			}
+			// Which key is the most popular one is scattered: compare ranks.
+			var observed []int
+			expected := make([]float64, tc.keys)
+			scattered := newScatter(tc.keys)
+			sum := 0.0
+			for i := range expected {
+				expected[i] = 1
+				at := uint64(i)
+				if dist.Kind == KeyZipf {
+					expected[i] = math.Pow(float64(i+1), -dist.Theta)
+					at = scattered.place(at)
+				}
+				sum += expected[i]
+				observed = append(observed, counts[fmt.Sprintf("key-%d", at)])
+			}
+			for i := range expected {
+				expected[i] *= n / sum
+			}
+			got, freedom := chiSquare(observed, expected)
+			if freedom > 0 && got > chiSquareLimit(freedom) {
+				t.Errorf("chi-square %.1f with %d degrees of freedom, limit %.1f", got, freedom, chiSquareLimit(freedom))
+			}
+			if len(counts) > int(tc.keys) {
+				t.Errorf("%d different keys of %d", len(counts), tc.keys)
+			}
+		})
+	}
+}
+
+// scatter is a bijection.
+func TestScatter(t *testing.T) {
+	for _, n := range []uint64{1, 2, 3, 10, 1000, 4096, 99991} {
+		s := newScatter(n)
+		seen := make([]bool, n)
+		for i := range n {
+			seen[s.place(i)] = true
+		}
+		if slices.Contains(seen, false) {
+			t.Errorf("n=%d: not every place is taken", n)
+		}
+	}
+}
+
+// The mix of kinds and levels, and the sizes, are what was asked for.
+func TestMixAndSizes(t *testing.T) {
+	mix, err := ParseMix("get=60, insert=30,remove=5,put=5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	acks, err := ParseAcks("quorum=70,once=10,leader=20")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 200_000
+	src := mustSource(t, Workload{Seed: 3, Mix: mix, Acks: acks, ValueMin: 10, ValueMax: 73})
+	counts := make([]int, series)
+	sizes := make([]int, 64)
+	var op client.Op
+	writes := 0
+	for i := range uint64(n) {
+		src.Op(i, &op, nil)
+		counts[seriesIndex(&op)]++
+		if op.Kind == client.KindInsert || op.Kind == client.KindPut {
+			sizes[len(op.Value)-10]++
+			writes++
+		}
+	}
+	expected := make([]float64, series)
+	for i, p := range map[client.Kind]float64{client.KindGet: .6, client.KindPut: .05, client.KindInsert: .3, client.KindRemove: .05} {
+		if !i.Leveled() {
+			expected[int(i)*levels] = p * n
+			continue
+		}
+		for l, q := range map[client.Level]float64{client.LevelQuorum: .7, client.LevelOnce: .1, client.LevelLeader: .2} {
+			expected[int(i)*levels+int(l)] = p * q * n
+		}
+	}
+	if got, freedom := chiSquare(counts, expected); got > chiSquareLimit(freedom) {
+		t.Errorf("kinds and levels: chi-square %.1f, %d degrees of freedom: %v", got, freedom, counts)
+	}
+	flat := make([]float64, 64)
+	for i := range flat {
+		flat[i] = float64(writes) / 64
+	}
+	if got, freedom := chiSquare(sizes, flat); got > chiSquareLimit(freedom) {
+		t.Errorf("sizes: chi-square %.1f, %d degrees of freedom", got, freedom)
+	}
+}
+
+// The gaps of a Poisson schedule are exponential: by their distribution at the
+// deciles, and independent of the one before.
+func TestPoisson(t *testing.T) {
+	const n, rate = 200_000, 1000.0
+	deciles := make([]int, 10)
+	var last, sum time.Duration
+	below, pairs := 0, 0
+	short := false
+	i := 0
+	for at := range (Poisson{rate}).Times(11) {
+		gap := at - last
+		last = at
+		u := 1 - math.Exp(-rate*gap.Seconds()) // uniform if the gap is exponential
+		deciles[min(int(u*10), 9)]++
+		if short {
+			pairs++
+			if u < 0.5 {
+				below++
+			}
+		}
+		short = u < 0.5
+		sum = at
+		if i++; i == n {
+			break
+		}
+	}
+	expected := make([]float64, 10)
+	for i := range expected {
+		expected[i] = n / 10
+	}
+	if got, freedom := chiSquare(deciles, expected); got > chiSquareLimit(freedom) {
+		t.Errorf("chi-square %.1f: %v", got, deciles)
+	}
+	if share := float64(below) / float64(pairs); math.Abs(share-0.5) > 0.006 {
+		t.Errorf("after a short gap %.4f are short, want half", share)
+	}
+	if got := n / sum.Seconds(); math.Abs(got-rate) > 10 {
+		t.Errorf("rate %.1f", got)
+	}
+}
+
+// A constant schedule does not drift: the millionth time is exact.
+func TestConstant(t *testing.T) {
+	i := 0
+	for at := range (Constant{3}).Times(0) {
+		if i == 3_000_000 {
+			if at != 1_000_000*time.Second {
+				t.Errorf("got %s", at)
+			}
+			return
+		}
+		i++
+	}
+}
+
+// The same seed gives the same times and operations, another one others; and an
+// operation does not depend on those before it.
+func TestSeed(t *testing.T) {
+	type step struct {
+		at    time.Duration
+		kind  client.Kind
+		level client.Level
+		key   string
+		value string
+	}
+	steps := func(seed uint64) (all []step) {
+		src := mustSource(t, Workload{
+			Seed: seed, ValueMin: 5, ValueMax: 50, Dist: KeyDist{KeyZipf, 0.99},
+			Acks: []Weight[client.Level]{{client.LevelQuorum, 1}, {client.LevelLeader, 1}},
+		})
+		var op client.Op
+		for at := range (Poisson{100}).Times(seed) {
+			src.Op(uint64(len(all)), &op, nil)
+			all = append(all, step{at, op.Kind, op.Level, op.Key, string(op.Value)})
+			if len(all) == 1000 {
+				return all
+			}
+		}
+		return nil
+	}
+	a, b, c := steps(1), steps(1), steps(2)
+	if !slices.Equal(a, b) {
+		t.Error("two runs with one seed differ")
+	}
+	same := 0
+	for i := range a {
+		if a[i].key == c[i].key {
+			same++
+		}
+	}
+	if slices.Equal(a, c) || same > 200 {
+		t.Errorf("%d of 1000 keys agree between seeds", same)
+	}
+	src := mustSource(t, Workload{Seed: 1, ValueMin: 5, ValueMax: 50, Dist: KeyDist{KeyZipf, 0.99}})
+	var op client.Op
+	src.Op(777, &op, nil)
+	if op.Key != a[777].key {
+		t.Errorf("operation 777 alone takes %s, in sequence %s", op.Key, a[777].key)
+	}
+}
+
+// Values do not compress, and checked ones tell who wrote them; damage shows.
+func TestValues(t *testing.T) {
+	writes := []Weight[client.Kind]{{client.KindInsert, 1}}
+	src := mustSource(t, Workload{Mix: writes, ValueMin: 1000, ValueMax: 2000})
+	var op client.Op
+	for i := range uint64(20) {
+		src.Op(i, &op, nil)
+		var packed bytes.Buffer
+		w, _ := flate.NewWriter(&packed, flate.BestCompression)
+		w.Write(op.Value)
+		w.Close()
+		if packed.Len() < len(op.Value) {
+			t.Errorf("%d bytes compress to %d", len(op.Value), packed.Len())
+		}
+	}
+
+	for _, size := range []int{1, 40, 5000} {
+		src := mustSource(t, Workload{Mix: writes, ValueMin: size, ValueMax: size, Checked: true, Client: "c7"})
+		scratch := src.Op(12345, &op, nil)
+		who, seq, err := ParseCheckedValue(op.Value)
+		if err != nil || who != "c7" || seq != 12345 || len(op.Value) != max(size, len("c7:12345:00000000:")) {
+			t.Fatalf("size %d: %q %d %v, %d bytes", size, who, seq, err, len(op.Value))
+		}
+		for _, at := range []int{0, 3, 9, len(op.Value) - 1} {
+			damaged := bytes.Clone(op.Value)
+			damaged[at] ^= 1
+			if _, _, err := ParseCheckedValue(damaged); err == nil {
+				t.Errorf("size %d: damage at %d not seen", size, at)
+			}
+		}
+		_ = scratch
+	}
+}
+
+// Mistakes are told with what was found and what was expected.
+func TestParseMistakes(t *testing.T) {
+	for _, err := range []error{
+		second(ParseMix("get=90,inset=10")), second(ParseMix("get=0")), second(ParseMix("get=-1")), second(ParseMix("")),
+		second(ParseAcks("quorum=x")), second(ParseAcks("all")),
+		second(ParseKeyDist("zipf(x)")), second(ParseKeyDist("gauss")),
+		second(ParseCount("1.5k")), second(ParseCount("")), second(ParseCount("-1")), second(ParseCount("99999999999999999999g")),
+		second(ParseSchedule("constant", 0)), second(ParseSchedule("sine", 5)), second(ParseSchedule("poisson", math.NaN())),
+		third(ParseSizes("10-5")), third(ParseSizes("2MiB")), third(ParseSizes("x")), third(ParseSizes("-5")),
+	} {
+		if err == nil || !bytes.Contains([]byte(err.Error()), []byte("want")) {
+			t.Errorf("error %v", err)
+		}
+	}
+	if _, err := (Workload{ValueMin: 5, ValueMax: 2 << 20, Mix: []Weight[client.Kind]{{client.KindGet, -1}}}).Source(); err == nil || len(err.(interface{ Unwrap() []error }).Unwrap()) != 2 {
+		t.Errorf("two mistakes: %v", err)
+	}
+	if lo, hi, err := ParseSizes("64-4KiB"); lo != 64 || hi != 4096 || err != nil {
+		t.Errorf("%d %d %v", lo, hi, err)
+	}
+	if n, err := ParseCount("100k"); n != 100_000 || err != nil {
+		t.Errorf("%d %v", n, err)
+	}
+}
+
+func second[T any](_ T, err error) error        { return err }
+func third[T, U any](_ T, _ U, err error) error { return err }
