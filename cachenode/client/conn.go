@@ -943,6 +943,9 @@ func (r *reader) handle(b mem.Buffer) error {
 			continue
 		}
 		slot, late, ok := c.match(v)
+		if !ok && c.failSwitch(v) {
+			continue
+		}
 		if !ok {
 			if late {
 				c.stats.Late++

@@ -177,3 +177,19 @@ func (c *Conn) handleMgmt(b []byte) {
 		w.ch <- mgmtReply{ack: ack}
 	}
 }
+
+// failSwitch gives an Error that names no operation to the oldest LeaderSwitch:
+// no other management request that waits for an answer can fail. mu is held.
+func (c *Conn) failSwitch(v *ackView) bool {
+	q := c.mgmt[mgmtSwitch]
+	if v.kind != ackError || v.hasID || v.key != nil || len(q) == 0 {
+		return false
+	}
+	c.mgmt[mgmtSwitch] = q[1:]
+	reason := v.detail
+	if len(reason) == 0 {
+		reason = v.text
+	}
+	q[0].ch <- mgmtReply{err: fmt.Errorf("client: %s: %s", c.addr, reason)}
+	return true
+}

@@ -27,7 +27,7 @@ func open(fd int, addr, origin string) (net.Listener, error) {
 		ln, err := net.Listen("tcp", addr)
 		switch {
 		case errors.Is(err, syscall.EADDRINUSE):
-			return nil, fmt.Errorf("%s: %s is in use by another process; expected a free port: %w", origin, addr, syscall.EADDRINUSE)
+			return nil, fmt.Errorf("%s: %s is in use by another process; expected a free port", origin, addr)
 		case err != nil:
 			return nil, fmt.Errorf("%s: %w", origin, err)
 		}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/cachenode/internal/config"
+)
+
+// connectFlags are the flags of every command that talks to a node. They default to the node that the same environment
+// would configure, so that inside its container no flag is needed.
+func connectFlags(more ...cli.Flag) []cli.Flag {
+	return append([]cli.Flag{
+		&cli.StringFlag{Name: "addr", Aliases: []string{"a"}, Usage: "`HOST:PORT` of a node, or several with commas: the first that answers (default: the node this environment configures) [$CACHE_ADDR]"},
+		&cli.StringFlag{Name: "token", Usage: "token [$CACHE_AUTH_TOKEN]"},
+		&cli.StringFlag{Name: "config", Usage: "YAML `FILE` of the node, for its address, token and TLS [$CACHE_CONFIG]"},
+		&cli.DurationFlag{Name: "timeout", Aliases: []string{"t"}, Value: 5 * time.Second, Usage: "bound of the whole command"},
+		outputFlag(),
+	}, more...)
+}
+
+// target is where a command connects to.
+type target struct {
+	addrs    []string
+	origin   string // of addrs
+	base     client.Config
+	tlsOn    bool
+	resolve  func(identity string) string
+	tokenSet bool
+}
+
+func newTarget(c *cli.Command) (*target, error) {
+	in := config.Input{File: c.String("config"), Env: os.Environ()}
+	cfg, _, err := config.Load(in)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	t := &target{origin: cfg.Origin("listen"), resolve: func(id string) string { return id }}
+	if len(cfg.DialMap) > 0 {
+		t.resolve = func(id string) string {
+			if a, ok := cfg.DialMap[id]; ok {
+				return a
+			}
+			return id
+		}
+	}
+	addrs := os.Getenv("CACHE_ADDR")
+	switch {
+	case c.IsSet("addr"):
+		addrs, t.origin = c.String("addr"), "flag --addr"
+	case addrs != "":
+		t.origin = "env CACHE_ADDR"
+	default:
+		addrs = reachable(cfg.Listen)
+	}
+	for _, a := range strings.FieldsFunc(addrs, func(r rune) bool { return r == ',' || r == ' ' }) {
+		addr := config.Identity(a)
+		if _, port, err := net.SplitHostPort(addr); err != nil || port == "" || port == "0" {
+			return nil, usagef("%s: %q is not an address; expected host:port", t.origin, a)
+		}
+		t.addrs = append(t.addrs, addr)
+	}
+	if len(t.addrs) == 0 {
+		return nil, usagef("%s: no address; expected host:port", t.origin)
+	}
+	t.base = client.Config{Token: string(cfg.Token)}
+	if c.IsSet("token") {
+		t.base.Token = c.String("token")
+	}
+	t.tokenSet = t.base.Token != ""
+	if cfg.TLS.Enabled {
+		if t.base.TLS, err = cfg.TLS.Client(); err != nil {
+			return nil, err
+		}
+		t.tlsOn = true
+	}
+	return t, nil
+}
+
+// reachable turns the address of a listener into one to dial.
+func reachable(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// config is the client configuration for one address.
+func (t *target) config(addr string) client.Config {
+	cfg := t.base
+	cfg.Addr = addr
+	if cfg.TLS != nil {
+		cfg.TLS = cfg.TLS.Clone()
+	}
+	return cfg
+}
+
+// dial connects to the first address that answers.
+func (t *target) dial(ctx context.Context) (*client.Conn, error) {
+	var errs []string
+	for _, addr := range t.addrs {
+		conn, err := client.Dial(ctx, t.config(addr))
+		if err == nil {
+			return conn, nil
+		}
+		errs = append(errs, t.explain(addr, err))
+		if _, denied := errors.AsType[*client.AuthError](err); denied {
+			break // the token is the same for all
+		}
+	}
+	return nil, errors.New(strings.Join(errs, "; "))
+}
+
+// explain says in one line why there is no connection, and what to look at.
+func (t *target) explain(addr string, err error) string {
+	if denied, ok := errors.AsType[*client.AuthError](err); ok {
+		what := "the token of flag --token or env CACHE_AUTH_TOKEN"
+		if !t.tokenSet {
+			what = "no token was given: expected flag --token or env CACHE_AUTH_TOKEN"
+		}
+		return fmt.Sprintf("%s refused %s (%s)", addr, what, denied.Detail)
+	}
+	where := fmt.Sprintf("no node answers at %s (%s)", addr, t.origin)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return where + ": connection refused"
+	}
+	if down, ok := errors.AsType[*client.DownError](err); ok && down.Err != nil {
+		err = down.Err
+	}
+	hint := ""
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		hint = "; see CACHE_TLS_CA_SERVER"
+	}
+	return where + ": " + strings.Join(strings.Fields(err.Error()), " ") + hint
+}
+
+// withConn runs f with a connection, within the command's timeout.
+func withConn(ctx context.Context, c *cli.Command, f func(ctx context.Context, conn *client.Conn) error) error {
+	t, err := newTarget(c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Duration("timeout"))
+	defer cancel()
+	conn, err := t.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return f(ctx, conn)
+}
