@@ -48,6 +48,9 @@ func (c *Core) freshFor() (age time.Duration, ok bool) {
 // Voter reports whether this node is a voter of the applied configuration.
 func (c *Core) Voter() bool { return c.rn != nil && c.memberAt(c.conf.GetVoters(), c.cfg.Self) == c.id }
 
+// Joint reports whether the applied configuration is in the middle of a swap, when both its halves need a majority.
+func (c *Core) Joint() bool { return len(c.conf.GetVotersOutgoing()) > 0 }
+
 // Ready reports whether this node is a voter and fresh: what readiness means to an orchestrator.
 func (c *Core) Ready() bool {
 	_, ok := c.freshFor()

@@ -42,9 +42,9 @@ type Driven interface {
 // Bounds of the runner's inbox. Peers' messages and clients' operations queue apart, so that a flood of operations
 // never delays a heartbeat; a turn takes all of the former and a bounded number of the latter.
 const (
-	inboxPeers   = 64 << 10
-	inboxOps     = 64 << 10
-	opsPerTurn   = 4096
+	inboxPeers = 64 << 10
+	inboxOps   = 64 << 10
+	opsPerTurn = 4096
 )
 
 // Runner is the one goroutine that drives a core. Its Post methods and Submit never block.

@@ -21,7 +21,8 @@ import (
 // StateSnapshot for ever. The log is kept from the descriptor's index on until the follower is past it.
 
 const (
-	transferIdle = 5 * time.Second  // a transfer without progress for this long has failed
+	transferIdle = 5 * time.Second // a transfer without progress for this long has failed
+	resendChunks = 250 * time.Millisecond
 	transferPin  = 10 * time.Second // how long the log is kept for a follower that has its snapshot
 	snapDataSize = 16               // transfer number and the sender's last index, in MsgSnap's snapshot data
 )
@@ -39,11 +40,13 @@ type outgoing struct {
 	index    uint64
 	source   SnapshotSource
 	msg      *raftpb.Message
-	next     uint32 // seq of the next chunk
-	acked    uint32 // chunks acknowledged
-	drained  bool   // the last chunk was read
-	finished bool   // MsgSnap sent; only pins the log
+	next     uint32                   // seq of the next chunk
+	acked    uint32                   // chunks acknowledged, all before this seq
+	window   []*cachepb.SnapshotChunk // sent and not acknowledged
+	drained  bool                     // the last chunk was read
+	finished bool                     // MsgSnap sent; only pins the log
 	movedAt  time.Duration
+	sentAt   time.Duration
 }
 
 type incoming struct {
@@ -98,13 +101,17 @@ func (t *transfers) pump(c *Core, p *peer) {
 		chunk := &cachepb.SnapshotChunk{Transfer: o.id, Seq: o.next, Data: data, Last: done, Crc32C: crc32.Checksum(data, castagnoli)}
 		o.next++
 		o.drained = done
-		if !c.send(p.slot, LaneData, &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Replicate{
-			Replicate: &cachepb.Replicate{Chunk: chunk, Peer: &cachepb.Peer{Cluster: c.cluster}},
-		}}) {
-			t.abort(c, o.to)
-			return
-		}
+		o.window = append(o.window, chunk)
+		t.send(c, p, chunk)
 	}
+}
+
+// send sends one chunk. One that is lost is sent again when the transfer does not move.
+func (t *transfers) send(c *Core, p *peer, chunk *cachepb.SnapshotChunk) {
+	t.out.sentAt = c.now
+	c.send(p.slot, LaneData, &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Replicate{
+		Replicate: &cachepb.Replicate{Chunk: chunk, Peer: &cachepb.Peer{Cluster: c.cluster}},
+	}})
 }
 
 func (c *Core) receiveChunkAck(p *peer, m *cachepb.SnapshotChunkAck) {
@@ -120,6 +127,7 @@ func (c *Core) receiveChunkAck(p *peer, m *cachepb.SnapshotChunkAck) {
 	if m.GetSeq()+1 <= o.acked || m.GetSeq() >= o.next {
 		return
 	}
+	o.window = o.window[m.GetSeq()+1-o.acked:]
 	o.acked, o.movedAt = m.GetSeq()+1, c.now
 	if !o.drained || o.acked < o.next {
 		c.transfers.pump(c, p)
@@ -169,15 +177,23 @@ func (c *Core) manageTransfers() {
 		c.transfers.out = nil
 	case !o.finished && c.now-o.movedAt > transferIdle:
 		c.transfers.abort(c, o.to)
+	case !o.finished && o.to != 0 && c.now-max(o.movedAt, o.sentAt) > resendChunks:
+		if p := c.peerByID(o.to); p != nil {
+			for _, chunk := range o.window {
+				c.transfers.send(c, p, chunk)
+			}
+		}
 	}
 }
 
+// receiveChunk takes one chunk. Its answer names the last chunk up to which all are here; one that came early or twice
+// changes nothing.
 func (c *Core) receiveChunk(p *peer, m *cachepb.SnapshotChunk) {
 	if c.rn == nil || c.role == raft.StateLeader {
 		return
 	}
 	t := &c.transfers
-	reply := &cachepb.SnapshotChunkAck{Transfer: m.GetTransfer(), Seq: m.GetSeq()}
+	reply := &cachepb.SnapshotChunkAck{Transfer: m.GetTransfer()}
 	err := func() error {
 		if crc32.Checksum(m.GetData(), castagnoli) != m.GetCrc32C() {
 			return fmt.Errorf("chunk %d is damaged", m.GetSeq())
@@ -187,7 +203,7 @@ func (c *Core) receiveChunk(p *peer, m *cachepb.SnapshotChunk) {
 		}
 		in := t.in
 		if in == nil || in.id != m.GetTransfer() || in.from != p.id || in.next != m.GetSeq() || in.done {
-			return fmt.Errorf("chunk %d is out of order", m.GetSeq())
+			return nil
 		}
 		if err := in.sink.Add(m.GetData()); err != nil {
 			return err
@@ -196,9 +212,14 @@ func (c *Core) receiveChunk(p *peer, m *cachepb.SnapshotChunk) {
 		in.done = m.GetLast()
 		return nil
 	}()
-	if err != nil {
+	switch in := t.in; {
+	case err != nil:
 		reply.Error = err.Error()
 		t.in = nil
+	case in == nil || in.id != m.GetTransfer() || in.next == 0:
+		return
+	default:
+		reply.Seq = in.next - 1
 	}
 	c.sendAck(p.slot, LaneData, &cachepb.Ack{Method: &cachepb.Ack_ReplicateAck{ReplicateAck: &cachepb.ReplicateAck{
 		ChunkAck: reply, Peer: &cachepb.Peer{Cluster: c.cluster},

@@ -282,10 +282,19 @@ func (s *Sim) Failed() int {
 
 func (s *Sim) delay(from, to int) time.Duration {
 	d := s.opt.Delay + time.Duration((2*s.rng.Float64()-1)*float64(s.opt.Jitter))
-	if s.rng.Float64() < s.opt.Reorder {
-		d += time.Duration(s.rng.Float64() * 20 * float64(s.opt.Delay))
-	}
 	return max(d, time.Microsecond) + s.slow[from] + s.slow[to]
+}
+
+// arrival returns when a message sent now arrives. Messages of one lane arrive in order, as on a stream, but for the few
+// that are reordered: those of two streams that succeed each other can be.
+func (s *Sim) arrival(n *Node, slot int, lane replication.Lane) time.Duration {
+	d := s.delay(n.slot, slot)
+	if s.rng.Float64() < s.opt.Reorder {
+		return d + time.Duration(s.rng.Float64()*20*float64(s.opt.Delay))
+	}
+	at := max(s.now+d, n.lastAt[lane][slot])
+	n.lastAt[lane][slot] = at
+	return at - s.now
 }
 
 // dial keeps a's streams to b: both lanes, again and again while they are down.
@@ -364,10 +373,11 @@ type Node struct {
 	Core *replication.Core
 	dead bool
 
-	up      [2][2]map[int]*Node // by direction, lane, other slot: the process at the other end
-	dialing map[int]bool
-	wakeAt  time.Duration
-	turning bool
+	up          [2][2]map[int]*Node      // by direction, lane, other slot: the process at the other end
+	lastAt      [2]map[int]time.Duration // by lane, other slot: when the last message arrives there
+	dialing     map[int]bool
+	wakeAt      time.Duration
+	pausedUntil time.Duration
 
 	// The toy state machine: the operations applied so far.
 	applied []uint64
@@ -382,6 +392,7 @@ func (n *Node) ensure() {
 	if n.dialing == nil {
 		n.dialing = map[int]bool{}
 		n.waiting = map[uint64]waiting{}
+		n.lastAt = [2]map[int]time.Duration{{}, {}}
 		for d := range n.up {
 			for l := range n.up[d] {
 				n.up[d][l] = map[int]*Node{}
@@ -390,9 +401,20 @@ func (n *Node) ensure() {
 	}
 }
 
+// Pause stops the process of a slot for d: what arrives waits, time goes on.
+func (s *Sim) Pause(slot int, d time.Duration) {
+	if n := s.nodes[slot]; n != nil {
+		n.pausedUntil = max(n.pausedUntil, s.now+d)
+	}
+}
+
 // step runs one input of the core and what follows from it.
 func (n *Node) step(input func()) {
 	if n.dead {
+		return
+	}
+	if n.pausedUntil > n.sim.now {
+		n.sim.At(n.pausedUntil-n.sim.now, func() { n.step(input) })
 		return
 	}
 	n.ensure()
@@ -434,6 +456,18 @@ func (n *Node) linkDown(dir replication.Direction, lane replication.Lane, o *Nod
 	}
 }
 
+// lost ends every connection with a process that is gone, unless the news cannot get through.
+func (n *Node) lost(o *Node) {
+	if n.dead || n.sim.cut[[2]int{n.slot, o.slot}] || n.sim.cut[[2]int{o.slot, n.slot}] {
+		return
+	}
+	for _, dir := range []replication.Direction{replication.Outgoing, replication.Incoming} {
+		for _, lane := range []replication.Lane{replication.LaneControl, replication.LaneData} {
+			n.linkDown(dir, lane, o)
+		}
+	}
+}
+
 // Break resets one connection between the nodes of two slots, as a middlebox would.
 func (s *Sim) Break(a, b int, lane replication.Lane) {
 	from, to := s.nodes[a], s.nodes[b]
@@ -456,7 +490,7 @@ func (n *Node) peerAt(slot int) *Node {
 }
 
 // carry sends one message to the process that this node is connected with.
-func (n *Node) carry(slot int, m proto.Message, deliver func(to *Node, m proto.Message)) bool {
+func (n *Node) carry(slot int, lane replication.Lane, m proto.Message, deliver func(to *Node, m proto.Message)) bool {
 	n.ensure()
 	s := n.sim
 	to := n.peerAt(slot)
@@ -464,6 +498,11 @@ func (n *Node) carry(slot int, m proto.Message, deliver func(to *Node, m proto.M
 		return false
 	}
 	s.Count.Messages++
+	if to.dead {
+		// The other end is gone, and its machine says so as soon as a packet gets through.
+		s.At(2*s.delay(n.slot, slot), func() { n.lost(to) })
+		return true
+	}
 	if s.cut[[2]int{n.slot, slot}] || s.rng.Float64() < s.opt.Loss || (s.opt.Eat != nil && s.opt.Eat(m)) {
 		s.Count.Dropped++
 		return true
@@ -474,7 +513,7 @@ func (n *Node) carry(slot int, m proto.Message, deliver func(to *Node, m proto.M
 	}
 	for range copies {
 		m := proto.Clone(m)
-		s.At(s.delay(n.slot, slot), func() {
+		s.At(s.arrival(n, slot, lane), func() {
 			if !to.dead && !s.cut[[2]int{n.slot, slot}] {
 				to.step(func() { deliver(to, m) })
 			}
@@ -486,7 +525,7 @@ func (n *Node) carry(slot int, m proto.Message, deliver func(to *Node, m proto.M
 // Send implements replication.Transport.
 func (n *Node) Send(slot int, lane replication.Lane, req *cachepb.CacheRequest) bool {
 	id := n.Core.ID()
-	return n.carry(slot, req, func(to *Node, m proto.Message) {
+	return n.carry(slot, lane, req, func(to *Node, m proto.Message) {
 		to.Core.ReceiveRequest(n.slot, id, lane, m.(*cachepb.CacheRequest))
 	})
 }
@@ -494,7 +533,7 @@ func (n *Node) Send(slot int, lane replication.Lane, req *cachepb.CacheRequest) 
 // SendAck implements replication.Transport.
 func (n *Node) SendAck(slot int, lane replication.Lane, a *cachepb.Ack) bool {
 	id := n.Core.ID()
-	return n.carry(slot, a, func(to *Node, m proto.Message) {
+	return n.carry(slot, lane, a, func(to *Node, m proto.Message) {
 		to.Core.ReceiveAck(n.slot, id, lane, m.(*cachepb.Ack))
 	})
 }
@@ -634,8 +673,6 @@ func (s *Sim) check(n *Node) {
 	}
 	if at, ok := c.AsOf(); ok {
 		// I9: everything that was acknowledged before asOf is here.
-		have := uint64(len(n.applied))
-		_ = have
 		for _, a := range s.recentAcks(c.Cluster(), at) {
 			if a.index > c.Applied() {
 				s.fail("node %d claims to be as of %v and lacks index %d, acknowledged at %v (I9)", n.slot, at, a.index, a.at)
@@ -677,7 +714,7 @@ func (s *Sim) Lost(n *Node) []uint64 {
 // Leader returns the node that takes proposals, or nil.
 func (s *Sim) Leader() *Node {
 	for _, n := range s.nodes {
-		if n != nil {
+		if n != nil && n.pausedUntil <= s.now {
 			n.Core.Clock(s.now)
 			if n.Core.Leading() {
 				return n

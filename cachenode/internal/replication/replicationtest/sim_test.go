@@ -1,6 +1,7 @@
 package replicationtest
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"testing"
@@ -71,4 +72,35 @@ func TestLeaderKilled(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestSchedules runs random schedules and checks every invariant after each step. SIM_SEEDS=1-2000 runs more of them;
+// a failure names the seed, and SIM_SEEDS=<seed> repeats it.
+func TestSchedules(t *testing.T) {
+	first, last := uint64(1), uint64(40)
+	if v := os.Getenv("SIM_SEEDS"); v != "" {
+		if n, _ := fmt.Sscanf(v, "%d-%d", &first, &last); n == 1 {
+			last = first
+		}
+	}
+	var total Counts
+	for seed := first; seed <= last; seed++ {
+		cryptotest.SetGlobalRandom(t, seed)
+		opt := Options{Seed: seed, Nodes: []int{3, 3, 5, 3, 2, 7}[seed%6], Logger: testLogger(t)}
+		switch seed % 4 {
+		case 1:
+			opt.Loss, opt.Duplicate, opt.Reorder = 0.01, 0.02, 0.05
+		case 2:
+			opt.Delay, opt.Jitter = 20*time.Millisecond, 15*time.Millisecond
+		case 3:
+			opt.LogRetainEntries = 8
+		}
+		s := New(opt)
+		if err := RunSchedule(s, Schedule{KeepMajority: seed%2 == 0}); err != nil {
+			t.Errorf("seed %d: %v\nrepeat: SIM_SEEDS=%d go test -run TestSchedules ./cachenode/internal/replication/replicationtest", seed, err, seed)
+			continue
+		}
+		total.add(s.Count)
+	}
+	t.Logf("%d schedules: %+v", last-first+1, total)
 }
