@@ -1,0 +1,207 @@
+package store
+
+import (
+	"sync/atomic"
+
+	"github.com/hacache/hacache/proto/cachepb"
+)
+
+const (
+	// MaxSessions is the number of sessions kept; one more ends the one that was idle longest.
+	MaxSessions = 1 << 16
+	// MaxOpenOps bounds the numbers of a session: below first_unacked + MaxOpenOps.
+	MaxOpenOps = 1 << 12
+	// SessionIdleMs is after how much cluster time without an operation a session ends.
+	SessionIdleMs = 60_000
+
+	// maxSlots bounds the memory of all sessions together, at 8 bytes a slot. Beyond it the idle ones end.
+	maxSlots = 1 << 22
+	minSlots = 8
+)
+
+// sessions are the open sessions, by id and in the order of their last operation. As that order is also the order of
+// lastMs, expiry looks at one end only. All of it is a function of the log, the size of each ring included.
+type sessions struct {
+	byID         map[uint64]*session
+	oldest, last *session
+	slots        int
+	count        atomic.Int64 // len(byID), for other goroutines
+	hash         uint64       // guarded by state.mu
+}
+
+// session remembers the operations from first on that were completed.
+type session struct {
+	id         uint64
+	first      uint64 // first_unacked: what is below was acknowledged and is forgotten
+	lastMs     int64
+	prev, next *session
+
+	// ring has at seq modulo its length the index at which seq was completed, 0 if it was not, for
+	// first <= seq < first+len(ring). The length is a power of two.
+	ring []uint64
+}
+
+func (t *sessions) init() { t.byID = make(map[uint64]*session) }
+
+// admit decides what an operation of a session is: fresh, to be performed and then completed in sess; or, if not
+// fresh, answered by r.
+func (t *sessions) admit(tag *cachepb.OpTag, clusterMs int64) (sess *session, r Result, fresh bool) {
+	id, seq := tag.GetSession(), tag.GetSeq()
+	sess = t.byID[id]
+	if sess == nil {
+		if seq != 1 {
+			return nil, Result{Code: cachepb.Code_SESSION_EXPIRED}, false
+		}
+		if len(t.byID) >= MaxSessions {
+			t.end(t.oldest)
+		}
+		sess = &session{id: id, first: 1, lastMs: clusterMs, ring: make([]uint64, minSlots)}
+		t.start(sess)
+		t.bound(sess)
+	} else {
+		t.touch(sess, clusterMs)
+	}
+	t.acknowledge(sess, min(tag.GetFirstUnacked(), seq))
+	switch {
+	case seq < sess.first:
+		return nil, Result{Code: cachepb.Code_INDETERMINATE, Duplicate: true}, false
+	case seq-sess.first >= MaxOpenOps:
+		return nil, Result{Code: cachepb.Code_OVERLOADED}, false
+	case seq-sess.first >= uint64(len(sess.ring)):
+		t.grow(sess, seq)
+	}
+	if index := *sess.slot(seq); index != 0 {
+		return nil, Result{Code: cachepb.Code_OK, Index: index, Duplicate: true}, false
+	}
+	return sess, Result{}, true
+}
+
+// complete notes that an admitted operation has taken effect.
+func (t *sessions) complete(sess *session, seq, index uint64) {
+	*sess.slot(seq) = index
+	t.hash += sess.opHash(seq, index)
+}
+
+func (s *session) slot(seq uint64) *uint64 { return &s.ring[seq&uint64(len(s.ring)-1)] }
+
+// acknowledge forgets what is below first.
+func (t *sessions) acknowledge(sess *session, first uint64) {
+	if first <= sess.first {
+		return
+	}
+	t.hash -= sess.hash()
+	for seq := sess.first; seq < first && seq-sess.first < uint64(len(sess.ring)); seq++ {
+		if slot := sess.slot(seq); *slot != 0 {
+			t.hash -= sess.opHash(seq, *slot)
+			*slot = 0
+		}
+	}
+	sess.first = first
+	t.hash += sess.hash()
+}
+
+// grow makes the ring large enough for seq, which is below first+MaxOpenOps.
+func (t *sessions) grow(sess *session, seq uint64) {
+	n := len(sess.ring)
+	for uint64(n) <= seq-sess.first {
+		n *= 2
+	}
+	t.hash -= sess.hash()
+	old := sess.ring
+	sess.ring = make([]uint64, n)
+	for seq := sess.first; seq-sess.first < uint64(len(old)); seq++ {
+		*sess.slot(seq) = old[seq&uint64(len(old)-1)]
+	}
+	t.hash += sess.hash()
+	t.slots += n - len(old)
+	t.bound(sess)
+}
+
+// bound ends sessions other than sess until the rest fits.
+func (t *sessions) bound(sess *session) {
+	for t.slots > maxSlots && t.oldest != sess {
+		t.end(t.oldest)
+	}
+}
+
+func (t *sessions) expire(clusterMs int64) {
+	for t.oldest != nil && clusterMs-t.oldest.lastMs >= SessionIdleMs {
+		t.end(t.oldest)
+	}
+}
+
+func (t *sessions) touch(sess *session, clusterMs int64) {
+	if sess.lastMs != clusterMs {
+		t.hash -= sess.hash()
+		sess.lastMs = clusterMs
+		t.hash += sess.hash()
+	}
+	if t.last != sess {
+		t.unlink(sess)
+		t.link(sess)
+	}
+}
+
+// start adds a session, with what its ring holds.
+func (t *sessions) start(sess *session) {
+	t.byID[sess.id] = sess
+	t.link(sess)
+	t.slots += len(sess.ring)
+	t.hash += sess.hash() + sess.opsHash()
+	t.count.Store(int64(len(t.byID)))
+}
+
+func (t *sessions) end(sess *session) {
+	delete(t.byID, sess.id)
+	t.unlink(sess)
+	t.slots -= len(sess.ring)
+	t.hash -= sess.hash() + sess.opsHash()
+	t.count.Store(int64(len(t.byID)))
+}
+
+func (t *sessions) link(sess *session) {
+	sess.prev, sess.next = t.last, nil
+	if t.last == nil {
+		t.oldest = sess
+	} else {
+		t.last.next = sess
+	}
+	t.last = sess
+}
+
+func (t *sessions) unlink(sess *session) {
+	if sess.prev == nil {
+		t.oldest = sess.next
+	} else {
+		sess.prev.next = sess.next
+	}
+	if sess.next == nil {
+		t.last = sess.prev
+	} else {
+		sess.next.prev = sess.prev
+	}
+}
+
+// hash is the session's own summand of the state hash, opHash that of one completed operation.
+func (s *session) hash() uint64 {
+	h := mix(s.id + 0x9e3779b97f4a7c15)
+	h = mix(h + s.first)
+	h = mix(h + uint64(s.lastMs))
+	return mix(h + uint64(len(s.ring)))
+}
+
+func (s *session) opHash(seq, index uint64) uint64 {
+	h := mix(s.id ^ 0x9e3779b97f4a7c15)
+	h = mix(h + seq)
+	return mix(h + index)
+}
+
+func (s *session) opsHash() uint64 {
+	var h uint64
+	for seq := s.first; seq-s.first < uint64(len(s.ring)); seq++ {
+		if index := *s.slot(seq); index != 0 {
+			h += s.opHash(seq, index)
+		}
+	}
+	return h
+}
