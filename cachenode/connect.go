@@ -128,11 +128,10 @@ func (t *target) dial(ctx context.Context) (*client.Conn, error) {
 // explain says in one line why there is no connection, and what to look at.
 func (t *target) explain(addr string, err error) string {
 	if denied, ok := errors.AsType[*client.AuthError](err); ok {
-		what := "the token of flag --token or env CACHE_AUTH_TOKEN"
 		if !t.tokenSet {
-			what = "no token was given: expected flag --token or env CACHE_AUTH_TOKEN"
+			return addr + " asks for a token; expected one in flag --token or env CACHE_AUTH_TOKEN"
 		}
-		return fmt.Sprintf("%s refused %s (%s)", addr, what, denied.Detail)
+		return fmt.Sprintf("%s refused the token of flag --token or env CACHE_AUTH_TOKEN (%s)", addr, denied.Detail)
 	}
 	where := fmt.Sprintf("no node answers at %s (%s)", addr, t.origin)
 	if errors.Is(err, syscall.ECONNREFUSED) {

@@ -81,7 +81,7 @@ func (l *loader) readEnv() {
 	for _, kv := range l.in.Env {
 		name, value, _ := strings.Cut(kv, "=")
 		l.env[name] = value
-		if slices.Contains(known, name) {
+		if value == "" || slices.Contains(known, name) {
 			continue
 		}
 		if !strings.HasPrefix(name, "CACHE_") && !strings.HasPrefix(name, "HA_") && !strings.HasPrefix(name, "HOSTNAME_OV") {

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/cachenode/internal/config"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"cachenode": main})
+}
+
+// The command line as users meet it: each script runs real processes and holds messages and exit codes in full.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			for _, name := range []string{"ADDR", "ADDR2"} {
+				addr, err := freeAddr()
+				if err != nil {
+					return err
+				}
+				env.Setenv(name, addr)
+			}
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits": exits,
+			"ready": awaitReady,
+		},
+	})
+}
+
+func freeAddr() (string, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer ln.Close()
+	return ln.Addr().String(), nil
+}
+
+// exits CODE PROGRAM ARGS... runs a program that must end with the code.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if e, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = e.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("%s: exit code %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+// ready ADDR [TOKEN] waits until the node at ADDR may serve clients.
+func awaitReady(ts *testscript.TestScript, _ bool, args []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	cfg := client.Config{Addr: args[0]}
+	if len(args) > 1 {
+		cfg.Token = args[1]
+	}
+	conn, err := client.NewConn(cfg)
+	ts.Check(err)
+	defer conn.Close()
+	for {
+		h, err := conn.Health(ctx)
+		if err == nil && ready(h) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			ts.Fatalf("%s is not ready: %v", args[0], err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// Every setting that is no secret has a flag of serve, and help names its variable.
+func TestEverySettingHasAFlag(t *testing.T) {
+	var out strings.Builder
+	if code := run(t.Context(), []string{"serve", "--help"}, nil, &out, &out); code != exitOK {
+		t.Fatalf("exit code %d\n%s", code, out.String())
+	}
+	words := strings.FieldsFunc(out.String(), func(r rune) bool { return strings.ContainsRune(" \n,[]", r) })
+	for _, s := range config.Settings() {
+		if s.Secret {
+			continue
+		}
+		if !slices.Contains(words, "--"+s.Flag()) || !slices.Contains(words, "$"+s.Env) {
+			t.Errorf("%s is not in help as --%s and $%s", s.Key, s.Flag(), s.Env)
+		}
+	}
+}
+
+// The address that verbs dial by default is one at which the node of the same environment can be reached.
+func TestReachable(t *testing.T) {
+	for listen, want := range map[string]string{
+		":7001": "127.0.0.1:7001", "0.0.0.0:7001": "127.0.0.1:7001", "[::]:7001": "127.0.0.1:7001",
+		"127.0.0.2:7001": "127.0.0.2:7001", "cache-0:7001": "cache-0:7001",
+	} {
+		if got := reachable(listen); got != want {
+			t.Errorf("%s: %s, want %s", listen, got, want)
+		}
+	}
+}
