@@ -26,8 +26,6 @@ type Input struct {
 	Events  []result.Event
 	Nodes   []string
 
-	// LoadFrom and LoadTo are the ends of the recorded load.
-	LoadFrom, LoadTo time.Duration
 	// Planned are the injections that the run had to perform.
 	Planned []Planned
 	// Demands are the operations that the load had to contain.
@@ -79,8 +77,11 @@ type Facts struct {
 	// LogFindings are lines of node logs that no healthy node writes.
 	LogFindings []string `json:"log_findings,omitempty"`
 
+	// LoadFrom and LoadTo are the ends of the recorded load.
 	LoadFrom time.Duration `json:"load_from_ns"`
 	LoadTo   time.Duration `json:"load_to_ns"`
+	// Stopping is when the runner began to stop the nodes; 0: it did not.
+	Stopping time.Duration `json:"stopping_ns"`
 }
 
 // Verdicts is what the checks found, ready to be put into a result.
@@ -142,7 +143,7 @@ func (v *Verdicts) add(c result.Check) { v.Checks = append(v.Checks, c) }
 
 // end is the last moment of which the evidence speaks.
 func (in *Input) end() time.Duration {
-	end := in.LoadTo
+	end := in.Facts.LoadTo
 	for i := range in.History.Ops {
 		end = max(end, in.History.Ops[i].Return)
 	}
@@ -235,7 +236,7 @@ func converged(in *Input) result.Check {
 func liveness(in *Input, windows []result.Window) result.Check {
 	c := result.Check{Name: "liveness", Verdict: result.Pass, Checked: int64(len(in.Nodes))}
 	for _, e := range in.Events {
-		if e.Kind != result.Process || e.State != result.ProcessExited {
+		if e.Kind != result.Process || e.State != result.ProcessExited || in.Facts.Stopping > 0 && e.T >= in.Facts.Stopping {
 			continue
 		}
 		told := slices.ContainsFunc(windows, func(w result.Window) bool {

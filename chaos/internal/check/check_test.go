@@ -24,11 +24,11 @@ import (
 func evidence(t *testing.T, text string) *Input {
 	t.Helper()
 	in := &Input{
-		History: &history.History{Whole: true},
-		Nodes:   []string{"n1", "n2", "n3"},
-		Limit:   Limits{LostWrites: true, Staleness: 500 * time.Millisecond, Converge: time.Second},
-		Facts:   Facts{Converged: true, FinalReads: true},
-		LoadTo:  10 * time.Second, ProbeInterval: 5 * time.Millisecond,
+		History:       &history.History{Whole: true},
+		Nodes:         []string{"n1", "n2", "n3"},
+		Limit:         Limits{LostWrites: true, Staleness: 500 * time.Millisecond, Converge: time.Second},
+		Facts:         Facts{Converged: true, FinalReads: true, LoadTo: 10 * time.Second},
+		ProbeInterval: 5 * time.Millisecond,
 	}
 	ms := func(s string) time.Duration {
 		v, err := strconv.ParseFloat(s, 64)
@@ -513,15 +513,17 @@ func TestLiveness(t *testing.T) {
 		events  string
 		verdict result.Verdict
 	}{
-		"nothing happened": {"", result.Pass},
-		"told to":          {"fault k kill n1 100..1000\nexit n1 101", result.Pass},
-		"on its own":       {"exit n1 101", result.Violated},
-		"another node":     {"fault k kill n1 100..1000\nexit n2 101", result.Violated},
-		"after the heal":   {"fault k kill n1 100..1000\nexit n1 101\nexit n1 3000", result.Violated},
-		"only isolated":    {"fault k isolate n1 100..1000\nexit n1 101", result.Violated},
+		"nothing happened":   {"", result.Pass},
+		"told to":            {"fault k kill n1 100..1000\nexit n1 101", result.Pass},
+		"on its own":         {"exit n1 101", result.Violated},
+		"another node":       {"fault k kill n1 100..1000\nexit n2 101", result.Violated},
+		"stopped at the end": {"exit n1 9500", result.Pass},
+		"after the heal":     {"fault k kill n1 100..1000\nexit n1 101\nexit n1 3000", result.Violated},
+		"only isolated":      {"fault k isolate n1 100..1000\nexit n1 101", result.Violated},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := evidence(t, c.events)
+			in.Facts.Stopping = 9 * time.Second
 			if got := liveness(in, faultWindows(in.Events, in.end())); got.Verdict != c.verdict {
 				t.Errorf("verdict %s, want %s: %s", got.Verdict, c.verdict, got.Detail)
 			}

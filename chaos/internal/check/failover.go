@@ -156,9 +156,9 @@ func gapAt(oks []time.Duration, from, to time.Duration) (gap, bool) {
 // longest returns the longest time without an ok of a level during the load.
 func longest(in *Input, windows []result.Window, level string, oks []time.Duration) result.Outage {
 	out := result.Outage{Level: level}
-	prev := in.LoadFrom
-	for _, t := range append(slices.Clone(oks), in.LoadTo) {
-		if t < in.LoadFrom || t > in.LoadTo {
+	prev := in.Facts.LoadFrom
+	for _, t := range append(slices.Clone(oks), in.Facts.LoadTo) {
+		if t < in.Facts.LoadFrom || t > in.Facts.LoadTo {
 			continue
 		}
 		if t-prev > out.To-out.From {

@@ -51,7 +51,7 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (va
 		rate := float64(bad) / float64(all)
 		return rate, fmt.Sprintf("%.3g%% (%d of %d)", 100*rate, bad, all), true
 	case "leader_changes":
-		n := LeaderChanges(in.Events, in.LoadFrom, in.LoadTo)
+		n := LeaderChanges(in.Events, in.Facts.LoadFrom, in.Facts.LoadTo)
 		return float64(n), fmt.Sprint(n), true
 	case "failover":
 		var gaps []time.Duration

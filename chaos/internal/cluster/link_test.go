@@ -127,9 +127,7 @@ func TestLink_passes(t *testing.T) {
 	send(t, c, "hello")
 	expect(t, c, "hello")
 	for _, w := range []Way{Forward, Backward} {
-		if got := l.Traffic(w).Bytes; got != 5 {
-			t.Errorf("%v: %d bytes counted, want 5", w, got)
-		}
+		eventually(t, "5 bytes are counted "+w.String(), func() bool { return l.Traffic(w).Bytes == 5 })
 	}
 }
 
@@ -142,6 +140,8 @@ func TestLink_stall(t *testing.T) {
 			old := dial(t, l)
 			send(t, old, "a")
 			expect(t, old, "a")
+			// A chunk is counted after it was handed on.
+			eventually(t, "the first byte is counted", func() bool { return l.Traffic(way).Bytes == 1 })
 			before := l.Traffic(way)
 
 			lift := l.Apply(way, Conditions{Stall: true})

@@ -26,6 +26,15 @@ type Spec struct {
 	Jitter    time.Duration // plus or minus
 	To        string        // leader-switch: a node's name, or empty
 	Pick      uint64        // chooses where Target leaves a choice
+	// Begin is called when the targets are known and the deed begins: the
+	// moment from which a failover is counted. nil is allowed.
+	Begin func(targets []string)
+}
+
+func (s *Spec) begin(targets []*cluster.Node) {
+	if s.Begin != nil {
+		s.Begin(names(targets))
+	}
 }
 
 // Injection is a fault in force.
@@ -65,13 +74,13 @@ func Inject(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, error)
 	case "kill", "term":
 		return end(ctx, c, s, targets)
 	case "pause":
-		return pause(ctx, targets)
+		return pause(ctx, s, targets)
 	case "partition", "isolate":
 		return cut(ctx, c, s, targets)
 	case "latency":
 		return slow(c, s, targets)
 	case "reset":
-		return reset(ctx, c, targets)
+		return reset(ctx, c, s, targets)
 	case "leader-switch":
 		return leaderSwitch(ctx, c, s)
 	}
@@ -173,6 +182,7 @@ func end(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Nod
 	}
 	ctx, cancel := context.WithTimeout(ctx, endPatience)
 	defer cancel()
+	s.begin(targets)
 	pids := make([]int, len(targets))
 	errs := make([]error, len(targets))
 	var wg sync.WaitGroup
@@ -204,7 +214,7 @@ func end(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Nod
 }
 
 // pause stops processes without ending them.
-func pause(ctx context.Context, targets []*cluster.Node) (*Injection, error) {
+func pause(ctx context.Context, s Spec, targets []*cluster.Node) (*Injection, error) {
 	in := &Injection{Targets: names(targets)}
 	in.heal = func(context.Context) error {
 		var errs []error
@@ -215,6 +225,7 @@ func pause(ctx context.Context, targets []*cluster.Node) (*Injection, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
+	s.begin(targets)
 	for _, n := range targets {
 		if n.State() != cluster.Running {
 			return nil, errors.Join(fmt.Errorf("%w: %s is not running", ErrNotAvailable, n.Name), in.Heal(ctx))
@@ -302,6 +313,7 @@ func cut(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Nod
 	if s.Action == "isolate" && s.Clients == "cut" {
 		ps = append(ps, clientPaths...)
 	}
+	s.begin(targets)
 	if s.Style == "reject" {
 		return reject(ctx, ps, targets)
 	}
@@ -454,6 +466,7 @@ func slow(c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, erro
 	for i, p := range ps {
 		before[i] = delayed(p)
 	}
+	s.begin(targets)
 	lift := apply(ps, cluster.Conditions{Latency: s.Latency, Jitter: s.Jitter})
 	in.heal = func(context.Context) error { lift(); return nil }
 	in.bit = func(context.Context) (bool, string) {
@@ -471,7 +484,7 @@ func slow(c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, erro
 }
 
 // reset closes every connection between the targets and other nodes once.
-func reset(ctx context.Context, c *cluster.Cluster, targets []*cluster.Node) (*Injection, error) {
+func reset(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
 	ps := paths(c, names(targets), names(without(c.Nodes(), targets)), "both")
 	if len(targets) == len(c.Nodes()) {
 		ps = paths(c, names(targets[:1]), names(targets[1:]), "both")
@@ -479,6 +492,7 @@ func reset(ctx context.Context, c *cluster.Cluster, targets []*cluster.Node) (*I
 			ps = append(ps, paths(c, names(targets[i:i+1]), names(targets[i+1:]), "both")...)
 		}
 	}
+	s.begin(targets)
 	in, err := reject(ctx, ps, targets)
 	if err != nil {
 		return nil, err
@@ -508,6 +522,7 @@ func leaderSwitch(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, 
 		}
 		to = n.Identity
 	}
+	s.begin([]*cluster.Node{old})
 	asked, cancel := context.WithTimeout(ctx, switchPatience)
 	defer cancel()
 	if _, err := old.Conn().LeaderSwitch(asked, to); err != nil {

@@ -1,0 +1,198 @@
+package runner
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hacache/hacache/chaos/internal/check"
+	"github.com/hacache/hacache/chaos/internal/history"
+	"github.com/hacache/hacache/chaos/internal/scenario"
+	"github.com/hacache/hacache/reports/result"
+)
+
+// FactsFile is what the checks need beside the files of package result.
+const FactsFile = "facts.json"
+
+// conclude judges what was recorded and writes the result. It reads the
+// evidence back from the disk, so that what "chaos check" will see is what was
+// judged here.
+func (r *run) conclude(ctx context.Context, failure error) (*result.Run, error) {
+	defer r.file.Close()
+	s := r.Plan.Scenario
+	out := &result.Run{
+		Kind: result.KindScenario, Name: s.Name, About: s.About, Started: r.start, Duration: r.now(),
+		Events: r.events, Resources: r.usage,
+		Files: []result.File{
+			{Path: result.ScenarioFile, About: "the scenario as it was run"},
+			{Path: result.HistoryFile, About: "every operation"},
+			{Path: FactsFile, About: "what else the checks need; chaos check judges again from these files"},
+		},
+	}
+	if in, ok := errors.AsType[Interrupt](context.Cause(ctx)); ok {
+		out.Interrupted = in.Signal
+	} else if failure != nil {
+		out.Failure = failure.Error()
+	}
+	if r.system != nil {
+		for _, n := range r.system.Nodes() {
+			log := result.NodesDir + "/" + n.Name + ".log"
+			out.Nodes = append(out.Nodes, result.Node{Name: n.Name, Identity: n.Identity, Log: log})
+			out.Files = append(out.Files, result.File{Path: log, About: "log of " + n.Name})
+		}
+	}
+	if r.Probe != nil {
+		out.Environment = r.Probe.Environment()
+	}
+	r.facts.LogFindings = scanLogs(filepath.Join(r.Dir, result.NodesDir))
+	errs := []error{r.writeFacts()}
+	if r.rec != nil {
+		r.rec.Fill(out)
+	}
+	if _, err := Judge(r.Dir, out); err != nil {
+		out.Failure = strings.TrimPrefix(out.Failure+"; "+err.Error(), "; ")
+	}
+	out.Judge()
+	if r.rec != nil {
+		names, err := r.rec.WritePercentiles(r.Dir)
+		errs = append(errs, err)
+		for _, n := range names {
+			out.Files = append(out.Files, result.File{Path: n, About: "percentile distribution"})
+		}
+	}
+	errs = append(errs, result.Write(r.Dir, out))
+	return out, errors.Join(errs...)
+}
+
+// Judge runs the checks on the evidence in dir and puts their verdicts into
+// out. A check that panics is an error.
+func Judge(dir string, out *result.Run) (v *check.Verdicts, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("a check panicked: %v\n%s", p, debug.Stack())
+		}
+	}()
+	in, err := Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	v = check.All(in)
+	v.Put(out)
+	return v, nil
+}
+
+// Load reads the evidence of a run.
+func Load(dir string) (*check.Input, error) {
+	s, err := scenario.Load(filepath.Join(dir, result.ScenarioFile))
+	if err != nil {
+		return nil, err
+	}
+	in := new(check.Input)
+	if in.History, err = history.ReadFile(filepath.Join(dir, result.HistoryFile)); err != nil {
+		return nil, err
+	}
+	events, err := os.Open(filepath.Join(dir, result.EventsFile))
+	if err != nil {
+		return nil, err
+	}
+	defer events.Close()
+	if in.Events, err = result.DecodeEvents(events, events.Name()); err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(in.Events, func(a, b result.Event) int { return int(a.T - b.T) })
+	facts, err := os.ReadFile(filepath.Join(dir, FactsFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a run that was killed has none
+		return nil, err
+	}
+	if err == nil {
+		if err := json.Unmarshal(facts, &in.Facts); err != nil {
+			return nil, fmt.Errorf("%s: %w", FactsFile, err)
+		}
+	}
+	expect(in, scenario.NewPlan(s, in.History.Header.Seed))
+	return in, nil
+}
+
+// expect tells the checks what the plan demands.
+func expect(in *check.Input, p *scenario.Plan) {
+	s := p.Scenario
+	in.Nodes = in.History.Header.Nodes
+	in.ProbeInterval = time.Second / probeRate
+	for i := range p.Injections {
+		j := &p.Injections[i]
+		in.Planned = append(in.Planned, check.Planned{Name: j.Name, Action: j.Fault.Action, OnLeader: j.Fault.OnLeader()})
+	}
+	demands := map[check.Demand]bool{}
+	for _, w := range s.Load {
+		for op := range w.Op {
+			switch op {
+			case "insert", "remove":
+				for level := range w.Ack {
+					demands[check.Demand{Kind: op, Level: level}] = true
+				}
+			default:
+				demands[check.Demand{Kind: op}] = true
+			}
+		}
+	}
+	for d := range demands {
+		in.Demands = append(in.Demands, d)
+	}
+	slices.SortFunc(in.Demands, func(a, b check.Demand) int { return strings.Compare(a.Kind+a.Level, b.Kind+b.Level) })
+	in.Limit = check.Limits{LostWrites: s.Checks.LostWrites, Converge: s.Checks.Converge.D()}
+	if s.Checks.StaleReads != nil {
+		in.Limit.Staleness = s.Checks.StaleReads.Max.D()
+	}
+	for metric, list := range s.Thresholds {
+		m, err := scenario.ParseMetric(metric)
+		if err != nil {
+			panic(err) // the scenario was validated
+		}
+		for _, t := range list {
+			in.Limit.Thresholds = append(in.Limit.Thresholds, check.Threshold{
+				Metric: metric, Expr: t.Expr, Name: m.Name, Phase: m.Phase, Level: m.Level, Func: t.Func, Arg: t.Arg, Holds: t.Holds,
+			})
+		}
+	}
+	slices.SortFunc(in.Limit.Thresholds, func(a, b check.Threshold) int { return strings.Compare(a.Metric+a.Expr, b.Metric+b.Expr) })
+}
+
+// alarms are what no healthy node writes to its log.
+var alarms = [][]byte{[]byte("panic:"), []byte("fatal error:"), []byte("DATA RACE"), []byte("SIGSEGV")}
+
+// maxFindings bounds how many lines of logs are reported.
+const maxFindings = 20
+
+// scanLogs looks for alarms in the logs of the nodes.
+func scanLogs(dir string) []string {
+	var found []string
+	files, _ := filepath.Glob(filepath.Join(dir, "*.log"))
+	for _, path := range files {
+		f, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		sc := bufio.NewScanner(f)
+		sc.Buffer(nil, 1<<20)
+		for n := 1; sc.Scan() && len(found) < maxFindings; n++ {
+			if slices.ContainsFunc(alarms, func(a []byte) bool { return bytes.Contains(sc.Bytes(), a) }) {
+				found = append(found, fmt.Sprintf("%s:%d: %s", filepath.Base(path), n, bytes.TrimSpace(sc.Bytes())))
+			}
+		}
+		f.Close()
+	}
+	return found
+}
+
+// cutPath splits FROM>TO.
+func cutPath(path string) (from, to string, ok bool) { return strings.Cut(path, ">") }

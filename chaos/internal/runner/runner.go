@@ -1,0 +1,706 @@
+// Package runner carries out a plan against a cluster and leaves the evidence
+// in a run directory: cluster up and healthy, warm-up, load beside the timeline
+// of faults and the observer, everything healed, the nodes in agreement, every
+// key read on every node, then the checks.
+//
+// Whatever happens on the way, an error, an interrupt or a panic in a check,
+// faults are healed, processes are stopped, and what was recorded until then
+// is written.
+package runner
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/chaos/internal/check"
+	"github.com/hacache/hacache/chaos/internal/history"
+	"github.com/hacache/hacache/chaos/internal/scenario"
+	"github.com/hacache/hacache/loadgen/load"
+	"github.com/hacache/hacache/reports/result"
+)
+
+// System is the cluster under test. The real one is made of processes; tests
+// of the runner have one in virtual time.
+type System interface {
+	// Nodes are the members in the order of their slots.
+	Nodes() []Endpoint
+	// WaitHealthy waits until all nodes are up, agree, and have applied the
+	// same. Its error says what was missing.
+	WaitHealthy(ctx context.Context) error
+	// Observe asks a node for its role. Role, Term, Leader, Cluster and Detail
+	// of the event are used.
+	Observe(ctx context.Context, node string) (result.Event, error)
+	// Target is where load goes: to the leader, or to any node.
+	Target(toAny bool, streams, window int) (load.Target, error)
+	// Read starts a read on a node's own connection, which no fault touches.
+	Read(node string, op *client.Op, done func(client.Outcome)) error
+	// Inject breaks something. begin is called with the nodes it hits at the
+	// moment the deed begins.
+	Inject(ctx context.Context, in *scenario.Injection, begin func(targets []string)) (*Injected, error)
+	// Usage is what a node's process has used so far; false if it has none.
+	Usage(node string) (result.Resource, bool)
+	// Stop ends every process, politely within the given time.
+	Stop(within time.Duration) error
+}
+
+// Injected is a fault in force.
+type Injected struct {
+	Targets []string
+	Links   []string // FROM>TO
+	Detail  string
+	// Bit tells whether the fault was seen to take effect, and the evidence;
+	// it is asked before Heal. Heal may be called more than once.
+	Bit  func(ctx context.Context) (bool, string)
+	Heal func(ctx context.Context) error
+}
+
+// Boot is what a System is started with.
+type Boot struct {
+	Nodes  int
+	Env    map[string]string
+	LogDir string
+	Seed   uint64
+	// Process is to be called whenever a process changes its state.
+	Process func(node string, state result.State, detail string)
+}
+
+// Config of a run. All fields but Progress, Probe and Sleep are required.
+type Config struct {
+	Plan *scenario.Plan
+	// Source is the scenario file, byte for byte.
+	Source []byte
+	// Dir is the run directory. It exists and is empty.
+	Dir  string
+	Boot func(ctx context.Context, b Boot) (System, error)
+	// Progress is called ten times a second, from one goroutine.
+	Progress func(Status)
+	// Probe watches the machine; nil leaves the environment out.
+	Probe *result.Probe
+	// Sleep is how load generators wait for short times; nil is the kernel's
+	// precise sleep. Tests in virtual time set it to time.Sleep.
+	Sleep func(time.Duration)
+}
+
+// Status is one moment of a run, for the person who watches.
+type Status struct {
+	Phase         string
+	At, Length    time.Duration // of the timeline
+	Roles         map[string]result.Event
+	Faults        []string // in force
+	OK, Fail, Inf int64
+}
+
+// Patience of the phases that have no limit of their own.
+const (
+	bootPatience  = 30 * time.Second
+	healPatience  = 20 * time.Second
+	readPatience  = 30 * time.Second
+	stopPatience  = 5 * time.Second
+	drainPatience = 5 * time.Second
+)
+
+// Interrupt is the cause with which a run's context is cancelled by a signal.
+type Interrupt struct{ Signal string }
+
+func (i Interrupt) Error() string { return "interrupted by " + i.Signal }
+
+// run is one run in progress.
+type run struct {
+	Config
+	start   time.Time
+	system  System
+	history *history.Writer
+	rec     *load.Recorder
+	probing *load.Recorder // its numbers are not used: probes are not load
+	keys    *keySet
+	count   *counters
+	facts   check.Facts
+	origin  time.Duration // of the timeline, in run time
+
+	mu     sync.Mutex // guards what follows
+	events []result.Event
+	file   *os.File // events.jsonl
+	usage  []result.Resource
+	roles  map[string]result.Event
+	open   []*active
+	phase  string
+}
+
+// active is a fault that was injected and not healed.
+type active struct {
+	in   *scenario.Injection
+	what *Injected
+}
+
+// Run carries out the plan. The result is there, and written, unless the error
+// says that nothing could be; a run that failed on its way is a result with a
+// Failure.
+func Run(ctx context.Context, cfg Config) (*result.Run, error) {
+	r := &run{Config: cfg, start: time.Now(), keys: newKeySet(), count: newCounters(), roles: map[string]result.Event{}, phase: "boot"}
+	if err := r.prepare(); err != nil {
+		return nil, err
+	}
+	written := make(chan error, 1)
+	go func() { written <- r.history.Run() }()
+
+	failure := r.guarded(ctx)
+
+	r.history.Close()
+	if err := <-written; err != nil {
+		r.facts.HistoryError = err.Error()
+	}
+	return r.conclude(ctx, failure)
+}
+
+// guarded is execute, with a panic as an error: the evidence must be written.
+func (r *run) guarded(ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return r.execute(ctx)
+}
+
+// now is the time since the start of the run.
+func (r *run) now() time.Duration { return time.Since(r.start) }
+
+// prepare makes the files of the run directory that grow during the run.
+func (r *run) prepare() error {
+	if err := os.WriteFile(filepath.Join(r.Dir, result.ScenarioFile), r.Source, 0o644); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(r.Dir, result.NodesDir), 0o755); err != nil {
+		return err
+	}
+	var names []string
+	for i := range r.Plan.Scenario.Cluster.Nodes {
+		names = append(names, fmt.Sprintf("n%d", i+1))
+	}
+	var err error
+	if r.file, err = os.Create(filepath.Join(r.Dir, result.EventsFile)); err != nil {
+		return err
+	}
+	r.history, err = history.Create(filepath.Join(r.Dir, result.HistoryFile), history.Header{Scenario: r.Plan.Scenario.Name, Seed: r.Plan.Seed, Nodes: names})
+	if err != nil {
+		r.file.Close()
+	}
+	return err
+}
+
+// log appends an event to the record at once, so that a run that is killed
+// leaves it.
+func (r *run) log(e result.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+	if err := result.EncodeEvents(r.file, e); err != nil && r.facts.HistoryError == "" {
+		r.facts.HistoryError = err.Error()
+	}
+}
+
+func (r *run) note(format string, args ...any) {
+	r.log(result.Event{T: r.now(), Kind: result.Note, Detail: fmt.Sprintf(format, args...)})
+}
+
+// see keeps the newest observation of each node for the live line.
+func (r *run) see(e result.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.roles[e.Node] = e
+}
+
+func (r *run) enter(phase string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.phase = phase
+}
+
+// execute is the run itself, from the first process to the last.
+func (r *run) execute(ctx context.Context) (err error) {
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stopBackground()
+	if r.Progress != nil {
+		wg.Go(func() { r.report(background) })
+	}
+
+	s := r.Plan.Scenario
+	boot := Boot{Nodes: s.Cluster.Nodes, Env: s.Cluster.Env, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed}
+	boot.Process = func(node string, state result.State, detail string) {
+		r.log(result.Event{T: r.now(), Kind: result.Process, Node: node, State: state, Detail: detail})
+	}
+	if r.system, err = r.Boot(ctx, boot); err != nil {
+		return fmt.Errorf("start the cluster: %w", err)
+	}
+	defer func() { // the last thing: what comes before needs the nodes
+		r.enter("stop")
+		r.facts.Stopping = r.now()
+		r.note("run over: stopping the nodes")
+		if serr := r.system.Stop(stopPatience); serr != nil {
+			err = errors.Join(err, fmt.Errorf("stop the cluster: %w", serr))
+		}
+	}()
+	up, cancel := context.WithTimeout(ctx, bootPatience)
+	defer cancel()
+	if err := r.system.WaitHealthy(up); err != nil {
+		return fmt.Errorf("the cluster did not become healthy: %w", reasonOf(ctx, err))
+	}
+	r.note("cluster healthy")
+
+	r.rec = load.NewRecorder(load.RecorderConfig{Start: r.start, Interval: interval(r.Plan.Length)})
+	r.probing = load.NewRecorder(load.RecorderConfig{Start: r.start})
+	observing, stopObserving := context.WithCancel(background)
+	defer stopObserving()
+	wg.Go(func() { r.observe(observing) })
+	wg.Go(func() { r.sample(observing) })
+	recording, stopRecording := context.WithCancel(background)
+	defer stopRecording()
+	wg.Go(func() { r.rec.Run(recording) })
+
+	defer r.healAll(context.WithoutCancel(ctx)) // also on a panic
+	if err := r.offer(ctx); err != nil {
+		return err
+	}
+	r.healAll(context.WithoutCancel(ctx))
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	r.settle(ctx)
+	r.enter("read")
+	if err := r.finalReads(ctx); err != nil {
+		r.facts.FinalError = err.Error()
+	} else {
+		r.facts.FinalReads = true
+	}
+	return context.Cause(ctx)
+}
+
+// reasonOf prefers the reason why a wait was cancelled to the fact that it was.
+func reasonOf(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// interval is the width of the rows of the time series: fine enough to see a
+// failover, coarse enough for a page.
+func interval(length time.Duration) time.Duration {
+	if length <= 2*time.Minute {
+		return 100 * time.Millisecond
+	}
+	return time.Second
+}
+
+// offer runs the load, the probes and the timeline until all have ended.
+func (r *run) offer(ctx context.Context) error {
+	r.enter("warmup")
+	s := r.Plan.Scenario
+	names := make([]string, 0, len(s.Load))
+	for name := range s.Load {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+
+	var targets []load.Target
+	defer func() {
+		for _, t := range targets {
+			t.Close()
+		}
+	}()
+	nameOf := r.nameOf()
+	r.mu.Lock()
+	r.origin = r.now() + r.Plan.Warmup
+	r.mu.Unlock()
+	r.facts.LoadFrom, r.facts.LoadTo = r.origin, r.origin+r.Plan.Length
+	watch := func(as writer, phase history.Phase) *scribe {
+		return &scribe{out: r.history, as: as, warmup: r.origin, phase: phase, nameOf: nameOf, keys: r.keys, counter: r.count}
+	}
+	var generators []*load.Generator
+	for i, name := range names {
+		w := s.Load[name]
+		source, err := workload(w, writer(i), r.Plan.Seed+uint64(i))
+		if err != nil {
+			return fmt.Errorf("load %s: %w", name, err)
+		}
+		g := &load.Generator{
+			Source: source, Recorder: r.rec, Seed: r.Plan.Seed + uint64(i), InFlight: w.InFlight,
+			Warmup: r.Plan.Warmup, Duration: w.Duration.D(), Drain: drainPatience,
+			FollowPhases: true, Observer: watch(writer(i), history.Load), Sleep: r.Sleep,
+		}
+		streams := w.Streams
+		switch {
+		case w.Schedule.Closed > 0:
+			streams = min(streams, w.Schedule.Closed)
+			g.InFlight = (w.Schedule.Closed + streams - 1) / streams
+		case w.Schedule.Poisson > 0:
+			g.Schedule = load.Poisson{PerSecond: float64(w.Schedule.Poisson)}
+		default:
+			g.Schedule = load.Constant{PerSecond: float64(w.Schedule.Constant)}
+		}
+		if g.Target, err = r.system.Target(w.Route == "any", streams, g.InFlight); err != nil {
+			return fmt.Errorf("load %s: %w", name, err)
+		}
+		targets = append(targets, g.Target)
+		generators = append(generators, g)
+	}
+	prober := &load.Generator{
+		Source: probes{writer(len(names))}, Recorder: r.probing, Schedule: load.Constant{PerSecond: probeRate * float64(len(client.Levels))},
+		Warmup: r.Plan.Warmup, Duration: r.Plan.Length, InFlight: 1024, Drop: true, Drain: drainPatience,
+		Observer: watch(writer(len(names)), history.Probe), Sleep: r.Sleep,
+	}
+	var err error
+	if prober.Target, err = r.system.Target(false, 1, 1024); err != nil {
+		return fmt.Errorf("probes: %w", err)
+	}
+	targets = append(targets, prober.Target)
+
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for i, g := range append(generators, prober) {
+		wg.Go(func() {
+			sum, err := g.Run(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				r.facts.LoadError = err.Error()
+			case i < len(names) && sum.Limited:
+				r.facts.Generator = fmt.Sprintf("%s was sent up to %v late (p99)", names[i], sum.Pacer.P99.Round(time.Microsecond))
+			}
+		})
+	}
+	wg.Go(func() { r.timeline(ctx) })
+	wg.Wait()
+	r.facts.LoadTo = min(r.facts.LoadTo, r.now())
+	return nil
+}
+
+// nameOf maps the address of a connection to the name of its node.
+func (r *run) nameOf() func(addr string) string {
+	names := map[string]string{}
+	for _, n := range r.system.Nodes() {
+		names[n.Addr] = n.Name
+	}
+	return func(addr string) string { return names[addr] }
+}
+
+// timeline injects and heals at the times of the plan.
+func (r *run) timeline(ctx context.Context) {
+	type step struct {
+		at   time.Duration
+		in   *scenario.Injection
+		heal bool
+	}
+	var steps []step
+	for i := range r.Plan.Injections {
+		in := &r.Plan.Injections[i]
+		steps = append(steps, step{in.At, in, false}, step{in.Heal, in, true})
+	}
+	slices.SortStableFunc(steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
+	if !r.waitUntil(ctx, 0) {
+		return
+	}
+	r.enter("load")
+	r.rec.Phase("before")
+	for _, s := range steps {
+		if !r.waitUntil(ctx, s.at) {
+			return
+		}
+		if s.heal {
+			r.heal(ctx, s.in)
+		} else {
+			r.inject(ctx, s.in)
+		}
+	}
+}
+
+// waitUntil waits for a time of the timeline; false if ctx was done first.
+func (r *run) waitUntil(ctx context.Context, at time.Duration) bool {
+	timer := time.NewTimer(r.origin + at - r.now())
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (r *run) inject(ctx context.Context, in *scenario.Injection) {
+	begun := false
+	what, err := r.system.Inject(ctx, in, func(targets []string) {
+		begun = true
+		r.rec.Phase("during")
+		r.log(result.Event{T: r.now(), Kind: result.Inject, Fault: in.Name, Action: in.Fault.Action, Targets: targets, Detail: in.Fault.Describe()})
+	})
+	if err != nil {
+		r.note("fault %s: %v", in.Name, err)
+		if begun { // it had begun, and was undone
+			r.log(result.Event{T: r.now(), Kind: result.Heal, Fault: in.Name, Action: in.Fault.Action, Bit: new(false), Detail: err.Error()})
+			r.rec.Phase(r.between())
+		}
+		return
+	}
+	for _, l := range what.Links {
+		r.link(l, in.Fault.Action)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.open = append(r.open, &active{in, what})
+}
+
+// link logs the state of a path when a fault begins, or with action "" when it
+// ends.
+func (r *run) link(path, action string) {
+	from, to, ok := cutPath(path)
+	if !ok {
+		return
+	}
+	state := result.LinkDown
+	switch action {
+	case "":
+		state = result.LinkUp
+	case "latency":
+		state = result.LinkDegraded
+	}
+	r.log(result.Event{T: r.now(), Kind: result.Link, From: from, To: to, State: state})
+}
+
+// heal ends one fault if it is in force.
+func (r *run) heal(ctx context.Context, in *scenario.Injection) {
+	r.mu.Lock()
+	i := slices.IndexFunc(r.open, func(a *active) bool { return a.in == in })
+	if i < 0 {
+		r.mu.Unlock()
+		return
+	}
+	a := r.open[i]
+	r.open = slices.Delete(r.open, i, i+1)
+	r.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), healPatience)
+	defer cancel()
+	bit, evidence := a.what.Bit(ctx)
+	err := a.what.Heal(ctx)
+	e := result.Event{T: r.now(), Kind: result.Heal, Fault: in.Name, Action: in.Fault.Action, Targets: a.what.Targets, Bit: &bit, Detail: evidence}
+	if err != nil {
+		e.Detail += "; heal: " + err.Error()
+	}
+	r.log(e)
+	for _, l := range a.what.Links {
+		r.link(l, "")
+	}
+	r.rec.Phase(r.between())
+}
+
+// between names the phase between two faults.
+func (r *run) between() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.open) > 0 {
+		return "during"
+	}
+	return "recovery"
+}
+
+// healAll ends whatever is in force.
+func (r *run) healAll(ctx context.Context) {
+	for {
+		r.mu.Lock()
+		if len(r.open) == 0 {
+			r.mu.Unlock()
+			return
+		}
+		in := r.open[0].in
+		r.mu.Unlock()
+		r.heal(ctx, in)
+	}
+}
+
+// settle waits until the nodes agree.
+func (r *run) settle(ctx context.Context) {
+	r.enter("settle")
+	limit := r.Plan.Scenario.Checks.Converge.D()
+	wait, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	from := r.now()
+	err := r.system.WaitHealthy(wait)
+	r.facts.ConvergedIn = r.now() - from
+	if err != nil {
+		r.facts.Divergence = err.Error()
+		r.note("not converged: %v", err)
+		return
+	}
+	r.facts.Converged = true
+	r.note("converged after %v", r.facts.ConvergedIn)
+}
+
+// readWindow is how many final reads are open on one node.
+const readWindow = 512
+
+// finalReads reads every key on every node. A read that is refused or gets
+// lost is tried again until the patience ends; only its last outcome is
+// recorded.
+func (r *run) finalReads(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readPatience)
+	defer cancel()
+	keys := r.keys.all()
+	var wg sync.WaitGroup
+	errs := make([]error, len(r.system.Nodes()))
+	for i, n := range r.system.Nodes() {
+		wg.Go(func() {
+			if unread := r.readNode(ctx, n.Name, finalWriter+writer(i), keys); unread > 0 {
+				errs[i] = fmt.Errorf("%d of %d keys could not be read on %s", unread, len(keys), n.Name)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// finalWriter numbers the processes of final reads apart from all others.
+const finalWriter writer = 1 << 16
+
+// retryPause is the wait before a final read is tried again.
+const retryPause = 20 * time.Millisecond
+
+// readNode reads keys on one node and returns how many it could not.
+func (r *run) readNode(ctx context.Context, node string, as writer, keys []entry) (unread int) {
+	type slot struct {
+		i  int
+		op history.Op
+	}
+	free := make(chan struct{}, readWindow)
+	again := make(chan slot, len(keys)) // has room for all: never blocks
+	for i, k := range keys {
+		again <- slot{i: i, op: history.Op{
+			Proc: versionOf(as, uint64(i)), Kind: client.KindGet.String(), Cache: k.cache, Key: k.key, Mode: modeName(0), Node: node, Phase: history.Final,
+		}}
+	}
+	var mu sync.Mutex
+	left := len(keys)
+	done := make(chan struct{})
+	if left == 0 {
+		return 0
+	}
+	finish := func(s slot) {
+		r.history.Record(s.op)
+		mu.Lock()
+		defer mu.Unlock()
+		if left--; left == 0 {
+			close(done)
+		}
+	}
+	attempt := func(s slot) {
+		op := client.Op{Kind: client.KindGet, Cache: s.op.Cache, Key: s.op.Key, Deadline: time.Second}
+		s.op.Intended = r.now()
+		s.op.Send = s.op.Intended
+		err := r.system.Read(node, &op, func(o client.Outcome) {
+			s.op.Return = max(r.now(), s.op.Send)
+			s.op.Found, s.op.Version = false, 0
+			conclude(&s.op, &op, &o)
+			<-free
+			if s.op.Outcome == history.OK || ctx.Err() != nil {
+				finish(s)
+				return
+			}
+			time.AfterFunc(retryPause, func() { again <- s })
+		})
+		if err != nil {
+			<-free
+			s.op.Return, s.op.Outcome, s.op.Reason = s.op.Send, history.Dropped, "not connected"
+			if ctx.Err() != nil {
+				finish(s)
+				return
+			}
+			time.AfterFunc(retryPause, func() { again <- s })
+		}
+	}
+	for {
+		select {
+		case s := <-again:
+			free <- struct{}{}
+			attempt(s)
+		case <-done:
+			return 0
+		case <-ctx.Done():
+			for range readWindow { // what is open ends by its deadline
+				free <- struct{}{}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			return left
+		}
+	}
+}
+
+// sample records what the nodes use, twice a second.
+func (r *run) sample(ctx context.Context) {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		for _, n := range r.system.Nodes() {
+			if u, ok := r.system.Usage(n.Name); ok {
+				u.T, u.Node = r.now(), n.Name
+				r.mu.Lock()
+				r.usage = append(r.usage, u)
+				r.mu.Unlock()
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// report shows the state of the run to whoever watches.
+func (r *run) report(ctx context.Context) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		s := Status{Length: r.Plan.Length, Roles: map[string]result.Event{}}
+		s.OK, s.Fail, s.Inf = r.count.get()
+		r.mu.Lock()
+		s.Phase = r.phase
+		if r.origin > 0 {
+			s.At = r.now() - r.origin
+		}
+		for n, e := range r.roles {
+			s.Roles[n] = e
+		}
+		for _, a := range r.open {
+			s.Faults = append(s.Faults, a.in.Name)
+		}
+		r.mu.Unlock()
+		r.Progress(s)
+	}
+}
+
+// writeFacts saves what the checks need beside history and events.
+func (r *run) writeFacts() error {
+	data, err := json.MarshalIndent(&r.facts, "", "  ")
+	if err != nil {
+		return err
+	}
+	return result.ReplaceFile(filepath.Join(r.Dir, FactsFile), append(data, '\n'))
+}

@@ -1,0 +1,112 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/cachenode/proc"
+	"github.com/hacache/hacache/chaos/internal/cluster"
+	"github.com/hacache/hacache/chaos/internal/fault"
+	"github.com/hacache/hacache/chaos/internal/scenario"
+	"github.com/hacache/hacache/loadgen/load"
+	"github.com/hacache/hacache/reports/result"
+)
+
+// Processes returns a Boot that starts real nodes from a cachenode binary.
+func Processes(binary string) func(context.Context, Boot) (System, error) {
+	return func(_ context.Context, b Boot) (System, error) {
+		states := [...]result.State{cluster.Running: result.ProcessRunning, cluster.Paused: result.ProcessStopped, cluster.Ended: result.ProcessExited}
+		c, err := cluster.Start(cluster.Spec{
+			Binary: binary, Nodes: b.Nodes, Env: b.Env, LogDir: b.LogDir, Seed: b.Seed,
+			OnProcess: func(node string, s cluster.State, detail string) { b.Process(node, states[s], detail) },
+		})
+		if err != nil {
+			return nil, err
+		}
+		return processes{c}, nil
+	}
+}
+
+type processes struct{ *cluster.Cluster }
+
+func (p processes) Nodes() []Endpoint {
+	var out []Endpoint
+	for _, n := range p.Cluster.Nodes() {
+		out = append(out, Endpoint{Name: n.Name, Identity: n.Identity, Addr: p.ClientAddr(n.Name)})
+	}
+	return out
+}
+
+// roles maps the contract's states to what the record distinguishes. The exact
+// state is kept as the event's detail where it says more.
+var roles = map[string]result.Role{
+	"leader": result.RoleLeader, "leader_switch": result.RoleUndefined, "follower": result.RoleFollower,
+	"leadership_requested": result.RoleRequested, "leader_dead": result.RoleDead, "leader_tx_await": result.RoleUndefined,
+}
+
+func (p processes) Observe(ctx context.Context, node string) (result.Event, error) {
+	h, err := p.Node(node).Health(ctx)
+	if err != nil {
+		return result.Event{}, err
+	}
+	state := proc.StateName(h.GetState())
+	e := result.Event{Role: result.RoleUndefined, Term: h.GetTerm(), Cluster: fmt.Sprintf("%016x", h.GetCluster()), Leader: p.NameOf(h.GetLeader().GetAddr())}
+	if role, known := roles[state]; known {
+		e.Role = role
+	}
+	if e.Role == result.RoleUndefined {
+		e.Detail = state
+	}
+	return e, nil
+}
+
+func (p processes) Target(toAny bool, streams, window int) (load.Target, error) {
+	return newRouted(p.Nodes(), p.Token(), streams, window, toAny)
+}
+
+func (p processes) Read(node string, op *client.Op, done func(client.Outcome)) error {
+	return p.Node(node).Conn().Start(op, done)
+}
+
+func (p processes) Inject(ctx context.Context, in *scenario.Injection, begin func([]string)) (*Injected, error) {
+	f := in.Fault
+	what, err := fault.Inject(ctx, p.Cluster, fault.Spec{
+		Action: f.Action, Target: f.Target, From: f.From, Style: f.Style, Direction: f.Direction, Clients: f.Clients,
+		Latency: f.Latency.D(), Jitter: f.Jitter.D(), To: f.To, Pick: in.Pick, Begin: begin,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Injected{Targets: what.Targets, Links: what.Links, Detail: what.Detail, Bit: what.Bit, Heal: what.Heal}, nil
+}
+
+// clockTick is the unit of processor time in /proc, the same on every Linux
+// that Go runs on.
+const clockTick = 10 * time.Millisecond
+
+func (p processes) Usage(node string) (result.Resource, bool) {
+	n := p.Node(node)
+	if n.State() == cluster.Ended {
+		return result.Resource{}, false
+	}
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.Pid()))
+	if err != nil {
+		return result.Resource{}, false
+	}
+	_, rest, ok := strings.Cut(string(data), ") ") // the name before it may contain anything
+	f := strings.Fields(rest)
+	if !ok || len(f) < 22 {
+		return result.Resource{}, false
+	}
+	number := func(i int) int64 { v, _ := strconv.ParseInt(f[i], 10, 64); return v }
+	const utime, stime, rss = 11, 12, 21 // fields 14, 15 and 24 of proc(5)
+	return result.Resource{
+		CPU: time.Duration(number(utime)+number(stime)) * clockTick,
+		RSS: number(rss) * int64(os.Getpagesize()),
+	}, true
+}
