@@ -119,7 +119,11 @@ func (l *loader) readFile() {
 	var doc yaml.Node
 	if err := yaml.Load(data, &doc); err != nil {
 		if len(strings.TrimSpace(string(data))) > 0 {
-			l.bad(path, "%v", oneLine(err))
+			if e, ok := errors.AsType[*yaml.LoadError](err); ok && e.Mark.Line > 0 {
+				l.bad(path+":"+strconv.Itoa(e.Mark.Line), "not YAML: %s", oneLine(e.Message))
+				return
+			}
+			l.bad(path, "not YAML: %s", oneLine(err.Error()))
 		}
 		return
 	}
@@ -438,9 +442,7 @@ func editDistance(a, b string) int {
 	return row[len(b)]
 }
 
-func oneLine(err error) string {
-	return strings.Join(strings.Fields(err.Error()), " ")
-}
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 // BackoffMax is the longest pause before a redial: see Config.ReconnectLower.
 func (c *Config) BackoffMax() time.Duration { return min(250*time.Millisecond, c.ReconnectLower) }
