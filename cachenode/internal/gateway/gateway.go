@@ -735,7 +735,9 @@ func (g *Gateway) sendAcks() {
 func (g *Gateway) BeginSnapshot() replication.SnapshotSource { return g.store.BeginSnapshot() }
 
 // BeginRestore implements replication.StateMachine.
-func (g *Gateway) BeginRestore() replication.SnapshotSink { return &sink{g: g, r: g.store.BeginRestore(0)} }
+func (g *Gateway) BeginRestore(index uint64) replication.SnapshotSink {
+	return &sink{g: g, r: g.store.BeginRestore(index)}
+}
 
 // sink notes the moment at which a snapshot replaces the state: entries that it covers are not applied one by one, so
 // operations among them must ask again.

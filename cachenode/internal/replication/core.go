@@ -71,8 +71,8 @@ type StateMachine interface {
 	// BeginSnapshot captures what must be captured at the last applied index; the data itself may be newer (a fuzzy
 	// snapshot), Apply makes up the difference.
 	BeginSnapshot() SnapshotSource
-	// BeginRestore starts to build a state aside from the running one.
-	BeginRestore() SnapshotSink
+	// BeginRestore starts to build a state aside from the running one, from a snapshot taken at index.
+	BeginRestore(index uint64) SnapshotSink
 	// Reset forgets everything: the node left its cluster.
 	Reset()
 }

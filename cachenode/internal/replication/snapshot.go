@@ -2,6 +2,7 @@ package replication
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"time"
@@ -52,6 +53,7 @@ type outgoing struct {
 type incoming struct {
 	id      uint64
 	from    uint64
+	index   uint64
 	sink    SnapshotSink
 	next    uint32
 	done    bool
@@ -98,6 +100,9 @@ func (t *transfers) pump(c *Core, p *peer) {
 	o := t.out
 	for !o.drained && o.next-o.acked < uint32(c.cfg.SnapshotWindow) {
 		data, done := o.source.Next(c.cfg.SnapshotChunk)
+		if o.next == 0 {
+			data = append(binary.LittleEndian.AppendUint64(nil, o.index), data...) // the first chunk says where the log goes on
+		}
 		chunk := &cachepb.SnapshotChunk{Transfer: o.id, Seq: o.next, Data: data, Last: done, Crc32C: crc32.Checksum(data, castagnoli)}
 		o.next++
 		o.drained = done
@@ -198,14 +203,22 @@ func (c *Core) receiveChunk(p *peer, m *cachepb.SnapshotChunk) {
 		if crc32.Checksum(m.GetData(), castagnoli) != m.GetCrc32C() {
 			return fmt.Errorf("chunk %d is damaged", m.GetSeq())
 		}
-		if m.GetSeq() == 0 && (t.in == nil || t.in.id != m.GetTransfer()) {
-			t.in = &incoming{id: m.GetTransfer(), from: p.id, sink: c.cfg.Upper.BeginRestore(), startAt: c.now}
+		data := m.GetData()
+		if m.GetSeq() == 0 {
+			if len(data) < 8 {
+				return errors.New("the first chunk has no index")
+			}
+			index := binary.LittleEndian.Uint64(data)
+			data = data[8:]
+			if t.in == nil || t.in.id != m.GetTransfer() {
+				t.in = &incoming{id: m.GetTransfer(), from: p.id, index: index, sink: c.cfg.Upper.BeginRestore(index), startAt: c.now}
+			}
 		}
 		in := t.in
 		if in == nil || in.id != m.GetTransfer() || in.from != p.id || in.next != m.GetSeq() || in.done {
 			return nil
 		}
-		if err := in.sink.Add(m.GetData()); err != nil {
+		if err := in.sink.Add(data); err != nil {
 			return err
 		}
 		in.next++
@@ -231,7 +244,8 @@ func (t *transfers) admit(s *raftpb.Snapshot) error {
 	if len(s.GetData()) != snapDataSize {
 		return fmt.Errorf("MsgSnap with %d bytes of data", len(s.GetData()))
 	}
-	if id := binary.LittleEndian.Uint64(s.GetData()); t.in == nil || !t.in.done || t.in.id != id {
+	id := binary.LittleEndian.Uint64(s.GetData())
+	if t.in == nil || !t.in.done || t.in.id != id || t.in.index != s.GetMetadata().GetIndex() {
 		return fmt.Errorf("MsgSnap %016x without its chunks", id)
 	}
 	return nil

@@ -621,7 +621,7 @@ func (s *source) Next(max int) (chunk []byte, done bool) {
 }
 
 // BeginRestore implements replication.StateMachine.
-func (n *Node) BeginRestore() replication.SnapshotSink { return &target{n: n} }
+func (n *Node) BeginRestore(uint64) replication.SnapshotSink { return &target{n: n} }
 
 type target struct {
 	n   *Node
