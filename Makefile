@@ -1,0 +1,55 @@
+# Everything here needs Go and make, nothing else: no protoc, no Docker, no root. (`make race` also needs a C compiler,
+# as the race detector does.) Binaries go to bin/, runs to out/.
+
+GO     ?= go
+OUT    ?= out
+# Extra arguments, e.g. make test TESTFLAGS='-run Snapshot -v'
+TESTFLAGS  ?=
+# A package that hangs says where within this time instead of holding everything up.
+TIMEOUT    ?= 10m
+BENCHFLAGS ?=
+
+COMMANDS := cachenode loadgen chaos reports
+
+.DEFAULT_GOAL := help
+.PHONY: help build test race bench smoke lint generate tidy verify clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/cachenode, bin/loadgen, bin/chaos and bin/reports
+	$(GO) build -trimpath -o bin/ $(COMMANDS:%=./%)
+
+test: ## run all tests
+	$(GO) test -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+
+race: ## run all tests under the race detector
+	$(GO) test -race -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+
+bench: build ## three nodes on this machine: every level, then as fast as it goes, then a killed leader; about a minute
+	bin/loadgen bench --out $(OUT) $(BENCHFLAGS)
+	bin/chaos run --out $(OUT) scenarios/leader-kill.yaml
+
+smoke: build ## one short scenario with a fault on real processes, judged by its exit code
+	bin/chaos run --out $(OUT) scenarios/smoke.yaml
+
+lint: ## go vet, staticcheck, gofumpt
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@files=$$($(GO) tool gofumpt -l $$(git ls-files '*.go' ':!*.pb.go')); \
+	if [ -n "$$files" ]; then echo "not formatted (go tool gofumpt -w FILE):" >&2; echo "$$files" >&2; exit 1; fi
+
+generate: ## write the generated files again: Go code of the contract, third-party notices
+	$(GO) generate ./...
+
+tidy: ## bring go.mod and go.sum up to date
+	$(GO) mod tidy
+
+verify: lint generate ## lint, and check that generated files, go.mod and go.sum are up to date and committed
+	$(GO) mod verify
+	$(GO) mod tidy -diff
+	@changed=$$(git status --porcelain); \
+	if [ -n "$$changed" ]; then echo "the tree is not clean after 'make generate':" >&2; echo "$$changed" >&2; git --no-pager diff --stat >&2; exit 1; fi
+
+clean: ## remove bin/ and out/
+	rm -rf bin $(OUT)
