@@ -28,19 +28,20 @@ func Processes(binary string) func(context.Context, Boot) (System, error) {
 		if err != nil {
 			return nil, err
 		}
-		return processes{c}, nil
+		p := processes{Cluster: c}
+		for _, n := range c.Nodes() {
+			p.endpoints = append(p.endpoints, Endpoint{Name: n.Name, Identity: n.Identity, Addr: c.ClientAddr(n.Name)})
+		}
+		return p, nil
 	}
 }
 
-type processes struct{ *cluster.Cluster }
-
-func (p processes) Nodes() []Endpoint {
-	var out []Endpoint
-	for _, n := range p.Cluster.Nodes() {
-		out = append(out, Endpoint{Name: n.Name, Identity: n.Identity, Addr: p.ClientAddr(n.Name)})
-	}
-	return out
+type processes struct {
+	*cluster.Cluster
+	endpoints []Endpoint
 }
+
+func (p processes) Nodes() []Endpoint { return p.endpoints }
 
 // roles maps the contract's states to what the record distinguishes. The exact
 // state is kept as the event's detail where it says more.

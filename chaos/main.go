@@ -1,0 +1,279 @@
+// Command chaos runs scenarios: real nodes behind proxies, load, faults on a
+// timeline, and checks that say whether anything was lost.
+//
+//	chaos run scenarios/leader-kill.yaml [--repeat 5]
+//	chaos check RUNDIR      judge a run again from its evidence
+//	chaos validate FILE...  chaos plan FILE  chaos list [DIR]  chaos schema
+//
+// Exit codes: 0 pass, 1 a run failed, 2 wrong usage or an invalid file, 96 the
+// runs prove nothing, 97 consistency violated, 99 a threshold was missed, 130
+// and 143 interrupted.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/hacache/hacache/chaos/internal/runner"
+	"github.com/hacache/hacache/chaos/internal/scenario"
+	"github.com/hacache/hacache/reports/result"
+)
+
+func main() {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		code := result.ExitInterrupt
+		for n := 0; ; n++ {
+			name := "SIGINT"
+			if <-signals == syscall.SIGTERM {
+				name, code = "SIGTERM", result.ExitTerminate
+			}
+			if n > 0 { // who asks twice does not want to wait; the nodes die with us
+				os.Exit(code)
+			}
+			cancel(runner.Interrupt{Signal: name})
+		}
+	}()
+	os.Exit(run(ctx, os.Args, os.Stdout, os.Stderr))
+}
+
+// usageError is a mistake of whoever typed the command or wrote the file: exit
+// code 2.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// exitError carries the exit code of what has been reported already.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// run is the whole program but for the process around it.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	err := newCommand(stdout, stderr).Run(ctx, args)
+	if err == nil {
+		return result.ExitOK
+	}
+	if code, ok := errors.AsType[exitError](err); ok {
+		return int(code)
+	}
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(stderr, "chaos: "+strings.TrimSpace(line))
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		return result.ExitUsage
+	}
+	return result.ExitFailure
+}
+
+func newCommand(stdout, stderr io.Writer) *cli.Command {
+	seed := &cli.Uint64Flag{Name: "seed", Usage: "`SEED` of every random choice, instead of the scenario's own"}
+	root := &cli.Command{
+		Name: "chaos", Usage: "run failure scenarios against a cluster and judge what came of it",
+		Writer: stdout, ErrWriter: stderr, HideHelpCommand: true,
+		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // run decides
+		Commands: []*cli.Command{
+			{
+				Name: "run", Usage: "run scenarios", ArgsUsage: "FILE...",
+				Flags: []cli.Flag{
+					&cli.IntFlag{Name: "repeat", Value: 1, Usage: "run each scenario `N` times, with the seeds SEED, SEED+1 and so on"},
+					seed,
+					&cli.BoolFlag{Name: "fail-fast", Usage: "stop after the first run that is not a pass"},
+					&cli.StringFlag{Name: "keep", Value: "all", Usage: "which run directories to keep: `all or failed`"},
+					&cli.StringFlag{Name: "out", Value: "out", Usage: "`DIR` in which the run directories are made"},
+					&cli.StringFlag{Name: "cachenode", Usage: "the `PROGRAM` to test; default is cachenode beside this program, then the one in PATH"},
+					&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress on stderr"},
+				},
+				Action: runCommand,
+			},
+			{Name: "check", Usage: "judge runs again from their directories", ArgsUsage: "DIR...", Action: checkCommand},
+			{Name: "validate", Usage: "check scenario files; every mistake is listed", ArgsUsage: "FILE...", Action: validateCommand},
+			{Name: "list", Usage: "list the scenarios of a directory", ArgsUsage: "[DIR]", Action: listCommand},
+			{Name: "plan", Usage: "print the timeline of a scenario", ArgsUsage: "FILE", Flags: []cli.Flag{seed}, Action: planCommand},
+			{Name: "schema", Usage: "print the JSON schema of scenario files", Action: schemaCommand},
+		},
+	}
+	usage := func(_ context.Context, c *cli.Command, err error, _ bool) error {
+		msg := err.Error()
+		if _, name, ok := strings.Cut(msg, "flag provided but not defined: "); ok {
+			msg = "unknown flag --" + strings.TrimLeft(name, "-")
+		}
+		return usagef("%s: %s (see chaos %s --help)", c.Name, msg, strings.TrimPrefix(c.Name, "chaos"))
+	}
+	root.OnUsageError = usage
+	var names []string
+	for _, c := range root.Commands {
+		c.OnUsageError = usage
+		names = append(names, c.Name)
+	}
+	root.Action = func(_ context.Context, c *cli.Command) error {
+		if name := c.Args().First(); name != "" {
+			return usagef("unknown command %q; expected one of %s", name, strings.Join(names, ", "))
+		}
+		return usagef("no command; expected one of %s (see chaos --help)", strings.Join(names, ", "))
+	}
+	return root
+}
+
+// files returns the arguments, of which there must be one at least.
+func files(c *cli.Command) ([]string, error) {
+	if c.Args().Len() == 0 {
+		return nil, usagef("%s: no argument; expected %s", c.Name, c.ArgsUsage)
+	}
+	return c.Args().Slice(), nil
+}
+
+// load reads scenarios; the mistakes of all files are reported together.
+func load(paths []string) ([]*scenario.Scenario, error) {
+	var all []*scenario.Scenario
+	var errs []error
+	for _, path := range paths {
+		s, err := scenario.Load(path)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		all = append(all, s)
+	}
+	if len(errs) > 0 {
+		return nil, usageError{errors.Join(errs...)}
+	}
+	return all, nil
+}
+
+func validateCommand(_ context.Context, c *cli.Command) error {
+	paths, err := files(c)
+	if err != nil {
+		return err
+	}
+	all, err := load(paths)
+	if err != nil {
+		return err
+	}
+	for i, s := range all {
+		fmt.Fprintf(c.Root().Writer, "%s: ok, %s, %d nodes, %d faults, %v\n", paths[i], s.Name, s.Cluster.Nodes, len(s.Faults), s.Warmup()+s.Length())
+	}
+	return nil
+}
+
+func planCommand(_ context.Context, c *cli.Command) error {
+	if c.Args().Len() != 1 {
+		return usagef("plan: %d arguments; expected FILE", c.Args().Len())
+	}
+	all, err := load(c.Args().Slice())
+	if err != nil {
+		return err
+	}
+	return scenario.NewPlan(all[0], cmp.Or(c.Uint64("seed"), all[0].Seed)).Print(c.Root().Writer)
+}
+
+func schemaCommand(_ context.Context, c *cli.Command) error {
+	data, err := scenario.Schema()
+	if err != nil {
+		return err
+	}
+	_, err = c.Root().Writer.Write(data)
+	return err
+}
+
+func listCommand(_ context.Context, c *cli.Command) error {
+	dir := cmp.Or(c.Args().First(), "scenarios")
+	paths, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	if err != nil {
+		return usageError{err}
+	}
+	if len(paths) == 0 {
+		return usagef("list: no scenario (*.yaml) in %s", dir)
+	}
+	all, err := load(paths)
+	if err != nil {
+		return err
+	}
+	for i, s := range all {
+		fmt.Fprintf(c.Root().Writer, "%-32s %d nodes %4v  %s\n", s.Name, s.Cluster.Nodes, s.Warmup()+s.Length(), paths[i])
+		fmt.Fprintf(c.Root().Writer, "  %s\n", s.About)
+	}
+	return nil
+}
+
+func checkCommand(_ context.Context, c *cli.Command) error {
+	dirs, err := files(c)
+	if err != nil {
+		return err
+	}
+	code := result.ExitOK
+	for _, dir := range dirs {
+		in, err := runner.Load(dir)
+		if err != nil {
+			return usagef("%s is not the directory of a run: %w", dir, err)
+		}
+		h := in.History.Header
+		out := &result.Run{Kind: result.KindScenario, Name: h.Scenario, Verdict: result.Unknown}
+		if saved, err := result.Read(dir); err == nil {
+			out.Interrupted, out.Failure, out.Duration = saved.Interrupted, saved.Failure, saved.Duration
+		}
+		if _, err := runner.Judge(dir, out); err != nil {
+			return err
+		}
+		printRun(c.Root().Writer, out, h.Seed)
+		code = worse(code, out.ExitCode())
+	}
+	return exit(code)
+}
+
+func exit(code int) error {
+	if code == result.ExitOK {
+		return nil
+	}
+	return exitError(code)
+}
+
+// worse returns the exit code that says more: a violation outranks all.
+func worse(a, b int) int {
+	order := []int{result.ExitViolated, result.ExitInterrupt, result.ExitTerminate, result.ExitFailure, result.ExitUnknown, result.ExitThreshold}
+	for _, code := range order {
+		if a == code || b == code {
+			return code
+		}
+	}
+	return max(a, b)
+}
+
+// program finds the cachenode to test.
+func program(named string) (string, error) {
+	if named == "" {
+		if self, err := os.Executable(); err == nil {
+			if beside := filepath.Join(filepath.Dir(self), "cachenode"); executable(beside) {
+				return beside, nil
+			}
+		}
+		path, err := exec.LookPath("cachenode")
+		if err != nil {
+			return "", usagef("run: no cachenode beside this program or in PATH; expected --cachenode PROGRAM (make build makes bin/cachenode)")
+		}
+		return path, nil
+	}
+	if !executable(named) {
+		return "", usagef("run: --cachenode %s: expected an executable file", named)
+	}
+	return filepath.Abs(named)
+}
+
+func executable(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+}
