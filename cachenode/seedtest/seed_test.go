@@ -257,15 +257,17 @@ var levels = map[string]*seedpb.AckLevel{
 	"leader": {AckLevel: &seedpb.AckLevel_LevelLeader{LevelLeader: &seedpb.Empty{}}},
 }
 
-// eventually asks again until ok. Only other processes can make it so, hence the pause.
+// eventually asks again until ok. Other processes make it so, and tell nobody when.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
+	deadline, again := time.After(patience), time.NewTicker(5*time.Millisecond)
+	defer again.Stop()
 	for !ok() {
-		if time.Now().After(deadline) {
+		select {
+		case <-again.C:
+		case <-deadline:
 			t.Fatalf("not within %v: %s", patience, what)
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 
