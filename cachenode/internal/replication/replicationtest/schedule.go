@@ -12,7 +12,9 @@ type Schedule struct {
 	Length       time.Duration // of the faults; healing and the final checks come after it. Default 10 s
 	KeepMajority bool          // never let a majority of slots fail at once: then no acknowledged write may be lost, and the cluster never changes
 	Pace         time.Duration // mean time between two faults. Default 150 ms
-	Writes       time.Duration // time between two proposals. Default 4 ms
+	Writes       time.Duration // time between two calls of Write. Default 4 ms
+	Write        func()        // puts load on; nil proposes through the leader of toy registers
+	Check        func() error  // after healing, when all nodes have applied the same; nil looks for lost operations of toy registers
 }
 
 // HealWithin is how long a cluster may take to be healthy again once every node runs and every packet flows. Giving up a
@@ -30,8 +32,17 @@ func RunSchedule(s *Sim, sch Schedule) error {
 	if sch.Writes == 0 {
 		sch.Writes = 4 * time.Millisecond
 	}
+	if sch.Write == nil {
+		sch.Write = func() {
+			if l := s.Leader(); l != nil {
+				l.Propose()
+			}
+		}
+	}
+	if sch.Check == nil {
+		sch.Check = s.checkLost
+	}
 	for slot := range s.nodes {
-		slot := slot
 		s.At(time.Duration(s.rng.IntN(100))*time.Millisecond, func() { s.Start(slot) })
 	}
 	if err := s.RunUntil(HealWithin, "healthy at the start", s.Healthy); err != nil {
@@ -41,9 +52,7 @@ func RunSchedule(s *Sim, sch Schedule) error {
 	var write func()
 	write = func() {
 		if s.now < end {
-			if l := s.Leader(); l != nil {
-				l.Propose()
-			}
+			sch.Write()
 			s.At(sch.Writes, write)
 		}
 	}
@@ -65,13 +74,20 @@ func RunSchedule(s *Sim, sch Schedule) error {
 	if err := s.RunUntil(time.Second, "everything applied", s.level); err != nil {
 		return err
 	}
-	for slot, n := range s.nodes {
-		if lost := s.Lost(n); len(lost) > 0 {
-			return fmt.Errorf("node %d lost %d acknowledged operations, the first is %d (I5)\n%s", slot, len(lost), lost[0], s.Describe())
-		}
+	if err := sch.Check(); err != nil {
+		return fmt.Errorf("%w\n%s", err, s.Describe())
 	}
 	if sch.KeepMajority && s.Count.Clusters > 1 {
 		return fmt.Errorf("the cluster was reset although a majority was always alive\n%s", s.Describe())
+	}
+	return nil
+}
+
+func (s *Sim) checkLost() error {
+	for slot, n := range s.nodes {
+		if lost := s.Lost(n); len(lost) > 0 {
+			return fmt.Errorf("node %d lost %d acknowledged operations, the first is %d (I5)", slot, len(lost), lost[0])
+		}
 	}
 	return nil
 }

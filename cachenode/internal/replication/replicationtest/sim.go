@@ -7,7 +7,6 @@ package replicationtest
 
 import (
 	"container/heap"
-	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -33,6 +32,8 @@ type Options struct {
 	Logger       *slog.Logger
 	// Eat, if not nil, drops the messages for which it returns true: the network eats one kind of message.
 	Eat func(m proto.Message) bool
+	// Upper builds what runs above the core of a node; nil means the toy register. attach is called with the core.
+	Upper func(n *Node) (upper replication.Driven, attach func(*replication.Core))
 	// LogRetainEntries forces snapshots when small. Default 10 000
 	LogRetainEntries int
 }
@@ -190,8 +191,15 @@ func (s *Sim) Start(slot int) {
 	if logger != nil {
 		logger = logger.With("node", slot)
 	}
+	attach := func(*replication.Core) {}
+	if s.opt.Upper != nil {
+		n.Upper, attach = s.opt.Upper(n)
+	} else {
+		n.reg = &register{n: n, waiting: map[uint64]waiting{}}
+		n.Upper = n.reg
+	}
 	core, err := replication.New(replication.Config{
-		Hosts: s.hosts, Self: slot, AbandonAfter: s.opt.AbandonAfter, Transport: n, Upper: n, Logger: logger,
+		Hosts: s.hosts, Self: slot, AbandonAfter: s.opt.AbandonAfter, Transport: n, Upper: n.Upper, Logger: logger,
 		WallClock: func() time.Time { return time.Unix(1_700_000_000, 0).Add(s.now) },
 		Rand:      s.rng.Uint64, LogRetainEntries: s.opt.LogRetainEntries, SnapshotChunk: 512,
 	})
@@ -199,6 +207,7 @@ func (s *Sim) Start(slot int) {
 		panic(err)
 	}
 	n.Core = core
+	attach(core)
 	s.nodes[slot] = n
 	n.turn()
 	for other := range s.nodes {
@@ -379,19 +388,13 @@ type Node struct {
 	wakeAt      time.Duration
 	pausedUntil time.Duration
 
-	// The toy state machine: the operations applied so far.
-	applied []uint64
-	waiting map[uint64]waiting
-}
-
-type waiting struct {
-	index, term uint64
+	Upper replication.Driven
+	reg   *register // Upper, if it is the toy state machine
 }
 
 func (n *Node) ensure() {
 	if n.dialing == nil {
 		n.dialing = map[int]bool{}
-		n.waiting = map[uint64]waiting{}
 		n.lastAt = [2]map[int]time.Duration{{}, {}}
 		for d := range n.up {
 			for l := range n.up[d] {
@@ -426,9 +429,13 @@ func (n *Node) step(input func()) {
 func (n *Node) turn() { n.step(func() {}) }
 
 func (n *Node) finishTurn() {
-	n.Core.Process()
+	for again := true; again; {
+		n.Upper.Flush()
+		n.Core.Process()
+		again = n.Upper.Settle()
+	}
 	n.sim.check(n)
-	if at := n.Core.NextWake(); n.wakeAt == 0 || at < n.wakeAt || n.wakeAt <= n.sim.now {
+	if at := min(n.Core.NextWake(), n.Upper.NextWake()); n.wakeAt == 0 || at < n.wakeAt || n.wakeAt <= n.sim.now {
 		n.wakeAt = at
 		n.sim.At(max(at-n.sim.now, 0), func() {
 			if !n.dead && n.wakeAt <= n.sim.now {
@@ -556,105 +563,39 @@ func (n *Node) Reconnect() {
 	})
 }
 
-// Propose writes one operation through this node, if it leads. It is acknowledged when this node has applied it.
-func (n *Node) Propose() bool {
-	s := n.sim
-	ok := false
-	n.step(func() {
-		s.nextOp++
-		op := s.nextOp
-		index, err := n.Core.Propose(binary.LittleEndian.AppendUint64(nil, op))
-		if err != nil {
-			s.Count.Refused++
-			return
+// Acked records that an operation, named by a number that is never used twice, was acknowledged at quorum.
+func (s *Sim) Acked(op, cluster, index uint64) {
+	s.acked[op] = ack{cluster: cluster, index: index, at: s.now}
+	s.Count.Acks++
+	if len(s.ackers) == 0 || s.ackers[len(s.ackers)-1] != cluster {
+		if slices.Contains(s.ackers, cluster) {
+			s.fail("cluster %016x acknowledges again after another one did (I3)", cluster)
 		}
-		n.waiting[op] = waiting{index: index, term: n.Core.Term()}
-		ok = true
-	})
-	return ok
+		s.ackers = append(s.ackers, cluster)
+	}
 }
 
-// Apply implements replication.StateMachine.
-func (n *Node) Apply(index, term uint64, data []byte) {
-	s, op := n.sim, binary.LittleEndian.Uint64(data)
+// Applied records what a node applied at an index, and checks it against the others (I4).
+func (s *Sim) Applied(n *Node, index, term, mark uint64) {
 	cluster := n.Core.Cluster()
 	if s.logs[cluster] == nil {
 		s.logs[cluster] = map[uint64]entryMark{}
 		s.Count.Clusters++
 	}
-	if was, ok := s.logs[cluster][index]; ok && was != (entryMark{term, op}) {
-		s.fail("node %d applies operation %d of term %d at index %d, another applied %d of term %d there", n.slot, op, term, index, was.hash, was.term)
+	if was, ok := s.logs[cluster][index]; ok && was != (entryMark{term, mark}) {
+		s.fail("node %d applies %x of term %d at index %d, another applied %x of term %d there (I4)", n.slot, mark, term, index, was.hash, was.term)
 	}
-	s.logs[cluster][index] = entryMark{term, op}
-	n.applied = append(n.applied, op)
-	if w, ok := n.waiting[op]; ok {
-		delete(n.waiting, op)
-		if w.index != index {
-			s.fail("operation %d was promised index %d and got %d", op, w.index, index)
-		}
-		s.acked[op] = ack{cluster: cluster, index: index, at: s.now}
-		s.Count.Acks++
-		if len(s.ackers) == 0 || s.ackers[len(s.ackers)-1] != cluster {
-			if slices.Contains(s.ackers, cluster) {
-				s.fail("cluster %016x acknowledges again after another one did (I3)", cluster)
-			}
-			s.ackers = append(s.ackers, cluster)
-		}
-	}
+	s.logs[cluster][index] = entryMark{term, mark}
 }
 
-// BeginSnapshot implements replication.StateMachine.
-func (n *Node) BeginSnapshot() replication.SnapshotSource {
-	n.sim.Count.Snapshots++
-	return &source{ops: slices.Clone(n.applied)}
-}
+// Slot returns the node's slot.
+func (n *Node) Slot() int { return n.slot }
 
-type source struct{ ops []uint64 }
+// Hosts returns the identities of all slots.
+func (s *Sim) Hosts() []string { return s.hosts }
 
-func (s *source) Next(max int) (chunk []byte, done bool) {
-	k := min(len(s.ops), max/8)
-	for _, op := range s.ops[:k] {
-		chunk = binary.LittleEndian.AppendUint64(chunk, op)
-	}
-	s.ops = s.ops[k:]
-	return chunk, len(s.ops) == 0
-}
-
-// BeginRestore implements replication.StateMachine.
-func (n *Node) BeginRestore(uint64) replication.SnapshotSink { return &target{n: n} }
-
-type target struct {
-	n   *Node
-	ops []uint64
-}
-
-func (t *target) Add(chunk []byte) error {
-	for ; len(chunk) >= 8; chunk = chunk[8:] {
-		t.ops = append(t.ops, binary.LittleEndian.Uint64(chunk))
-	}
-	return nil
-}
-
-func (t *target) Finish() error {
-	t.n.applied = t.ops
-	return nil
-}
-
-// Reset implements replication.StateMachine.
-func (n *Node) Reset() {
-	n.applied = nil
-	clear(n.waiting)
-	n.sim.noteFailed()
-}
-
-// PeerRequest implements replication.Upper; nothing is forwarded here.
-func (n *Node) PeerRequest(int, uint64, *cachepb.CacheRequest) {}
-
-// PeerAck implements replication.Upper.
-func (n *Node) PeerAck(int, uint64, *cachepb.Ack) {}
-
-// ReadReady implements replication.Upper.
-func (n *Node) ReadReady(uint64, uint64) {}
+// Step runs input as one turn of the node's loop.
+func (n *Node) Step(input func()) { n.step(input) }
 
 // check asserts the invariants that one node's step may have broken.
 func (s *Sim) check(n *Node) {
@@ -693,22 +634,6 @@ func (s *Sim) recentAcks(cluster uint64, t time.Duration) []ack {
 		return nil
 	}
 	return []ack{best}
-}
-
-// Lost returns the operations acknowledged in the present cluster that node does not have.
-func (s *Sim) Lost(n *Node) []uint64 {
-	var lost []uint64
-	have := map[uint64]bool{}
-	for _, op := range n.applied {
-		have[op] = true
-	}
-	for op, a := range s.acked {
-		if a.cluster == n.Core.Cluster() && !have[op] {
-			lost = append(lost, op)
-		}
-	}
-	slices.Sort(lost)
-	return lost
 }
 
 // Leader returns the node that takes proposals, or nil.
