@@ -3,6 +3,8 @@ package load
 import (
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/mem"
 )
 
 // The generator alone, in a closed loop on one stream: what it could offer at
@@ -37,4 +39,67 @@ func BenchmarkSource(b *testing.B) {
 			}
 		})
 	}
+}
+
+// echoOps is how many operations each echo benchmark keeps in flight.
+const echoOps = 64
+
+// The generator on a bare stream, to be compared with BenchmarkEchoTight: the
+// difference is what the generator costs.
+func BenchmarkEcho(b *testing.B) {
+	e, err := NewEcho(1, 1, echoOps)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer e.Close()
+	src, err := Workload{}.Source()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	g := Generator{Target: e, Source: src, Recorder: NewRecorder(RecorderConfig{}), InFlight: echoOps, Ops: uint64(b.N)}
+	b.ResetTimer()
+	begin := time.Now()
+	if _, err := g.Run(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(b.N)/time.Since(begin).Seconds(), "ops/s")
+}
+
+// The tightest client on the same stream with the same window: a loop that
+// sends, and one that receives.
+func BenchmarkEchoTight(b *testing.B) {
+	e, err := NewEcho(1, 1, echoOps)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer e.Close()
+	stream, err := e.conns[0].NewStream(b.Context(), &echoService.Streams[0], echoMethod)
+	if err != nil {
+		b.Fatal(err)
+	}
+	window := make(chan struct{}, echoOps)
+	b.ReportAllocs()
+	b.ResetTimer()
+	begin := time.Now()
+	go func() {
+		var m raw
+		for range b.N {
+			window <- struct{}{}
+			buf := mem.DefaultBufferPool().Get(150)
+			m.out = mem.BufferSlice{mem.NewBuffer(buf, mem.DefaultBufferPool())}
+			if stream.SendMsg(&m) != nil {
+				return
+			}
+		}
+	}()
+	var m raw
+	for range b.N {
+		if err := stream.RecvMsg(&m); err != nil {
+			b.Fatal(err)
+		}
+		m.in.Free()
+		<-window
+	}
+	b.ReportMetric(float64(b.N)/time.Since(begin).Seconds(), "ops/s")
 }

@@ -31,6 +31,7 @@ type Server struct {
 	// Handle decides what becomes of a request; nil is [Store.Handle] of a new store.
 	Handle func(s *Stream, req *cachepb.CacheRequest)
 
+	life     sync.Mutex // one Start or Stop at a time
 	mu       sync.Mutex
 	lis      *bufconn.Listener
 	grpc     *grpc.Server
@@ -79,6 +80,8 @@ func (srv *Server) Start() {
 	if srv.Handle == nil {
 		srv.Handle = new(Store).Handle
 	}
+	srv.life.Lock()
+	defer srv.life.Unlock()
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	srv.refusing = false
@@ -96,6 +99,8 @@ func (srv *Server) Start() {
 // Stop breaks all streams, refuses new ones, and waits. The server can be
 // started again.
 func (srv *Server) Stop() {
+	srv.life.Lock()
+	defer srv.life.Unlock()
 	srv.mu.Lock()
 	srv.refusing = true
 	server := srv.grpc
