@@ -19,7 +19,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // startCluster runs n nodes in this process on loopback and returns them with their addresses once all are ready.
-func startCluster(t *testing.T, n int) ([]*node.Node, []string) {
+func startCluster(t testing.TB, n int) ([]*node.Node, []string) {
 	t.Helper()
 	var hosts []string
 	for range n {
