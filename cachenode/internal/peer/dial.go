@@ -30,14 +30,18 @@ type dialer struct {
 	lane Lane
 	wake chan struct{} // capacity 1: dial now
 
+	failing bool // the last dial has failed, and that was logged; belongs to run
+
 	mu      sync.Mutex
 	current *link                   // guarded by mu: the link that is up
 	attempt context.CancelCauseFunc // guarded by mu: ends the dial in progress
 }
 
-// Pauses between the first redials after a break while the peer cuts them off without refusing them.
+// Pauses between the first redials after a break while the peer cuts them off without refusing them. On a busy machine
+// a process takes tens of milliseconds to die.
 var closingRetries = []time.Duration{
 	time.Millisecond, 2 * time.Millisecond, 4 * time.Millisecond, 8 * time.Millisecond,
+	8 * time.Millisecond, 8 * time.Millisecond, 8 * time.Millisecond, 8 * time.Millisecond,
 }
 
 func (d *dialer) run(ctx context.Context) {
@@ -152,6 +156,11 @@ func (d *dialer) dial(run context.Context, redial bool) (lived time.Duration, er
 		return 0, err
 	}
 	report.close()
+	d.failing = false
+	if got := s.first.GetMgmtAck().GetLeaderInfo().GetPeer().GetStatus(); got != nil && int(got.GetSlot()) != d.p.slot {
+		t.cfg.Logger.Warn("the node that answers has another slot: do all nodes have the same hosts?",
+			"slot", d.p.slot, "host", d.p.host.Identity, "dialed", d.p.host.dialAddr(), "its slot", got.GetSlot())
+	}
 	start := time.Now()
 	d.serve(run, ctx, cancel, l, s)
 	return time.Since(start), nil
@@ -233,10 +242,10 @@ func (d *dialer) open(ctx context.Context, cancel context.CancelCauseFunc) (*out
 	timeout := time.AfterFunc(cfg.HandshakeTimeout, func() { cancel(ErrSilent) })
 	if err := d.greet(ctx, s); err != nil {
 		timeout.Stop()
-		s.close()
-		if cause := context.Cause(ctx); cause != nil {
+		if cause := context.Cause(ctx); cause != nil { // before close, which is a cause as well
 			err = cause
 		}
+		s.close()
 		return nil, fmt.Errorf("peer: open stream to %s: %w", d.p.host.dialAddr(), err)
 	}
 	timeout.Stop()
@@ -307,6 +316,15 @@ func (d *dialer) options(conn net.Conn) []grpc.DialOption {
 	}, cfg.DialOptions...)
 }
 
+// logFailure logs the first failure of a row.
+func (d *dialer) logFailure(err error) {
+	if !d.failing {
+		d.failing = true
+		d.t.cfg.Logger.Warn("peer is out of reach, dialing on", "slot", d.p.slot, "host", d.p.host.Identity,
+			"lane", d.lane.String(), "err", err)
+	}
+}
+
 func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
 // report tells the Handler about one dial: that it is silent, that it has failed, or nothing.
@@ -339,6 +357,7 @@ func (r *report) onSilence() {
 
 func (r *report) failed(err error) {
 	r.close()
+	r.d.logFailure(err)
 	r.d.t.stats.dialFailures.Add(1)
 	refused := isRefused(err)
 	if refused {

@@ -2,8 +2,14 @@ package peer
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	crand "crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -12,10 +18,14 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/hacache/hacache/proto/cachepb"
@@ -90,6 +100,13 @@ func (r *recorder) PeerDown(slot int, id uint64, dir Direction, lane Lane, err e
 
 func (r *recorder) DialFailed(slot int, lane Lane, refused bool, err error) {
 	r.add(event{kind: "failed", slot: slot, lane: lane, refused: refused, err: err})
+}
+
+// all returns the events so far.
+func (r *recorder) all() []event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.events)
 }
 
 // mark returns the number of events so far, to wait for later ones.
@@ -307,7 +324,7 @@ func TestOrder(t *testing.T) {
 	}
 	b.rec.await(t, 0, "the last ping", isPing(LaneData, n))
 	var last int64
-	for _, e := range b.rec.events {
+	for _, e := range b.rec.all() {
 		if e.kind != "request" {
 			continue
 		}
@@ -599,7 +616,7 @@ func TestSilentRedial(t *testing.T) {
 		a.rec.await(t, mark, "another failure", isFailed(LaneData))
 		s = a.Stats()
 	}
-	for _, e := range a.rec.events {
+	for _, e := range a.rec.all() {
 		if e.kind == "failed" && !errors.Is(e.err, ErrSilent) {
 			t.Errorf("%v, want only silences", e)
 		}
@@ -610,9 +627,7 @@ func TestSilentRedial(t *testing.T) {
 }
 
 func countFailed(r *recorder) (n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, e := range r.events {
+	for _, e := range r.all() {
 		if e.kind == "failed" {
 			n++
 		}
@@ -669,6 +684,226 @@ func TestSilenceTimeout(t *testing.T) {
 	}
 	mark := b.rec.mark()
 	b.rec.await(t, mark, "up again", is("up", Incoming, LaneData))
+}
+
+// A dying process can take one more connection and cut it off before its port refuses. The dialer does not wait for the
+// backoff then: with one of a minute, it still sees the refusal.
+func TestClosingPeer(t *testing.T) {
+	ln := listen(t)
+	greeter := &silentService{release: make(chan struct{})}
+	srv := grpc.NewServer()
+	cachepb.RegisterCacheServer(srv, greeter)
+	dying := &dyingListener{Listener: ln, dying: make(chan struct{}), cuts: 3}
+	var wg sync.WaitGroup
+	wg.Go(func() { srv.Serve(dying) })
+	t.Cleanup(func() { srv.Stop(); wg.Wait() })
+	a := startNode(t, 0, []Host{{Identity: "a:1"}, {Identity: ln.Addr().String()}}, nil, func(c *Config) {
+		c.BackoffBase, c.BackoffMax = time.Minute, time.Minute
+	})
+	a.awaitUp(t, Outgoing)
+	mark := a.rec.mark()
+	close(dying.dying)
+	close(greeter.release)
+	for lane := range Lane(lanes) {
+		a.rec.await(t, mark, "down", is("down", Outgoing, lane))
+		a.rec.await(t, mark, "refused", func(e event) bool { return e.kind == "failed" && e.lane == lane && e.refused })
+	}
+	cut := 0
+	for _, e := range a.rec.all()[mark:] {
+		if e.kind == "failed" && !e.refused {
+			cut++
+		}
+	}
+	if cut == 0 {
+		t.Error("no dial was cut off, the test shows nothing")
+	}
+}
+
+// dyingListener, once dying is closed, cuts off the next connections and then closes itself.
+type dyingListener struct {
+	net.Listener
+	dying chan struct{}
+	cuts  int
+}
+
+func (d *dyingListener) Accept() (net.Conn, error) {
+	for {
+		c, err := d.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-d.dying:
+			c.(*net.TCPConn).SetLinger(0)
+			c.Close()
+			if d.cuts--; d.cuts == 0 {
+				d.Listener.Close()
+			}
+		default:
+			return c, nil
+		}
+	}
+}
+
+// A peer that closes every stream at once is dialed again at once only the first time: the pauses grow, or two nodes
+// would keep each other busy.
+func TestFlappingPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln := bufconn.Listen(64 << 10)
+		greeter := &silentService{release: make(chan struct{})}
+		close(greeter.release)
+		srv := grpc.NewServer()
+		cachepb.RegisterCacheServer(srv, greeter)
+		go srv.Serve(ln)
+		a := startNode(t, 0, []Host{{Identity: "a:1"}, {Identity: "b:1"}}, nil, func(c *Config) {
+			c.DialContext = func(ctx context.Context, _ string) (net.Conn, error) { return ln.DialContext(ctx) }
+		})
+		time.Sleep(10 * time.Second) // of the bubble
+		a.close()
+		srv.Stop()
+		// 20, 20, 30, 45 ... 250 ms: about 45 dials in 10 s, on two lanes.
+		if got := a.Stats().Dials; got < 70 || got > 110 {
+			t.Errorf("%d dials in 10 s, want about 90", got)
+		}
+	})
+}
+
+// The pauses between failed dials grow from 20 ms to 250 ms; a probe dials at once and starts them anew.
+func TestBackoffAndProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var dials []time.Duration
+		start := time.Now()
+		a := startNode(t, 0, []Host{{Identity: "a:1"}, {Identity: "b:1"}}, nil, func(c *Config) {
+			c.DialContext = func(context.Context, string) (net.Conn, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				dials = append(dials, time.Since(start))
+				return nil, syscall.ECONNREFUSED
+			}
+		})
+		taken := func() []time.Duration {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			d := dials
+			dials = nil
+			slices.Sort(d)
+			return slices.Compact(d) // both lanes dial at the same instants
+		}
+		time.Sleep(700 * time.Millisecond)
+		want := []time.Duration{
+			0, 20 * time.Millisecond, 50 * time.Millisecond, 95 * time.Millisecond,
+			162500 * time.Microsecond, 263750 * time.Microsecond, 415625 * time.Microsecond, 643437500,
+		}
+		if got := taken(); !slices.Equal(got, want) {
+			t.Errorf("dials after %v, want %v", got, want)
+		}
+		a.Probe(1)
+		time.Sleep(30 * time.Millisecond)
+		if got, want := taken(), []time.Duration{700 * time.Millisecond, 720 * time.Millisecond}; !slices.Equal(got, want) {
+			t.Errorf("dials after the probe at 700ms: %v, want %v", got, want)
+		}
+		a.Probe(0) // itself, and nobody: nothing to do
+		a.Probe(7)
+		a.close()
+	})
+}
+
+// A dial into the void is given up after 250 ms, and reported once: as silent.
+func TestVoid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := startNode(t, 0, []Host{{Identity: "a:1"}, {Identity: "b:1"}}, nil, func(c *Config) {
+			c.DialContext = func(ctx context.Context, _ string) (net.Conn, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+		})
+		start := time.Now()
+		time.Sleep(260 * time.Millisecond)
+		synctest.Wait()
+		if got := countFailed(a.rec); got != 2 {
+			t.Fatalf("%d reports, want one for each lane: %v", got, a.rec.all())
+		}
+		for _, e := range a.rec.all() {
+			if e.refused || !errors.Is(e.err, ErrSilent) || e.at.Sub(start) != 250*time.Millisecond {
+				t.Errorf("%v after %v, want ErrSilent after 250ms", e, e.at.Sub(start))
+			}
+		}
+		a.close()
+	})
+}
+
+// With TLS both lanes come up, and the server sees the token and the name of the peer.
+func TestTLSAndToken(t *testing.T) {
+	cert, pool := selfSigned(t)
+	ln := listen(t)
+	seen := make(chan metadata.MD, 4)
+	srv := grpc.NewServer(grpc.Creds(credentials.NewServerTLSFromCert(&cert)),
+		grpc.StreamInterceptor(func(s any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+			md, _ := metadata.FromIncomingContext(ss.Context())
+			seen <- md
+			if !IsPeer(ss.Context()) {
+				t.Error("the stream does not look like a peer's")
+			}
+			return h(s, ss)
+		}))
+	release := make(chan struct{})
+	cachepb.RegisterCacheServer(srv, &silentService{release: release})
+	var wg sync.WaitGroup
+	wg.Go(func() { srv.Serve(ln) })
+	t.Cleanup(func() { close(release); srv.Stop(); wg.Wait() })
+	hosts := []Host{{Identity: "a:1"}, {Identity: "https://peer.test:1", DialAddr: ln.Addr().String()}}
+	a := startNode(t, 0, hosts, nil, func(c *Config) {
+		c.Token = "secret"
+		c.TLS = &tls.Config{RootCAs: pool}
+	})
+	a.awaitUp(t, Outgoing)
+	lanesSeen := map[string]bool{}
+	for range 2 {
+		md := <-seen
+		if got := md.Get("authorization"); !slices.Equal(got, []string{"secret"}) {
+			t.Errorf("authorization %q, want the token", got)
+		}
+		if got := md.Get(":authority"); !slices.Equal(got, []string{"peer.test:1"}) {
+			t.Errorf("authority %q, want the identity and not the address dialed", got)
+		}
+		lanesSeen[strings.Join(md.Get(peerKey), ",")] = true
+	}
+	for lane := range Lane(lanes) {
+		if v := peerValue(a.id(), 0, lane); !lanesSeen[v] {
+			t.Errorf("no stream named itself %s: %v", v, lanesSeen)
+		}
+	}
+	// Somebody else's certificate is a failed dial.
+	other := startNode(t, 0, hosts, nil, func(c *Config) { c.TLS = &tls.Config{RootCAs: x509.NewCertPool()} })
+	if e := other.rec.await(t, 0, "failed dial", isFailed(LaneData)); e.refused || !strings.Contains(e.err.Error(), "certificate") {
+		t.Errorf("%v, want the certificate refused", e)
+	}
+}
+
+func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"peer.test"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(crand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(parsed)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
 // Serve refuses streams that do not come from another node of the list.

@@ -27,7 +27,8 @@
 // A stream which breaks is reported with PeerDown as soon as the connection's end is read. The node then dials again at
 // once; a port that refuses, an answer that is not a greeting, or 20 ms without an answer are reported with DialFailed.
 // A dying process closes its sockets one by one, so the first redial can still reach its listening socket and be cut
-// off; such dials are repeated after 1, 2, 4 and 8 ms, until the port refuses, before the ordinary backoff begins.
+// off; such dials are repeated after 1, 2, 4 and then five times 8 ms, until the port refuses, before the ordinary
+// backoff begins.
 package peer
 
 import (
