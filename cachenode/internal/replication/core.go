@@ -551,8 +551,10 @@ func (c *Core) ReadIndex() (ctx uint64, ok bool) {
 		return 0, false
 	}
 	c.readSeq++
-	c.rn.ReadIndex(binary.LittleEndian.AppendUint64(nil, c.readSeq))
-	return c.readSeq, true
+	// The leader forgets a request whose context is that of a pending one, so nodes must not use each other's.
+	ctx = uint64(c.cfg.Self)<<56 | c.readSeq
+	c.rn.ReadIndex(binary.LittleEndian.AppendUint64(nil, ctx))
+	return ctx, true
 }
 
 // Leading reports whether this node may take proposals: it leads, has committed an entry in its term, and has heard

@@ -293,7 +293,7 @@ func (c *Core) admit(p *peer, cluster uint64, m *raftpb.Message) error {
 		return fmt.Errorf("%v for %s", m.GetType(), idString(m.GetTo()))
 	case m.GetFrom() != p.id:
 		return fmt.Errorf("%v signed by %s over a stream of %s", m.GetType(), idString(m.GetFrom()), idString(p.id))
-	case m.GetTerm() == 0:
+	case m.GetTerm() == 0 && m.GetType() != raftpb.MsgReadIndex: // which raft forwards without one
 		return fmt.Errorf("%v without a term", m.GetType())
 	}
 	switch m.GetType() {
