@@ -26,7 +26,7 @@ func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
-			for _, name := range []string{"ADDR", "ADDR2"} {
+			for _, name := range []string{"ADDR", "ADDR2", "ADDR3"} {
 				addr, err := freeAddr()
 				if err != nil {
 					return err
@@ -36,8 +36,10 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits,
-			"ready": awaitReady,
+			"exits":   exits,
+			"ready":   awaitReady,
+			"certs":   certs,
+			"settled": settled,
 		},
 	})
 }
@@ -64,6 +66,23 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("%s: exit code %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+// settled PROGRAM ARGS... runs a program until it ends with 0, for 20 seconds: what other processes have to bring about.
+func settled(ts *testscript.TestScript, _ bool, args []string) {
+	deadline, again := time.After(20*time.Second), time.NewTicker(20*time.Millisecond)
+	defer again.Stop()
+	for {
+		err := ts.Exec(args[0], args[1:]...)
+		if err == nil {
+			return
+		}
+		select {
+		case <-deadline:
+			ts.Fatalf("%s: %v", strings.Join(args, " "), err)
+		case <-again.C:
+		}
 	}
 }
 
