@@ -199,7 +199,7 @@ func startNode(t *testing.T, self int, hosts []Host, ln net.Listener, adapt func
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
+	var run, wg sync.WaitGroup
 	n.srv = grpc.NewServer(ServerOptions()...)
 	cachepb.RegisterCacheServer(n.srv, &service{t: n.Transport})
 	if ln != nil {
@@ -209,13 +209,14 @@ func startNode(t *testing.T, self int, hosts []Host, ln net.Listener, adapt func
 			}
 		})
 	}
-	wg.Go(func() {
+	run.Go(func() {
 		if err := n.Run(ctx); err != nil {
 			t.Errorf("Run: %v", err)
 		}
 	})
 	n.close = sync.OnceFunc(func() {
 		cancel()
+		run.Wait() // needs no help of the server
 		n.srv.Stop()
 		wg.Wait()
 	})
