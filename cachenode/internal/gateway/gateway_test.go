@@ -296,3 +296,27 @@ func TestSchedules(t *testing.T) {
 	}
 	t.Logf("%d schedules: %v", last-first+1, total)
 }
+
+// TestCalm proves that without faults nothing is refused, nothing is unknown and the leader stays, on a fast and on a
+// slow network.
+func TestCalm(t *testing.T) {
+	for _, delay := range []time.Duration{500 * time.Microsecond, 20 * time.Millisecond} {
+		cryptotest.SetGlobalRandom(t, 7)
+		w := newWorld(t, replicationtest.Options{Seed: 7, Nodes: 3, Delay: delay, Jitter: delay / 2})
+		err := replicationtest.RunSchedule(w.sim, replicationtest.Schedule{
+			KeepMajority: true, Writes: time.Millisecond, Write: w.step, Check: w.check, Pace: -1,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, n := range w.counts {
+			if !strings.HasPrefix(what, "ok-") && !strings.HasSuffix(what, " read") {
+				t.Errorf("at a delay of %v: %d times %q", delay, n, what)
+			}
+		}
+		if w.sim.Count.LeaderChanges != 1 {
+			t.Errorf("at a delay of %v: %d leaders", delay, w.sim.Count.LeaderChanges)
+		}
+		t.Logf("%v: %v", delay, w.counts)
+	}
+}

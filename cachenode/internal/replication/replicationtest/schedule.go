@@ -11,7 +11,7 @@ import (
 type Schedule struct {
 	Length       time.Duration // of the faults; healing and the final checks come after it. Default 10 s
 	KeepMajority bool          // never let a majority of slots fail at once: then no acknowledged write may be lost, and the cluster never changes
-	Pace         time.Duration // mean time between two faults. Default 150 ms
+	Pace         time.Duration // mean time between two faults. Default 150 ms; negative means no faults
 	Writes       time.Duration // time between two calls of Write. Default 4 ms
 	Write        func()        // puts load on; nil proposes through the leader of toy registers
 	Check        func() error  // after healing, when all nodes have applied the same; nil looks for lost operations of toy registers
@@ -57,6 +57,11 @@ func RunSchedule(s *Sim, sch Schedule) error {
 		}
 	}
 	write()
+	if sch.Pace < 0 {
+		if err := s.Run(sch.Length); err != nil {
+			return err
+		}
+	}
 	for s.now < end {
 		s.fault(sch)
 		if err := s.Run(time.Duration(s.rng.ExpFloat64() * float64(sch.Pace))); err != nil {
