@@ -26,6 +26,8 @@ func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
+			// A process under the race detector sleeps for a second before it exits, and the scripts run a hundred.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			for _, name := range []string{"ADDR", "ADDR2", "ADDR3"} {
 				addr, err := freeAddr()
 				if err != nil {
