@@ -113,8 +113,9 @@ func All(in *Input) *Verdicts {
 		v.lostWrites(in, windows)
 	}
 	if in.Limit.Staleness > 0 {
-		v.staleReads(in, in.Limit.Staleness)
+		v.staleReads(in, windows, in.Limit.Staleness)
 	}
+	v.add(identity(in, windows))
 	v.add(dualLeader(in.Events))
 	if in.Limit.Converge > 0 {
 		v.add(converged(in))

@@ -115,8 +115,13 @@ func evidence(t *testing.T, text string) *Input {
 				t.Fatal(err)
 			}
 			e := result.Event{T: ms(f[4]), Kind: result.Observe, Node: f[1], Role: result.Role(f[2]), Term: term, Cluster: "A"}
-			if len(f) > 5 {
-				e.Leader = f[6]
+			for i := 5; i+1 < len(f); i += 2 {
+				switch f[i] {
+				case "follows":
+					e.Leader = f[i+1]
+				case "cluster":
+					e.Cluster = f[i+1]
+				}
 			}
 			in.Events = append(in.Events, e)
 		case "exit":
@@ -281,8 +286,30 @@ func TestLostWrites(t *testing.T) {
 			remove a quorum 30..40 ok
 			final a=1`},
 		{name: "a majority killed at once may begin anew", verdict: result.Pass, losses: "lost a v1 quorum on all allowed=true\n", history: `
+			observe n1 leader 2 5
 			fault k1 kill n1 100..1000
 			fault k2 kill n2 200..1000
+			observe n1 leader 2 1500 cluster B
+			insert a=1 quorum 10..20 ok
+			final a=-`},
+		{name: "what was acked after it began anew may not be lost", verdict: result.Violated, losses: "lost a v1 quorum on all allowed=false\n", history: `
+			observe n1 leader 2 5
+			fault k1 kill n1 100..1000
+			fault k2 kill n2 200..1000
+			observe n1 leader 2 1500 cluster B
+			insert a=1 quorum 1600..1610 ok
+			final a=-`},
+		{name: "a majority killed at once, but it went on", verdict: result.Violated, losses: "lost a v1 quorum on all allowed=false\n", history: `
+			observe n1 leader 2 5
+			fault k1 kill n2 100..1000
+			fault k2 kill n3 200..1000
+			observe n1 leader 3 1500
+			insert a=1 quorum 10..20 ok
+			final a=-`},
+		{name: "began anew without need", verdict: result.Violated, losses: "lost a v1 quorum on all allowed=false\n", history: `
+			observe n1 leader 2 5
+			fault k1 kill n2 100..1000
+			observe n1 leader 3 1500 cluster B
 			insert a=1 quorum 10..20 ok
 			final a=-`},
 		{name: "two killed one after the other may not", verdict: result.Violated, losses: "lost a v1 quorum on all allowed=false\n", history: `
@@ -407,13 +434,28 @@ func TestStaleReads(t *testing.T) {
 		{name: "read before it was written", verdict: result.Violated, losses: "corrupt a v0  on n2 allowed=false\n", history: `
 			get a=1 n2 5..6
 			insert a=1 quorum 10..20 ok`},
+		{name: "a miss after a legal reset", verdict: result.Pass, history: `
+			observe n1 leader 2 5
+			insert a=1 quorum 10..20 ok
+			fault k1 kill n1 100..1000
+			fault k2 kill n2 200..1000
+			observe n1 leader 2 1500 cluster B
+			get a=- n2 1600..1601`},
+		{name: "too old, in the epoch after a legal reset", verdict: result.Violated, worst: 590 * time.Millisecond, losses: "stale a v2 quorum on n2 allowed=false\n", history: `
+			observe n1 leader 2 5
+			insert a=1 quorum 10..20 ok
+			fault k1 kill n1 100..1000
+			fault k2 kill n2 200..1000
+			observe n1 leader 2 1500 cluster B
+			insert a=2 quorum 2000..2010 ok
+			get a=- n2 2600..2601`},
 		{name: "no read", verdict: result.NotExercised, history: `
 			insert a=1 quorum 10..20 ok`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in := evidence(t, c.history)
 			v := new(Verdicts)
-			v.staleReads(in, 500*time.Millisecond)
+			v.staleReads(in, faultWindows(in.Events, in.end()), 500*time.Millisecond)
 			got := find(t, v, "stale reads")
 			if got.Verdict != c.verdict || got.Worst != c.worst {
 				t.Errorf("verdict %s, worst %v; want %s, %v: %s", got.Verdict, got.Worst, c.verdict, c.worst, got.Detail)
@@ -448,6 +490,30 @@ func TestDualLeader(t *testing.T) {
 	in.Events[1].Cluster = "B"
 	if got := dualLeader(in.Events); got.Verdict != result.Pass {
 		t.Errorf("the same term of two clusters: %s", got.Verdict)
+	}
+}
+
+// TestIdentity proves that a new cluster is legal only after a majority had
+// failed at once.
+func TestIdentity(t *testing.T) {
+	for name, c := range map[string]struct {
+		events  string
+		verdict result.Verdict
+	}{
+		"one cluster":                {"observe n1 leader 2 10\nobserve n2 leader 3 500", result.Pass},
+		"new one, nothing failed":    {"observe n1 leader 2 10\nobserve n2 leader 3 500 cluster B", result.Violated},
+		"new one, one had failed":    {"observe n1 leader 2 10\nfault k kill n1 100..200\nobserve n2 leader 3 500 cluster B", result.Violated},
+		"new one, two were paused":   {"observe n1 leader 2 10\nfault k pause n1,n2 100..200\nobserve n2 leader 3 500 cluster B", result.Violated},
+		"new one, two had failed":    {"observe n1 leader 2 10\nfault k kill n1,n2 100..200\nobserve n2 leader 3 500 cluster B", result.Pass},
+		"new one before they failed": {"observe n1 leader 2 10\nobserve n2 leader 3 50 cluster B\nfault k kill n1,n2 100..200", result.Violated},
+		"the old one seen again":     {"observe n1 leader 2 10\nfault k kill n1,n2 100..200\nobserve n2 leader 3 500 cluster B\nobserve n3 leader 2 510", result.Pass},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := evidence(t, c.events)
+			if got := identity(in, faultWindows(in.Events, in.end())); got.Verdict != c.verdict {
+				t.Errorf("verdict %s, want %s: %s", got.Verdict, c.verdict, got.Detail)
+			}
+		})
 	}
 }
 

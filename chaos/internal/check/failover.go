@@ -38,11 +38,16 @@ func (v *Verdicts) failovers(in *Input, windows []result.Window) {
 		}
 		f := breakdown(in, w, until)
 		for _, level := range levels {
-			if gap, ok := gapAt(oks[level], w.From, min(w.To, until)); ok {
-				f.Levels = append(f.Levels, result.Recovery{Level: level, FirstOK: gap.to - w.From, Gap: gap.to - gap.from})
-			} else {
-				f.Levels = append(f.Levels, result.Recovery{Level: level})
+			r := result.Recovery{Level: level}
+			if g, ok := gapAt(oks[level], w.From, min(w.To, until)); ok {
+				r.Gap = g.to - g.from
 			}
+			// The first ok is the one that ends the gap of the failover
+			// itself, not of something later in the fault's time.
+			if g, ok := gapAt(oks[level], w.From, w.From+cmp.Or(f.Agreed, f.Elected, min(w.To, until)-w.From)); ok {
+				r.FirstOK = g.to - w.From
+			}
+			f.Levels = append(f.Levels, r)
 		}
 		v.Failovers = append(v.Failovers, f)
 		c.Checked++

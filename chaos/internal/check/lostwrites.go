@@ -100,12 +100,13 @@ var exposed = []string{"quorum", "once", "leader"}
 // came after. Only the newest lost write of each level counts for an entry.
 // What a level promises decides whether a loss is a violation:
 //
-//	quorum   always, unless a majority of the nodes had failed at once
+//	quorum   always, unless it was acknowledged before a legal reset
 //	once     as quorum in clusters of up to three; otherwise as leader
 //	leader   only if the write was acknowledged outside of every fault
 func (v *Verdicts) lostWrites(in *Input, windows []result.Window) {
 	records, versions := recordsOf(in.History)
-	l := &losses{in: in, windows: windows, reset: majorityFailed(in, windows), exposure: map[string]*result.Exposure{}}
+	resets, _ := resetsOf(in, windows)
+	l := &losses{in: in, windows: windows, resets: resets, exposure: map[string]*result.Exposure{}}
 	for _, level := range exposed {
 		l.exposure[level] = &result.Exposure{Level: level}
 	}
@@ -131,7 +132,7 @@ func (v *Verdicts) lostWrites(in *Input, windows []result.Window) {
 type losses struct {
 	in       *Input
 	windows  []result.Window
-	reset    bool
+	resets   resets
 	exposure map[string]*result.Exposure
 	list     []result.Loss
 
@@ -288,7 +289,7 @@ const lossMargin = 500 * time.Millisecond
 
 // allows reports whether the level of a lost write promises no better.
 func (l *losses) allows(w *history.Op) bool {
-	if l.reset {
+	if l.resets.epoch(w.Return) < len(l.resets) {
 		return true
 	}
 	if w.Level == "quorum" || w.Level == "once" && len(l.in.Nodes) <= 3 {
@@ -400,28 +401,3 @@ func nearest(windows []result.Window, t time.Duration) (fault string, from time.
 	}
 	return fault, from
 }
-
-// majorityFailed reports whether at some moment a majority of the nodes was
-// failed, which is the one situation in which a cluster may begin anew with
-// nothing. A node that was killed counts as failed for as long again as it
-// takes to become a member, which the runner's heal waits for.
-func majorityFailed(in *Input, windows []result.Window) bool {
-	quorum := len(in.Nodes)/2 + 1
-	for _, at := range windows {
-		failed := map[string]bool{}
-		for _, w := range windows {
-			if (w.Action == "kill" || w.Action == "term") && w.From <= at.From && at.From <= w.To+rejoin {
-				for _, n := range w.Targets {
-					failed[n] = true
-				}
-			}
-		}
-		if len(failed) >= quorum {
-			return true
-		}
-	}
-	return false
-}
-
-// rejoin is how long a restarted node may take to be a full member again.
-const rejoin = 5 * time.Second

@@ -14,15 +14,20 @@ import (
 //
 // The age of what a read returned is the time from the acknowledgement of the
 // oldest quorum write that had surely replaced it, to the moment the read was
-// sent. Only writes at quorum count: no other acknowledgement means committed.
-func (v *Verdicts) staleReads(in *Input, bound time.Duration) {
+// sent. Only writes at quorum count: no other acknowledgement means committed;
+// and only those that no legal reset of the cluster came after.
+func (v *Verdicts) staleReads(in *Input, windows []result.Window, bound time.Duration) {
+	resets, _ := resetsOf(in, windows)
 	records, versions := recordsOf(in.History)
 	c := result.Check{Name: "stale reads", Verdict: result.NotExercised, Detail: "no local read was answered"}
 	for k, r := range records {
 		if len(r.reads) == 0 {
 			continue
 		}
-		replaced := replacements(r)
+		replaced := make([]*replacement, len(resets)+1)
+		for epoch := range replaced {
+			replaced[epoch] = replacements(r, func(w *history.Op) bool { return resets.epoch(w.Return) == epoch })
+		}
 		for _, read := range r.reads {
 			if read.Mode != "local" {
 				continue
@@ -37,7 +42,7 @@ func (v *Verdicts) staleReads(in *Input, bound time.Duration) {
 				v.stale(&c, k, read, nil, kind, 0)
 				continue
 			}
-			by := replaced.first(w)
+			by := replaced[resets.epoch(read.Send+resetSlack)].first(w)
 			if by == nil {
 				continue
 			}
@@ -66,6 +71,9 @@ func (v *Verdicts) staleReads(in *Input, bound time.Duration) {
 	v.add(c)
 }
 
+// resetSlack is how much later than it happened a reset may have been observed.
+const resetSlack = 100 * time.Millisecond
+
 func (v *Verdicts) stale(c *result.Check, k key, read, by *history.Op, kind result.LossKind, age time.Duration) {
 	c.Count++
 	loss := result.Loss{Kind: kind, Cache: k.cache, Key: k.entry, Node: read.Node, Found: fmt.Sprintf("version %d at %.3fs", read.Version, read.Send.Seconds())}
@@ -87,10 +95,10 @@ type replacement struct {
 	present  *history.Op   // the first to return of those that nothing can have removed
 }
 
-func replacements(r *record) *replacement {
+func replacements(r *record, counts func(*history.Op) bool) *replacement {
 	p := new(replacement)
 	for _, w := range r.writes {
-		if w.Outcome == history.OK && w.Level == "quorum" {
+		if w.Outcome == history.OK && w.Level == "quorum" && counts(w) {
 			p.quorum = append(p.quorum, w)
 		}
 	}

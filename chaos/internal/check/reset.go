@@ -1,0 +1,86 @@
+package check
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hacache/hacache/reports/result"
+)
+
+// resets are the moments at which a cluster was legally formed anew, with
+// nothing in it, in order of time. They divide a run into epochs: what was
+// acknowledged in one may be gone in the next.
+type resets []time.Duration
+
+// epoch counts the resets up to t.
+func (r resets) epoch(t time.Duration) int {
+	n, found := slices.BinarySearch(r, t)
+	if found {
+		n++
+	}
+	return n
+}
+
+// resetsOf finds the moments at which a leader of another cluster was first
+// seen. That is legal only after a majority of the nodes had failed at once;
+// where it was not, illegal says so.
+func resetsOf(in *Input, windows []result.Window) (legal resets, illegal []string) {
+	known := map[string]bool{}
+	previous := time.Duration(-1)
+	for _, e := range in.Events {
+		if e.Kind != result.Observe || e.Role != result.RoleLeader || e.Cluster == "" || known[e.Cluster] {
+			continue
+		}
+		known[e.Cluster] = true
+		if len(known) > 1 {
+			if majorityFailed(in, windows, previous, e.T) {
+				legal = append(legal, e.T)
+			} else {
+				illegal = append(illegal, fmt.Sprintf("%s led the new cluster %s at %.3fs, and no majority had failed", e.Node, e.Cluster, e.T.Seconds()))
+			}
+		}
+		previous = e.T
+	}
+	return legal, illegal
+}
+
+// majorityFailed reports whether at some moment between two others a majority
+// of the nodes was failed at once. A node that was killed counts as failed
+// until it may be a full member again.
+func majorityFailed(in *Input, windows []result.Window, from, to time.Duration) bool {
+	for _, at := range windows {
+		failed := map[string]bool{}
+		for _, w := range windows {
+			ended := w.Action == "kill" || w.Action == "term"
+			if ended && w.From <= at.From && at.From <= w.To+rejoin && at.From <= to && w.To+rejoin >= from {
+				for _, n := range w.Targets {
+					failed[n] = true
+				}
+			}
+		}
+		if len(failed) > len(in.Nodes)/2 {
+			return true
+		}
+	}
+	return false
+}
+
+// rejoin is how long a restarted node may take to be a full member again.
+const rejoin = 5 * time.Second
+
+// identity checks that the cluster was not formed anew without need: that
+// would forget everything, however well the rest works.
+func identity(in *Input, windows []result.Window) result.Check {
+	legal, illegal := resetsOf(in, windows)
+	c := result.Check{Name: "cluster identity", Verdict: result.Pass, Count: int64(len(illegal)), Checked: int64(len(legal) + len(illegal)), Examples: illegal}
+	switch {
+	case len(illegal) > 0:
+		c.Verdict, c.Detail = result.Violated, illegal[0]
+	case len(legal) > 0:
+		c.Detail = fmt.Sprintf("formed anew %d times, each after a majority had failed at once; what was acknowledged before may be gone", len(legal))
+	default:
+		c.Detail = "one cluster from the beginning to the end"
+	}
+	return c
+}
