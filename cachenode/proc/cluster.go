@@ -37,7 +37,8 @@ type Cluster struct {
 }
 
 // LocalCluster starts the nodes and waits until all of them are members of one
-// cluster with a leader. When it fails nothing is left running.
+// cluster with a leader, or ctx is done. When it fails nothing is left running;
+// otherwise the nodes run until [Cluster.Stop], or the end of this process.
 func LocalCluster(ctx context.Context, spec ClusterSpec) (_ *Cluster, err error) {
 	n := spec.Nodes
 	if n == 0 {
@@ -80,7 +81,7 @@ func LocalCluster(ctx context.Context, spec ClusterSpec) (_ *Cluster, err error)
 		if spec.LogDir != "" {
 			s.LogPath = filepath.Join(spec.LogDir, name+".log")
 		}
-		p, err := Start(ctx, s)
+		p, err := Start(context.WithoutCancel(ctx), s)
 		if err != nil {
 			return nil, err
 		}

@@ -1,0 +1,368 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v3"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/hacache/hacache/loadgen/load"
+	"github.com/hacache/hacache/reports/result"
+)
+
+// Flags that both commands have.
+
+func tokenFlag() cli.Flag {
+	return &cli.StringFlag{Name: "token", Usage: "`TOKEN` of the nodes", Sources: cli.EnvVars("CACHE_AUTH_TOKEN"), HideDefault: true}
+}
+
+func clusterFlags(cluster string) []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "addrs", Aliases: []string{"a"}, Usage: "`HOST:PORT,…` of the nodes", Sources: cli.EnvVars("CACHE_ADDR"), DefaultText: "127.0.0.1:7070"},
+		&cli.StringFlag{Name: "cluster", Value: cluster, Usage: "`process or external`: start nodes on this machine, or use those at --addrs"},
+		&cli.IntFlag{Name: "nodes", Value: 3, Usage: "`N` nodes to start"},
+		&cli.StringFlag{Name: "cachenode", Usage: "the `PROGRAM` to start; default is cachenode beside this program, then the one in PATH"},
+		tokenFlag(),
+		&cli.BoolFlag{Name: "tls", Usage: "connect with TLS"},
+		&cli.StringFlag{Name: "tls-ca", Usage: "PEM `FILE` of the authority that signed the nodes' certificates; default is the system's"},
+		&cli.StringFlag{Name: "tls-cert", Usage: "PEM `FILE` of a client certificate"},
+		&cli.StringFlag{Name: "tls-key", Usage: "PEM `FILE` of its key"},
+	}
+}
+
+func outputFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "out", Value: "out", Usage: "`DIR` in which the run directory is made"},
+		&cli.BoolFlag{Name: "json", Usage: "print summary.json on stdout instead of the table"},
+		&cli.StringSliceFlag{Name: "tag", Usage: "`KEY=VALUE` noted in the result; may be repeated"},
+		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress on stderr"},
+		&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "width of the rows of the time series"},
+	}
+}
+
+func streamFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.IntFlag{Name: "conns", Value: 4, Usage: "`N` TCP connections to a node"},
+		&cli.IntFlag{Name: "streams", Aliases: []string{"c"}, Value: 16, Usage: "`N` streams in all, spread over the connections"},
+		&cli.IntFlag{Name: "in-flight", Aliases: []string{"P"}, Value: 32, Usage: "`N` operations in flight on each stream"},
+		&cli.BoolWithInverseFlag{Name: "batch", Value: true, Usage: "pack operations that wait into one message"},
+	}
+}
+
+func runFlags() []cli.Flag {
+	return slices.Concat(clusterFlags("external"), streamFlags(), []cli.Flag{
+		&cli.StringFlag{Name: "target", Value: "cachenode", Usage: "`cachenode, echo or null`: a cluster, a bare gRPC echo in this process, or nothing at all"},
+		&cli.StringFlag{Name: "rate", Aliases: []string{"r"}, Value: "0", Usage: "`N` operations per second, such as 5000 or 20k; 0 is a closed loop"},
+		&cli.DurationFlag{Name: "duration", Aliases: []string{"d"}, Usage: "how `LONG` after the warm-up", DefaultText: "10s, or until --ops"},
+		&cli.StringFlag{Name: "ops", Aliases: []string{"n"}, Value: "0", Usage: "`N` operations at most, the warm-up included; 0: no bound"},
+		&cli.DurationFlag{Name: "warmup", Value: time.Second, Usage: "how `LONG` before anything is recorded"},
+		&cli.StringFlag{Name: "schedule", Value: "constant", Usage: "`constant or poisson`"},
+		&cli.BoolFlag{Name: "drop", Usage: "count as missed what finds all windows full, instead of sending it late"},
+		&cli.DurationFlag{Name: "think", Usage: "pause of a closed loop before the next operation"},
+		&cli.StringFlag{Name: "mix", Value: "get=90,insert=10", Usage: "operations and their `WEIGHTS`"},
+		&cli.StringFlag{Name: "ack", Value: "quorum", Usage: "`LEVEL` of insert and remove, or weights: quorum=70,once=10,leader=20"},
+		&cli.StringFlag{Name: "cache", Value: "bench", Usage: "`NAME` of the cache"},
+		&cli.StringFlag{Name: "keys", Value: "100k", Usage: "`N` keys"},
+		&cli.StringFlag{Name: "key-dist", Value: "uniform", Usage: "`uniform, sequential or zipf(θ)`"},
+		&cli.StringFlag{Name: "value-size", Value: "128", Usage: "`BYTES`, or a range: 64-4096"},
+		&cli.StringFlag{Name: "route", Value: "leader", Usage: "`leader, any, sticky or followers`"},
+		&cli.DurationFlag{Name: "timeout", Value: 5 * time.Second, Usage: "deadline of an operation"},
+		&cli.Uint64Flag{Name: "seed", Usage: "`SEED` of times and operations", DefaultText: "random"},
+		&cli.StringFlag{Name: "name", Value: "load", Usage: "`NAME` of the run"},
+	}, outputFlags())
+}
+
+func benchFlags() []cli.Flag {
+	return slices.Concat(clusterFlags("process"), streamFlags(), []cli.Flag{
+		&cli.StringFlag{Name: "size", Value: "s", Usage: "`s, m or l`: 4, 15 or 60 seconds for each step"},
+		&cli.StringFlag{Name: "rate", Aliases: []string{"r"}, Value: "5000", Usage: "`N` operations per second of the steps with a fixed rate"},
+		&cli.StringFlag{Name: "keys", Value: "10k", Usage: "`N` keys"},
+		&cli.StringFlag{Name: "value-size", Value: "128", Usage: "`BYTES`, or a range: 64-4096"},
+		&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "`SEED` of times and operations"},
+	}, outputFlags())
+}
+
+// settings is what the flags of a command say, checked.
+type settings struct {
+	target    string
+	cluster   load.ClusterConfig
+	start     bool // nodes of our own
+	nodes     int
+	cachenode string
+
+	generator load.Generator
+	workload  load.Workload
+	seed      uint64
+
+	name     string
+	out      string
+	json     bool
+	quiet    bool
+	interval time.Duration
+	tags     []string
+}
+
+// mistakes collects everything that is wrong with a command line.
+type mistakes struct{ errs []error }
+
+func (m *mistakes) add(flag string, err error) {
+	if err != nil {
+		m.errs = append(m.errs, fmt.Errorf("--%s: %w", flag, err))
+	}
+}
+
+func (m *mistakes) addf(flag, format string, args ...any) { m.add(flag, fmt.Errorf(format, args...)) }
+
+func (m *mistakes) err() error {
+	if len(m.errs) == 0 {
+		return nil
+	}
+	return usageError{errors.Join(m.errs...)}
+}
+
+func common(c *cli.Command, m *mistakes) *settings {
+	s := &settings{
+		target: "cachenode",
+		out:    c.String("out"), json: c.Bool("json"), quiet: c.Bool("quiet"), interval: c.Duration("interval"),
+		nodes: c.Int("nodes"), cachenode: c.String("cachenode"), seed: c.Uint64("seed"), tags: c.StringSlice("tag"),
+	}
+	if s.seed == 0 {
+		s.seed = uint64(rand.Uint32()) + 1
+	}
+	if s.interval < 10*time.Millisecond || s.interval > time.Hour {
+		m.addf("interval", "%s: want 10ms to 1h", s.interval)
+	}
+	for _, tag := range s.tags {
+		if key, _, ok := strings.Cut(tag, "="); !ok || key == "" {
+			m.addf("tag", "%q: want KEY=VALUE", tag)
+		}
+	}
+	s.cluster = load.ClusterConfig{
+		Token: c.String("token"), Conns: c.Int("conns"), Streams: c.Int("streams"), Batch: c.Bool("batch"),
+	}
+	s.generator.InFlight = c.Int("in-flight")
+	for _, bound := range []struct {
+		flag     string
+		got, max int
+	}{
+		{"conns", s.cluster.Conns, 1024},
+		{"streams", s.cluster.Streams, 1 << 14},
+		{"in-flight", s.generator.InFlight, 1 << 16},
+		{"nodes", s.nodes, 9},
+	} {
+		if bound.got < 1 || bound.got > bound.max {
+			m.addf(bound.flag, "%d: want 1 to %d", bound.got, bound.max)
+		}
+	}
+	s.cluster.Conns = min(s.cluster.Conns, s.cluster.Streams)
+	s.cluster.Window = max(s.generator.InFlight, 1)
+
+	var err error
+	if s.workload.ValueMin, s.workload.ValueMax, err = load.ParseSizes(c.String("value-size")); err != nil {
+		m.add("value-size", err)
+	}
+	s.workload.Keys, err = load.ParseCount(c.String("keys"))
+	m.add("keys", err)
+	if err == nil && s.workload.Keys == 0 {
+		m.addf("keys", "0: want at least 1")
+	}
+	s.workload.Seed, s.generator.Seed = s.seed, s.seed
+
+	switch c.String("cluster") {
+	case "process":
+		s.start = true
+		if c.IsSet("addrs") && !fromEnv(c, "addrs") {
+			m.addf("addrs", "the nodes are started here; want --cluster external with it")
+		}
+		if c.Bool("tls") {
+			m.addf("tls", "nodes that are started here have no certificates; want --cluster external with it")
+		}
+	case "external":
+		addrs := c.String("addrs")
+		if addrs == "" {
+			addrs = "127.0.0.1:7070"
+		}
+		for _, a := range strings.FieldsFunc(addrs, func(r rune) bool { return r == ',' || r == ' ' }) {
+			if _, after, ok := strings.Cut(a, "://"); ok {
+				a = after
+			}
+			if _, port, err := net.SplitHostPort(a); err != nil || port == "" {
+				m.addf("addrs", "%q: want host:port, several with commas", a)
+			}
+			s.cluster.Addrs = append(s.cluster.Addrs, a)
+		}
+	default:
+		m.addf("cluster", "%q: want process or external", c.String("cluster"))
+	}
+	if c.Bool("tls") {
+		s.cluster.TLS, err = clientTLS(c.String("tls-ca"), c.String("tls-cert"), c.String("tls-key"))
+		m.add("tls", err)
+	}
+	return s
+}
+
+// fromEnv reports whether a flag's value came from the environment.
+func fromEnv(c *cli.Command, name string) bool {
+	return c.String(name) == os.Getenv("CACHE_ADDR") && os.Getenv("CACHE_ADDR") != ""
+}
+
+// clientTLS is what the TLS flags say.
+func clientTLS(ca, cert, key string) (*tls.Config, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if ca != "" {
+		pem, err := os.ReadFile(ca)
+		if err != nil {
+			return nil, err
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s: no certificate in it; want PEM", ca)
+		}
+	}
+	if cert != "" || key != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Certificates = []tls.Certificate{pair}
+	}
+	return cfg, nil
+}
+
+// runSettings is what the flags of run say.
+func runSettings(c *cli.Command) (*settings, error) {
+	if c.Args().Len() > 1 {
+		return nil, usagef("run: %d files; want one at most", c.Args().Len())
+	}
+	if path := c.Args().First(); path != "" {
+		if err := applyFile(c, path); err != nil {
+			return nil, usageError{err}
+		}
+	}
+	var m mistakes
+	s := common(c, &m)
+	s.name, s.target = c.String("name"), c.String("target")
+	if !slices.Contains([]string{"cachenode", "echo", "null"}, s.target) {
+		m.addf("target", "%q: want cachenode, echo or null", s.target)
+	}
+	g, w := &s.generator, &s.workload
+	rate, err := load.ParseCount(strings.TrimSuffix(c.String("rate"), "/s"))
+	m.add("rate", err)
+	if err == nil && rate > 0 {
+		g.Schedule, err = load.ParseSchedule(c.String("schedule"), float64(rate))
+		m.add("schedule", err)
+	} else if c.IsSet("schedule") && err == nil {
+		m.addf("schedule", "a closed loop (--rate 0) has none; want a rate with it")
+	}
+	g.Ops, err = load.ParseCount(c.String("ops"))
+	m.add("ops", err)
+	g.Warmup, g.Duration, g.Think, g.Drop = c.Duration("warmup"), c.Duration("duration"), c.Duration("think"), c.Bool("drop")
+	if g.Duration == 0 && g.Ops == 0 {
+		g.Duration = 10 * time.Second
+	}
+	for flag, d := range map[string]time.Duration{"warmup": g.Warmup, "duration": g.Duration, "think": g.Think} {
+		if d < 0 {
+			m.addf(flag, "%s: want 0 or more", d)
+		}
+	}
+	if g.Think > 0 && rate > 0 {
+		m.addf("think", "only a closed loop (--rate 0) thinks")
+	}
+	if g.Drop && rate == 0 {
+		m.addf("drop", "a closed loop (--rate 0) has nothing to drop")
+	}
+	w.Mix, err = load.ParseMix(c.String("mix"))
+	m.add("mix", err)
+	w.Acks, err = load.ParseAcks(c.String("ack"))
+	m.add("ack", err)
+	w.Dist, err = load.ParseKeyDist(c.String("key-dist"))
+	m.add("key-dist", err)
+	s.cluster.Route, err = load.ParseRoute(c.String("route"))
+	m.add("route", err)
+	w.Cache, w.Timeout = c.String("cache"), c.Duration("timeout")
+	if w.Timeout <= 0 {
+		m.addf("timeout", "%s: want more than 0", w.Timeout)
+	}
+	g.Drain = w.Timeout + time.Second
+	return s, m.err()
+}
+
+// applyFile sets the flags that a file names and the command line does not.
+func applyFile(c *cli.Command, path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		return fmt.Errorf("%s: %s", path, strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	if len(doc.Content) == 0 {
+		return fmt.Errorf("%s: empty; want flags and their values", path)
+	}
+	top := doc.Content[0]
+	if top.Kind != yaml.MappingNode {
+		return fmt.Errorf("%s:%d: want flags and their values, such as rate: 5000", path, top.Line)
+	}
+	var known []string
+	for _, f := range c.Flags {
+		known = append(known, f.Names()[0])
+	}
+	var errs []error
+	for i := 0; i+1 < len(top.Content); i += 2 {
+		key, value := top.Content[i], top.Content[i+1]
+		switch {
+		case !slices.Contains(known, key.Value):
+			errs = append(errs, fmt.Errorf("%s:%d: unknown key %q; want one of %s", path, key.Line, key.Value, strings.Join(known, ", ")))
+		case value.Kind != yaml.ScalarNode:
+			errs = append(errs, fmt.Errorf("%s:%d: %s: want one value", path, value.Line, key.Value))
+		case !c.IsSet(key.Value):
+			if err := c.Set(key.Value, value.Value); err != nil {
+				errs = append(errs, fmt.Errorf("%s:%d: %s: %w", path, value.Line, key.Value, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// program finds the cachenode to start.
+func program(path string) (string, error) {
+	if path != "" {
+		found, err := exec.LookPath(path)
+		if err != nil {
+			return "", usagef("--cachenode: %w", err)
+		}
+		return filepath.Abs(found)
+	}
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), "cachenode")
+		if found, err := exec.LookPath(beside); err == nil {
+			return found, nil
+		}
+	}
+	found, err := exec.LookPath("cachenode")
+	if err != nil {
+		return "", usagef("no cachenode beside this program and none in PATH; want --cachenode PROGRAM (make build makes bin/cachenode)")
+	}
+	return found, nil
+}
+
+// tagNotes is the tags as they are noted in a result.
+func tagNotes(tags []string) []result.Event {
+	var notes []result.Event
+	for _, t := range tags {
+		notes = append(notes, result.Event{Kind: result.Note, Detail: t})
+	}
+	return notes
+}

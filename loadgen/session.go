@@ -1,0 +1,299 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/cachenode/proc"
+	"github.com/hacache/hacache/loadgen/load"
+	"github.com/hacache/hacache/reports/render"
+	"github.com/hacache/hacache/reports/result"
+)
+
+// session is one run: its directory, its recorder, its target and what has been
+// found out so far. It is used by one goroutine.
+type session struct {
+	*settings
+	stdout io.Writer
+	dir    string
+	run    *result.Run
+	probe  *result.Probe
+	rec    *load.Recorder
+	live   *liveLine
+
+	log     *os.File
+	buffer  *bufio.Writer
+	stopRec context.CancelFunc
+	wg      sync.WaitGroup
+
+	nodes   *proc.Cluster
+	target  load.Target
+	cluster *load.Cluster // the target, if it is one
+	steps   []step
+}
+
+// step is one generator's run.
+type step struct {
+	phase   string
+	summary *load.Summary
+}
+
+// newSession makes the run directory and starts to record.
+func newSession(s *settings, kind result.Kind, about string, stdout, stderr io.Writer) (*session, error) {
+	started := time.Now()
+	dir, err := result.CreateDir(s.out, s.name, started)
+	if err != nil {
+		return nil, err
+	}
+	se := &session{
+		settings: s, stdout: stdout, dir: dir,
+		probe: result.Watch(s.seed, os.Args),
+		live:  newLiveLine(stderr, s.quiet),
+	}
+	se.run = &result.Run{Kind: kind, Name: s.name, About: about, Started: started, Events: tagNotes(s.tags)}
+	if se.log, err = os.Create(filepath.Join(dir, result.HistogramLogFile)); err != nil {
+		return nil, err
+	}
+	se.buffer = bufio.NewWriter(se.log)
+	se.rec = load.NewRecorder(load.RecorderConfig{
+		Start: started, Interval: s.interval, Log: se.buffer, OnInterval: se.live.interval,
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	se.stopRec = stop
+	se.wg.Go(func() { se.rec.Run(ctx) }) // an error of the log is asked for at the end
+	return se, nil
+}
+
+// connect makes the target, starting its nodes if they are ours.
+func (s *session) connect(ctx context.Context) error {
+	switch s.settings.target {
+	case "null":
+		s.target = load.Null{Width: s.settings.cluster.Streams}
+		return nil
+	case "echo":
+		e, err := load.NewEcho(s.settings.cluster.Conns, s.settings.cluster.Streams, s.generator.InFlight)
+		s.target = e
+		return err
+	}
+	cfg := s.settings.cluster
+	if s.start {
+		binary, err := program(s.cachenode)
+		if err != nil {
+			return err
+		}
+		logs := filepath.Join(s.dir, result.NodesDir)
+		if err := os.MkdirAll(logs, 0o755); err != nil {
+			return err
+		}
+		s.live.note(fmt.Sprintf("starting %d nodes", s.settings.nodes))
+		ready, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		s.nodes, err = proc.LocalCluster(ready, proc.ClusterSpec{
+			Binary: binary, Nodes: s.settings.nodes, Token: cfg.Token, LogDir: logs,
+		})
+		if err != nil {
+			return err
+		}
+		cfg.Addrs = s.nodes.Addrs
+		for i, p := range s.nodes.Nodes {
+			s.run.Nodes = append(s.run.Nodes, result.Node{
+				Name: p.Name(), Identity: s.nodes.Addrs[i], Log: result.NodesDir + "/" + p.Name() + ".log",
+			})
+		}
+	} else {
+		for _, addr := range cfg.Addrs {
+			s.run.Nodes = append(s.run.Nodes, result.Node{Name: addr, Identity: addr})
+		}
+	}
+	c, err := load.NewCluster(cfg)
+	if err != nil {
+		return err
+	}
+	s.target, s.cluster = c, c
+	ready, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := c.Ready(ready); err != nil {
+		if auth, ok := errors.AsType[*client.AuthError](err); ok {
+			return usageError{fmt.Errorf("--token: %w", auth)}
+		}
+		return err
+	}
+	return nil
+}
+
+// offer runs one generator, on the target and the recorder of the session.
+func (s *session) offer(ctx context.Context, g load.Generator, w load.Workload) error {
+	src, err := w.Source()
+	if err != nil {
+		return usageError{err}
+	}
+	g.Target, g.Source, g.Recorder = s.target, src, s.rec
+	s.live.phase(g.Phase)
+	sum, err := g.Run(ctx)
+	if err != nil {
+		return err
+	}
+	s.steps = append(s.steps, step{g.Phase, sum})
+	return nil
+}
+
+// close ends the target and the nodes.
+func (s *session) close() {
+	if s.target != nil {
+		s.target.Close()
+	}
+	if s.nodes != nil {
+		s.nodes.Stop(5 * time.Second)
+	}
+}
+
+// finish judges the run, writes everything, prints the summary, and returns the
+// exit code as an error. failure is what ended the run early, if anything did.
+func (s *session) finish(ctx context.Context, failure error) error {
+	if s.cluster != nil {
+		st := s.cluster.Stats()
+		if st.Late > 0 {
+			s.warn("%d answers came after their operation had been given up", st.Late)
+		}
+		if st.Unmatched > 0 {
+			s.warn("%d answers belonged to no operation", st.Unmatched)
+		}
+		if st.Unrouted > 0 {
+			s.warn("%d operations were sent to any node, because nobody knew the leader", st.Unrouted)
+		}
+	}
+	if failure == nil && ctx.Err() == nil {
+		failure = s.lostNode()
+	}
+	s.close()
+	s.stopRec()
+	s.wg.Wait()
+	s.live.clear()
+	s.rec.Fill(s.run)
+	files, err := s.rec.WritePercentiles(s.dir)
+	for _, e := range []error{err, s.rec.LogErr(), s.buffer.Flush(), s.log.Close()} {
+		if e != nil && failure == nil {
+			failure = e
+		}
+	}
+	s.run.Files = append(s.run.Files, result.File{Path: result.HistogramLogFile, About: "interval histograms (HdrHistogram log, ns)"})
+	for _, f := range files {
+		s.run.Files = append(s.run.Files, result.File{Path: f, About: "percentile distribution in ms"})
+	}
+	if cause, ok := errors.AsType[interrupt](context.Cause(ctx)); ok {
+		s.run.Interrupted = cause.signal
+	} else if failure != nil {
+		s.run.Failure = failure.Error()
+	}
+	s.judge()
+	s.run.Environment = s.probe.Environment()
+	if err := result.Write(s.dir, s.run); err != nil {
+		return err
+	}
+	page, err := render.Write(s.dir, s.run)
+	if err != nil {
+		return err
+	}
+	if s.json {
+		if err := printJSON(s.stdout, s.dir); err != nil {
+			return err
+		}
+	} else {
+		printTable(s.stdout, s.run)
+		fmt.Fprintf(s.stdout, "run directory: %s\nreport: %s\n", s.dir, page)
+	}
+	if failure != nil && s.run.Interrupted == "" {
+		return failure
+	}
+	if code := s.run.ExitCode(); code != result.ExitOK {
+		return exitError(code)
+	}
+	return nil
+}
+
+// lostNode is an error if a node of our own is gone although nobody stopped it.
+func (s *session) lostNode() error {
+	if s.nodes == nil {
+		return nil
+	}
+	for _, p := range s.nodes.Nodes {
+		select {
+		case <-p.Done():
+			return fmt.Errorf("%s ended during the run (%v): %s", p.Name(), p.Wait(), p.LastLine())
+		default:
+		}
+	}
+	return nil
+}
+
+func (s *session) warn(format string, args ...any) {
+	s.run.Warnings = append(s.run.Warnings, fmt.Sprintf(format, args...))
+}
+
+// judge makes the checks of what the numbers themselves say.
+func (s *session) judge() {
+	account := result.Check{Name: "every operation accounted for", Verdict: result.NotExercised}
+	answered := result.Check{Name: "operations answered", Verdict: result.NotExercised}
+	for _, st := range s.steps {
+		c := st.summary.Counts
+		name := st.phase
+		if name == "" {
+			name = "the load"
+		}
+		if st.summary.Counts.Intended == 0 {
+			continue
+		}
+		account.Checked += c.Intended
+		if sum := c.OK + c.Fail + c.Info + c.Missed + c.Unfinished; sum != c.Intended {
+			account.Verdict = result.Unknown
+			account.Count += max(sum-c.Intended, c.Intended-sum)
+			account.Detail = fmt.Sprintf("%s: %d intended, %d outcomes", name, c.Intended, sum)
+		} else if account.Verdict == result.NotExercised {
+			account.Verdict = result.Pass
+		}
+		answered.Checked += c.Intended
+		answered.Count += c.Intended - c.OK
+		switch {
+		case c.OK == 0:
+			answered.Verdict, answered.Detail = result.Unknown, name+": none was answered"
+		case answered.Verdict == result.NotExercised:
+			answered.Verdict = result.Pass
+		}
+		if bad := c.Fail + c.Info + c.Unfinished; bad > 0 {
+			s.warn("%s: %d of %d operations failed, %d have an unknown outcome", name, c.Fail, c.Intended, c.Info+c.Unfinished)
+		}
+		if st.summary.Limited {
+			s.warn("%s: the generator was late by %s at p99: its latencies are no verdict on the target", name, round(st.summary.Pacer.P99))
+		}
+		if st.summary.Saturated {
+			s.warn("%s: saturated: windows were full %d times, and what was offered is not what the target received", name, st.summary.FullWaits)
+		}
+	}
+	s.run.Checks = append(s.run.Checks, account, answered)
+	s.run.Judge()
+}
+
+func printJSON(w io.Writer, dir string) error {
+	b, err := os.ReadFile(filepath.Join(dir, result.SummaryFile))
+	if err != nil {
+		return err
+	}
+	var doc map[string]any
+	if err := json.Unmarshal(b, &doc); err != nil {
+		return err
+	}
+	doc["dir"] = dir
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(doc)
+}
