@@ -15,9 +15,10 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/urfave/cli/v3"
+
 	"github.com/hacache/hacache/reports/render"
 	"github.com/hacache/hacache/reports/result"
-	"github.com/urfave/cli/v3"
 )
 
 func main() {

@@ -13,7 +13,7 @@ import (
 type logScale struct{}
 
 func (logScale) Normalize(lo, hi, x float64) float64 {
-	if !(lo > 0) || !(hi > lo) || !(x > lo) {
+	if !(lo > 0) || !(hi > lo) || math.IsInf(hi, 1) || !(x > lo) {
 		return 0
 	}
 	return math.Min(1, math.Log(x/lo)/math.Log(hi/lo))
@@ -48,7 +48,7 @@ func (latencyTicks) Ticks(lo, hi float64) []plot.Tick {
 	for e := math.Floor(math.Log10(lo)); e <= math.Log10(hi); e++ {
 		for m := 1.0; m < 10; m++ {
 			t := plot.Tick{Value: m * math.Pow(10, e)}
-			if t.Value < lo*0.999 || t.Value > hi*1.001 {
+			if t.Value < lo*(1-1e-9) || t.Value > hi*(1+1e-9) {
 				continue
 			}
 			if m == 1 || decades < 1.7 && (m == 2 || m == 5) {

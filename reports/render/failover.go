@@ -6,9 +6,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/hacache/hacache/reports/result"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
+
+	"github.com/hacache/hacache/reports/result"
 )
 
 // part is one stretch of a failover.
@@ -107,6 +108,7 @@ func failoverBars(fs []result.Failover) (figure, bool) {
 			if l.FirstOK > 0 && l.Level != "quorum" {
 				others[l.Level] = append(others[l.Level], vg.Point{X: vg.Length(l.FirstOK.Seconds() * 1e3), Y: vg.Length(y - 0.3)})
 				longest = max(longest, l.FirstOK)
+				tbl.add(failoverName(f), "first ok at "+l.Level, "", formatDuration(l.FirstOK))
 			}
 		}
 	}

@@ -148,7 +148,7 @@ func (c *chart) draw(left, right vg.Length) figure {
 		panic(fmt.Sprintf("render: writing to memory failed: %v", err))
 	}
 	return figure{
-		Name: c.name, Title: c.title, Desc: c.desc, Legend: c.legend, Table: c.table, Live: c.live,
+		Name: c.name, Title: plainText(c.title, 160), Desc: plainText(c.desc, 1000), Legend: c.legend, Table: c.table, Live: c.live,
 		Width: c.width, Height: c.height, X0: data.Min.X.Points(), X1: data.Max.X.Points(),
 		body: c.rewrite(buf.String()),
 	}
@@ -214,7 +214,7 @@ func (f *figure) standalone() []byte {
 		f.Width, f.Height+title+foot, -title, f.Width, f.Height+title+foot)
 	fmt.Fprintf(&b, "<title id=\"t\">%s</title><desc id=\"d\">%s</desc>\n", html.EscapeString(f.Title), html.EscapeString(f.Desc))
 	fmt.Fprintf(&b, "<style>%s\nsvg{background:var(--surface)}text{font-family:\"Liberation Sans\",Arial,Helvetica,sans-serif}</style>\n", paletteCSS)
-	fmt.Fprintf(&b, "<text x=\"8\" y=\"%g\" style=\"font-size:12px;font-weight:bold;fill:var(--ink)\">%s</text>\n", 16-title, html.EscapeString(plainText(f.Title, 160)))
+	fmt.Fprintf(&b, "<text x=\"8\" y=\"%g\" style=\"font-size:12px;font-weight:bold;fill:var(--ink)\">%s</text>\n", 16-title, html.EscapeString(f.Title))
 	b.WriteString(f.body)
 	b.WriteString("</svg>\n")
 	return b.Bytes()

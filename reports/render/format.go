@@ -104,8 +104,12 @@ func threeDigits(v float64) string {
 	if v == 0 {
 		return "0"
 	}
-	decimals := 2 - int(math.Floor(math.Log10(math.Abs(v))+1e-9))
-	return strconv.FormatFloat(v, 'f', min(max(decimals, 0), 6), 64)
+	_, exponent, _ := strings.Cut(strconv.FormatFloat(v, 'e', 2, 64), "e") // of v as it will be rounded
+	e, err := strconv.Atoi(exponent)
+	if err != nil {
+		return strconv.FormatFloat(v, 'g', 3, 64) // NaN, Inf
+	}
+	return strconv.FormatFloat(v, 'f', min(max(2-e, 0), 6), 64)
 }
 
 // plainText makes s safe for a picture: valid UTF-8 without control characters, at most limit characters.
@@ -122,10 +126,13 @@ func plainText(s string, limit int) string {
 	return s
 }
 
-// slug makes s fit for a file name and an element id.
+// slug makes s fit for a file name and an element id; different names may give the same one, see nameSet.
 func slug(s string) string {
 	var b strings.Builder
 	for _, c := range strings.ToLower(s) {
+		if b.Len() >= 40 {
+			break
+		}
 		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' {
 			b.WriteRune(c)
 		} else if b.Len() > 0 && !strings.HasSuffix(b.String(), "-") {
@@ -133,4 +140,17 @@ func slug(s string) string {
 		}
 	}
 	return strings.Trim(b.String(), "-")
+}
+
+// nameSet hands out each name once.
+type nameSet map[string]bool
+
+// unique is base, or base with a number if that is taken.
+func (n nameSet) unique(base string) string {
+	name := base
+	for i := 2; n[name]; i++ {
+		name = fmt.Sprintf("%s-%d", base, i)
+	}
+	n[name] = true
+	return name
 }

@@ -57,7 +57,7 @@ type page struct {
 	Numbers         []numbersRow
 	None            string
 	Environment     [][2]string
-	Files           []result.File
+	Files           []fileRow
 	Footer          string
 
 	CSS  template.CSS
@@ -97,6 +97,11 @@ type repeat struct {
 	Verdict   verdict
 	Reasons   []string
 }
+
+type fileRow struct{ Path, Link, About string }
+
+// link is a relative link to a file of the run directory; a name that looks like a scheme stays a name.
+func link(path string) string { return (&url.URL{Path: path}).String() }
 
 type picture struct {
 	Class, Title string
@@ -163,14 +168,17 @@ func newPage(r *result.Run, ps pictures) *page {
 		Run: r, Verdict: verdictOf(r.Verdict), Headline: headline(r), Reasons: reasons(r), Meta: meta(r),
 		Tiles: tiles(r), Missing: missing(r), Repeats: repeats(r), Failovers: nil, None: none,
 		Losses: lossRows(r), Exposures: exposureRows(r), Numbers: numbersRows(r),
-		Environment: environmentRows(r.Environment), Files: r.Files,
-		CSS: template.CSS(paletteCSS + pageCSS), JS: template.JS(pageJS),
+		Environment: environmentRows(r.Environment),
+		CSS:         template.CSS(paletteCSS + pageCSS), JS: template.JS(pageJS),
 	}
 	if r.Environment != nil && len(r.Environment.Command) > 0 {
 		p.Command = r.Environment.CommandLine()
 		if !slices.ContainsFunc(r.Environment.Command, func(a string) bool { return strings.HasPrefix(strings.TrimLeft(a, "-"), "seed") }) {
 			p.Command += fmt.Sprintf(" --seed %d", r.Environment.Seed)
 		}
+	}
+	for _, f := range r.Files {
+		p.Files = append(p.Files, fileRow{f.Path, link(f.Path), f.About})
 	}
 	for _, c := range r.Checks {
 		row := check{c.Name, formatCount(c.Count), none, formatDuration(c.Worst), c.Detail, c.Count > 0 && c.Verdict == result.Violated, verdictOf(c.Verdict), c.Examples}
@@ -337,7 +345,7 @@ func missing(r *result.Run) []string {
 func repeats(r *result.Run) []repeat {
 	var out []repeat
 	for _, x := range r.Repeats {
-		out = append(out, repeat{x.Dir, (&url.URL{Path: strings.TrimSuffix(x.Dir, "/") + "/" + result.ReportFile}).String(), x.Seed, verdictOf(x.Verdict), x.Reasons})
+		out = append(out, repeat{x.Dir, link(strings.TrimSuffix(x.Dir, "/") + "/" + result.ReportFile), x.Seed, verdictOf(x.Verdict), x.Reasons})
 	}
 	return out
 }

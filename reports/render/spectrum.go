@@ -6,8 +6,9 @@ import (
 	"math"
 	"slices"
 
-	"github.com/hacache/hacache/reports/result"
 	"gonum.org/v1/plot/vg"
+
+	"github.com/hacache/hacache/reports/result"
 )
 
 // spectra draws the percentile spectrum of every series that has one: response and service time against 1/(1-q). Series

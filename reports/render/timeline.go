@@ -8,10 +8,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hacache/hacache/reports/result"
 	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
+
+	"github.com/hacache/hacache/reports/result"
 )
 
 // maxTableRows bounds the table beside one picture; timeseries.csv has them all.
@@ -27,7 +28,9 @@ type timeline struct {
 	windows  []result.Window
 	keys     []key
 	rows     map[key][]result.Interval
+	series   map[key]string // class of each key in the legends
 	charts   []*chart
+	names    nameSet // of the pictures
 }
 
 // key names a series on the time axis.
@@ -93,7 +96,7 @@ func compareKeys(a, b key) int {
 func seconds(d time.Duration) float64 { return d.Seconds() }
 
 func newTimeline(r *result.Run) *timeline {
-	t := &timeline{run: r, windows: r.Windows(), rows: map[key][]result.Interval{}}
+	t := &timeline{run: r, windows: r.Windows(), rows: map[key][]result.Interval{}, series: map[key]string{}, names: nameSet{}}
 	end := r.Duration
 	for _, row := range r.Intervals {
 		k := key{row.Op, row.Level}
@@ -107,13 +110,18 @@ func newTimeline(r *result.Run) *timeline {
 		end = max(end, e.T)
 		t.from = min(t.from, seconds(e.T))
 	}
+	for _, x := range r.Resources {
+		end = max(end, x.T)
+	}
 	for _, p := range r.Phases {
 		end = max(end, p.To)
 		t.from = min(t.from, seconds(p.From))
 	}
 	t.to = max(seconds(end), t.from+1e-3)
 	slices.SortFunc(t.keys, compareKeys)
+	classes := nameSet{}
 	for _, k := range t.keys {
+		t.series[k] = classes.unique(slug("op " + k.String()))
 		slices.SortStableFunc(t.rows[k], func(a, b result.Interval) int { return cmp.Compare(a.T, b.T) })
 		t.rows[k] = thinOut(t.rows[k])
 	}
@@ -153,6 +161,8 @@ func (t *timeline) figures() []figure {
 	t.roles()
 	t.links()
 	t.resources()
+	// What has nothing to say in words has nothing to show either, such as a processor whose counter only ever restarted.
+	t.charts = slices.DeleteFunc(t.charts, func(c *chart) bool { return c.table == nil || len(c.table.Rows) == 0 })
 	var left, right vg.Length
 	for _, c := range t.charts {
 		l, r := c.margins()
@@ -167,7 +177,7 @@ func (t *timeline) figures() []figure {
 
 // chart begins a picture on the time axis, with the faults behind the data and, for count above 0, the grid.
 func (t *timeline) chart(name, title string, height float64, count int, label func(v, step float64) string) *chart {
-	c := newChart(name, title, wide, height)
+	c := newChart(t.names.unique(name), title, wide, height)
 	c.X.Min, c.X.Max = t.from, t.to
 	c.X.Tick.Marker = evenTicks{count: 12, label: secondsLabel}
 	if label != nil {
@@ -375,15 +385,15 @@ func (t *timeline) throughput() {
 		for i, k := range keys {
 			var bins []bin
 			for _, row := range t.rows[k] {
-				if from, to, width := span(row); width > 0 {
-					bins = append(bins, bin{from, to, float64(row.OK) / width})
-					highest = max(highest, float64(row.OK)/width)
-					tbl.add(formatTime(row.T), k.String(), formatRate(float64(row.OK)/width))
-				}
+				from, to, width := span(row)
+				rate := float64(row.OK) / width
+				bins = append(bins, bin{from, to, rate})
+				highest = max(highest, rate)
+				tbl.add(formatTime(row.T), k.String(), formatRate(rate))
 			}
 			variable, g := levelLook(k)
 			look := stroke{variable, 1.6, opDashes(k.op)}
-			series := slug(k.String())
+			series := t.series[k]
 			c.Add(steps{bins: bins, style: c.line(look, 1, series), glyph: g})
 			c.legend = append(c.legend, entry{k.String(), series, swatch(&look, nil, g)})
 			live.add(k.String(), i, bins)
@@ -421,9 +431,6 @@ func (t *timeline) failures() {
 	for _, k := range t.keys {
 		for _, row := range t.rows[k] {
 			from, to, width := span(row)
-			if width <= 0 {
-				continue
-			}
 			cover.add(from, to, 1)
 			for _, o := range outcomes {
 				o.rates.add(from, to, float64(o.count(row))/width)
@@ -532,10 +539,7 @@ func (t *timeline) latency(name, title string, keys []key, lo, hi float64) {
 	for _, k := range keys {
 		var bins [4][]bin
 		for _, row := range t.rows[k] {
-			from, to, width := span(row)
-			if width <= 0 {
-				continue
-			}
+			from, to, _ := span(row)
 			for i, p := range percentiles {
 				v := math.NaN()
 				if d := p.pick(row); d > 0 {
@@ -877,10 +881,13 @@ func (t *timeline) resources() {
 	var nodes []string
 	samples := map[string][]result.Resource{}
 	for _, r := range t.run.Resources {
-		if samples[r.Node] == nil {
-			nodes = append(nodes, r.Node)
-		}
 		samples[r.Node] = append(samples[r.Node], r)
+	}
+	for n, list := range samples {
+		slices.SortStableFunc(list, func(a, b result.Resource) int { return cmp.Compare(a.T, b.T) })
+		if len(list) > 1 && list[0].T < list[len(list)-1].T { // one sample shows no course
+			nodes = append(nodes, n)
+		}
 	}
 	if len(nodes) == 0 {
 		return
@@ -912,9 +919,9 @@ func (t *timeline) resources() {
 		tbl := &table{Head: []string{"time", "process", kind.name}}
 		live := &liveBins{Unit: kind.unit}
 		highest := 0.0
+		classes := nameSet{}
 		for i, n := range nodes {
 			list := samples[n]
-			slices.SortStableFunc(list, func(a, b result.Resource) int { return cmp.Compare(a.T, b.T) })
 			var bins []bin
 			for j := 1; j < len(list); j++ {
 				if list[j].T <= list[j-1].T {
@@ -928,7 +935,7 @@ func (t *timeline) resources() {
 				}
 			}
 			look, g := stroke{colors[i%len(colors)], 1.5, nil}, glyphs[i%len(glyphs)]
-			series := "process-" + slug(n)
+			series := classes.unique("process-" + slug(n))
 			c.Add(steps{bins: bins, style: c.line(look, 1, series), glyph: g})
 			c.legend = append(c.legend, entry{n, series, swatch(&look, nil, g)})
 			live.add(n, i, bins)

@@ -113,7 +113,7 @@ func Read(dir string) (*Run, error) {
 	data, err := os.ReadFile(filepath.Join(dir, SummaryFile))
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s: no %s: not a run directory, or the run was killed before it wrote one: %w", dir, SummaryFile, fs.ErrNotExist)
+			return nil, noRunError{dir}
 		}
 		return nil, err
 	}
@@ -143,6 +143,15 @@ func Read(dir string) (*Run, error) {
 	})
 	return r, err
 }
+
+// noRunError says that a directory holds no run. It is an [fs.ErrNotExist].
+type noRunError struct{ dir string }
+
+func (e noRunError) Error() string {
+	return e.dir + ": no " + SummaryFile + ": not a run directory, or the run was killed before it wrote one"
+}
+
+func (noRunError) Unwrap() error { return fs.ErrNotExist }
 
 func readPart[T any](dir, name string, into *T, decode func(io.Reader, string) (T, error)) error {
 	path := filepath.Join(dir, name)

@@ -12,7 +12,8 @@ import (
 )
 
 // Interval is one row of timeseries.csv: one operation at one level from T to T+Width, by time of return (missed
-// operations: by intended time). Latencies are response times of oks in the interval; 0 when there was none.
+// operations: by intended time). Rows of one operation and level do not overlap; they may differ in width and leave
+// gaps. Op is never empty and Width is more than 0. Latencies are response times of oks in the interval; 0 when there was none.
 type Interval struct {
 	T       time.Duration
 	Width   time.Duration
@@ -31,6 +32,16 @@ type Interval struct {
 	LagP99  time.Duration // send - intended of everything sent
 }
 
+func (r *Interval) validate() error {
+	switch {
+	case r.Op == "":
+		return errors.New("op: empty")
+	case r.Width <= 0:
+		return fmt.Errorf("width_ns: %d, expected more than 0", r.Width)
+	}
+	return nil
+}
+
 // Resource is one row of resources.csv: what one process used, sampled at T. The counters grow from the start of
 // the process and begin again after a restart.
 type Resource struct {
@@ -39,6 +50,13 @@ type Resource struct {
 	CPU        time.Duration
 	RSS        int64 // bytes
 	Goroutines int64 // 0: not known
+}
+
+func (r *Resource) validate() error {
+	if r.Node == "" {
+		return errors.New("node: empty")
+	}
+	return nil
 }
 
 // column is one column of a CSV file of rows R: a name and a pointer to the field it stands for.
@@ -78,7 +96,7 @@ func EncodeIntervals(w io.Writer, rows []Interval) error { return encodeCSV(w, i
 
 // DecodeIntervals reads what EncodeIntervals wrote. An error begins with name, the line and the column.
 func DecodeIntervals(r io.Reader, name string) ([]Interval, error) {
-	return decodeCSV(r, name, intervalColumns)
+	return decodeCSV(r, name, intervalColumns, (*Interval).validate)
 }
 
 // EncodeResources writes the header and one line a row.
@@ -86,7 +104,7 @@ func EncodeResources(w io.Writer, rows []Resource) error { return encodeCSV(w, r
 
 // DecodeResources reads what EncodeResources wrote. An error begins with name, the line and the column.
 func DecodeResources(r io.Reader, name string) ([]Resource, error) {
-	return decodeCSV(r, name, resourceColumns)
+	return decodeCSV(r, name, resourceColumns, (*Resource).validate)
 }
 
 func encodeCSV[R any](w io.Writer, columns []column[R], rows []R) error {
@@ -114,7 +132,7 @@ func encodeCSV[R any](w io.Writer, columns []column[R], rows []R) error {
 	return cw.Error()
 }
 
-func decodeCSV[R any](r io.Reader, name string, columns []column[R]) ([]R, error) {
+func decodeCSV[R any](r io.Reader, name string, columns []column[R], validate func(*R) error) ([]R, error) {
 	cr := csv.NewReader(r)
 	cr.ReuseRecord = true
 	cr.FieldsPerRecord = len(columns)
@@ -156,6 +174,10 @@ func decodeCSV[R any](r io.Reader, name string, columns []column[R]) ([]R, error
 				line, _ := cr.FieldPos(j)
 				return nil, fmt.Errorf("%s:%d: %s: %w", name, line, c.name, err)
 			}
+		}
+		if err := validate(&row); err != nil {
+			line, _ := cr.FieldPos(0)
+			return nil, fmt.Errorf("%s:%d: %w", name, line, err)
 		}
 		rows = append(rows, row)
 	}

@@ -19,6 +19,7 @@ package result
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -401,13 +402,24 @@ func (r *Run) Validate() error {
 			bad("checks[%d] %q: verdict %q, expected pass, violated, unknown or not exercised", i, c.Name, c.Verdict)
 		}
 	}
+	for i, n := range r.Nodes {
+		if n.Name == "" {
+			bad("nodes[%d]: name: empty", i)
+		}
+	}
 	for i, p := range r.Phases {
+		if p.Name == "" {
+			bad("phases[%d]: name: empty", i)
+		}
 		if p.To < p.From {
 			bad("phases[%d] %q: ends at %v, before its start at %v", i, p.Name, p.To, p.From)
 		}
 	}
 	for i, s := range r.Series {
 		c := s.Counts
+		if s.Op == "" {
+			bad("series[%d]: op: empty", i)
+		}
 		if sum := c.OK + c.Fail + c.Info + c.Missed + c.Unfinished; sum != c.Intended {
 			bad("series[%d] %s: %d intended operations, but the outcomes add up to %d", i, s.ID(), c.Intended, sum)
 		}
@@ -430,6 +442,30 @@ func (r *Run) Validate() error {
 		case Lost, Stale, Resurrected, Phantom, Corrupt, Divergent, Indeterminate:
 		default:
 			bad("losses[%d]: unknown kind %q", i, l.Kind)
+		}
+	}
+	inside := func(what, path string) {
+		if path != "" && !filepath.IsLocal(filepath.FromSlash(path)) {
+			bad("%s: %q is not a path inside the run directory", what, path)
+		}
+	}
+	for _, f := range r.Files {
+		inside("files", f.Path)
+	}
+	for _, x := range r.Repeats {
+		inside("repeats", x.Dir)
+	}
+	for _, n := range r.Nodes {
+		inside("nodes: log", n.Log)
+	}
+	for i, x := range r.Intervals {
+		if err := x.validate(); err != nil {
+			bad("%s: row %d: %w", TimeseriesFile, i+1, err)
+		}
+	}
+	for i, x := range r.Resources {
+		if err := x.validate(); err != nil {
+			bad("%s: row %d: %w", ResourcesFile, i+1, err)
 		}
 	}
 	for i, e := range r.Events {

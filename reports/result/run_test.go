@@ -3,7 +3,9 @@ package result
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -150,7 +152,7 @@ func TestWriteThenRead(t *testing.T) {
 // Reading needs the summary only: a run that was cut short is still a run.
 func TestReadPartialRun(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := Read(dir); err == nil || !strings.Contains(err.Error(), "no summary.json") {
+	if _, err := Read(dir); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "no summary.json") {
 		t.Errorf("empty directory: %v, expected an error that says what is missing", err)
 	}
 	r := &Run{Kind: KindBench, Name: "b", Verdict: Unknown}
@@ -273,12 +275,14 @@ func TestDamagedFilesAreRefusedWithTheirPlace(t *testing.T) {
 			"outcomes do not add up", summary(`{"schema":1,"kind":"bench","name":"x","verdict":"pass","series":[{"op":"get","counts":{"intended":3,"ok":1}}]}`),
 			`summary.json: series[0] get: 3 intended operations, but the outcomes add up to 1`,
 		},
+		{"path outside", summary(`{"schema":1,"kind":"bench","name":"x","verdict":"pass","files":[{"path":"../x"}]}`), `summary.json: files: "../x" is not a path inside the run directory`},
 		{"event of no kind", events("{\"t_ns\":1,\"kind\":\"note\",\"detail\":\"x\"}\n{\"t_ns\":1}\n"), `events.jsonl:2: unknown kind ""`},
 		{"event with a typo", events("{\"t_ns\":1,\"kind\":\"inject\",\"falt\":\"x\"}\n"), `events.jsonl:1: unknown field "falt"`},
 		{"event with no such role", events("{\"t_ns\":1,\"kind\":\"observe\",\"node\":\"a\",\"role\":\"king\"}\n"), `events.jsonl:1: unknown role "king", expected leader, follower, requested, dead or undefined`},
 		{"csv empty", intervals(""), "timeseries.csv:1: empty, expected the header " + strings.TrimSpace(head.String())},
 		{"csv header", intervals("t,op\n"), `timeseries.csv:1: header "t,op", expected "` + strings.TrimSpace(head.String()) + `"`},
 		{"csv number", intervals(head.String() + "0,1,,get,,1,0,0,0,0,1,1,1,1,0\n5,1,,get,,-1,0,0,0,0,1,1,1,1,0\n"), `timeseries.csv:3: ok: "-1", expected a whole number of at least 0`},
+		{"csv no width", intervals(head.String() + "0,0,,get,,1,0,0,0,0,1,1,1,1,0\n"), `timeseries.csv:2: width_ns: 0, expected more than 0`},
 		{"csv short", intervals(head.String() + "0,1\n"), `timeseries.csv:2: 2 fields, expected 15`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -319,7 +323,7 @@ func TestIntervalsRoundTrip(t *testing.T) {
 		want := rapid.SliceOf(rapid.Custom(func(t *rapid.T) Interval {
 			d := func() time.Duration { return time.Duration(count.Draw(t, "duration")) }
 			return Interval{
-				T: d(), Width: d(), Phase: word.Draw(t, "phase"), Op: word.Draw(t, "op"), Level: word.Draw(t, "level"),
+				T: d(), Width: 1 + d(), Phase: word.Draw(t, "phase"), Op: "x" + word.Draw(t, "op"), Level: word.Draw(t, "level"),
 				OK: count.Draw(t, "ok"), Fail: count.Draw(t, "fail"), Info: count.Draw(t, "info"), Missed: count.Draw(t, "missed"),
 				Refused: count.Draw(t, "refused"), P50: d(), P90: d(), P99: d(), Max: d(), LagP99: d(),
 			}
