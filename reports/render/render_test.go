@@ -480,6 +480,20 @@ func insideCode(text, line string) bool {
 
 // Any valid run, however odd, gives a page and pictures that are well formed.
 func TestAnyRun(t *testing.T) {
+	// A picture takes a millisecond and a page has a dozen: thirty pages unless -rapid.checks asks for more.
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "rapid.checks" })
+	if checks := flag.Lookup("rapid.checks"); !asked && checks != nil {
+		usual := checks.Value.String()
+		if err := flag.Set("rapid.checks", "30"); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := flag.Set("rapid.checks", usual); err != nil {
+				t.Fatal(err)
+			}
+		}()
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		duration := rapid.OneOf(rapid.Just(time.Duration(0)), rapid.Custom(func(t *rapid.T) time.Duration {
 			return time.Duration(math.Pow(10, rapid.Float64Range(0, 13).Draw(t, "exponent")))
