@@ -135,7 +135,7 @@ func common(c *cli.Command, m *mistakes) *settings {
 	s := &settings{
 		target: "cachenode",
 		out:    c.String("out"), json: c.Bool("json"), quiet: c.Bool("quiet"), interval: c.Duration("interval"),
-		nodes: c.Int("nodes"), cachenode: c.String("cachenode"), seed: c.Uint64("seed"), tags: c.StringSlice("tag"),
+		nodes: c.Int("nodes"), seed: c.Uint64("seed"), tags: c.StringSlice("tag"),
 	}
 	if s.seed == 0 {
 		s.seed = uint64(rand.Uint32()) + 1
@@ -182,9 +182,12 @@ func common(c *cli.Command, m *mistakes) *settings {
 	switch c.String("cluster") {
 	case "process":
 		s.start = true
-		if c.IsSet("addrs") && !fromEnv(c, "addrs") {
+		// An address in the environment is where nodes usually are, not a wish.
+		if addrs := c.String("addrs"); addrs != "" && addrs != os.Getenv("CACHE_ADDR") {
 			m.addf("addrs", "the nodes are started here; want --cluster external with it")
 		}
+		s.cachenode, err = program(c.String("cachenode"))
+		m.add("cachenode", err)
 		if c.Bool("tls") {
 			m.addf("tls", "nodes that are started here have no certificates; want --cluster external with it")
 		}
@@ -210,11 +213,6 @@ func common(c *cli.Command, m *mistakes) *settings {
 		m.add("tls", err)
 	}
 	return s
-}
-
-// fromEnv reports whether a flag's value came from the environment.
-func fromEnv(c *cli.Command, name string) bool {
-	return c.String(name) == os.Getenv("CACHE_ADDR") && os.Getenv("CACHE_ADDR") != ""
 }
 
 // clientTLS is what the TLS flags say.
@@ -341,7 +339,7 @@ func program(path string) (string, error) {
 	if path != "" {
 		found, err := exec.LookPath(path)
 		if err != nil {
-			return "", usagef("--cachenode: %w", err)
+			return "", err
 		}
 		return filepath.Abs(found)
 	}
@@ -353,7 +351,7 @@ func program(path string) (string, error) {
 	}
 	found, err := exec.LookPath("cachenode")
 	if err != nil {
-		return "", usagef("no cachenode beside this program and none in PATH; want --cachenode PROGRAM (make build makes bin/cachenode)")
+		return "", errors.New("no cachenode beside this program and none in PATH; want a program (make build makes bin/cachenode)")
 	}
 	return found, nil
 }

@@ -86,10 +86,6 @@ func (s *session) connect(ctx context.Context) error {
 	}
 	cfg := s.settings.cluster
 	if s.start {
-		binary, err := program(s.cachenode)
-		if err != nil {
-			return err
-		}
 		logs := filepath.Join(s.dir, result.NodesDir)
 		if err := os.MkdirAll(logs, 0o755); err != nil {
 			return err
@@ -97,8 +93,9 @@ func (s *session) connect(ctx context.Context) error {
 		s.live.note(fmt.Sprintf("starting %d nodes", s.settings.nodes))
 		ready, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
+		var err error
 		s.nodes, err = proc.LocalCluster(ready, proc.ClusterSpec{
-			Binary: binary, Nodes: s.settings.nodes, Token: cfg.Token, LogDir: logs,
+			Binary: s.cachenode, Nodes: s.settings.nodes, Token: cfg.Token, LogDir: logs,
 		})
 		if err != nil {
 			return err
@@ -178,6 +175,11 @@ func (s *session) finish(ctx context.Context, failure error) error {
 	s.stopRec()
 	s.wg.Wait()
 	s.live.clear()
+	if len(s.steps) == 0 && failure != nil && !s.start {
+		s.log.Close()
+		os.RemoveAll(s.dir) // it never began, and the error says all there is
+		return failure
+	}
 	s.rec.Fill(s.run)
 	files, err := s.rec.WritePercentiles(s.dir)
 	for _, e := range []error{err, s.rec.LogErr(), s.buffer.Flush(), s.log.Close()} {

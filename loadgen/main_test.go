@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"go.uber.org/goleak"
+
+	"github.com/hacache/hacache/reports/result"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// call runs the program and returns what it left behind.
+func call(t *testing.T, ctx context.Context, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs strings.Builder
+	code = run(ctx, append([]string{"loadgen"}, args...), &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// Every mistake is one line that names the flag or the file and line, what was
+// found and what was expected; the exit code is 2; nothing is left behind.
+func TestMistakes(t *testing.T) {
+	dir := t.TempDir()
+	file := func(text string) string {
+		path := filepath.Join(dir, fmt.Sprintf("%x.yaml", len(text)))
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	typo, wrong, list := file("rate: 100\nraet: 5\n"), file("mix: get=1\nduration: soon\n"), file("- rate\n- mix # a list\n")
+	t.Setenv("CACHE_ADDR", "")
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "no command; expected one of run, bench"},
+		{[]string{"rum"}, `unknown command "rum"; expected one of run, bench`},
+		{[]string{"run", "--raet", "5"}, "run: unknown flag --raet"},
+		{[]string{"run", "--rate", "fast"}, `--rate: "fast": want a whole number`},
+		{[]string{"run", "--rate", "5", "--schedule", "sine"}, `--schedule: schedule "sine": want constant or poisson`},
+		{[]string{"run", "--schedule", "poisson"}, "--schedule: a closed loop"},
+		{[]string{"run", "--mix", "get=1,isnert=2"}, `--mix: operation "isnert": want get, put, insert, del or remove`},
+		{[]string{"run", "--ack", "most"}, `--ack: ack level "most": want quorum, once or leader`},
+		{[]string{"run", "--key-dist", "bell"}, `--key-dist: key distribution "bell"`},
+		{[]string{"run", "--value-size", "9-1"}, "--value-size: value size \"9-1\": want min-max"},
+		{[]string{"run", "--route", "moon"}, `--route: route "moon": want leader, any, sticky or followers`},
+		{[]string{"run", "--addrs", "nohost"}, `--addrs: "nohost": want host:port`},
+		{[]string{"run", "--streams", "0"}, "--streams: 0: want 1 to"},
+		{[]string{"run", "--cluster", "embedded"}, `--cluster: "embedded": want process or external`},
+		{[]string{"run", "--cluster", "process", "--addrs", "a:1", "--cachenode", os.Args[0]}, "--addrs: the nodes are started here"},
+		{[]string{"run", "--target", "redis"}, `--target: "redis": want cachenode, echo or null`},
+		{[]string{"run", "--tag", "x"}, `--tag: "x": want KEY=VALUE`},
+		{[]string{"run", "--duration", "-1s"}, "--duration: -1s: want 0 or more"},
+		{[]string{"run", "--cluster", "process", "--cachenode", "/nonexistent"}, "--cachenode:"},
+		{[]string{"run", typo}, typo + `:2: unknown key "raet"; want one of addrs`},
+		{[]string{"run", wrong}, wrong + ":2: duration:"},
+		{[]string{"run", list}, list + ":1: want flags and their values"},
+		{[]string{"run", "/nonexistent.yaml"}, "/nonexistent.yaml"},
+		{[]string{"run", typo, list}, "run: 2 files; want one at most"},
+		{[]string{"bench", "--size", "xl", "--cachenode", os.Args[0]}, `--size: "xl": want s, m or l`},
+		{[]string{"bench", "leader"}, `bench: unexpected argument "leader"`},
+	} {
+		args := tc.args
+		if len(args) > 0 && (args[0] == "run" || args[0] == "bench") {
+			args = slices.Insert(slices.Clone(args), 1, "--out", filepath.Join(dir, "out"))
+		}
+		code, stdout, stderr := call(t, t.Context(), args...)
+		if code != result.ExitUsage || !strings.Contains(stderr, tc.want) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%v: exit code %d, stderr %q; want 2 and %q in one line; stdout %q", tc.args, code, stderr, tc.want, stdout)
+		}
+	}
+	code, _, stderr := call(t, t.Context(), "run", "--ack", "x", "--mix", "y", "--keys", "z")
+	if code != result.ExitUsage || strings.Count(stderr, "\n") != 3 {
+		t.Errorf("three mistakes: exit code %d, %q", code, stderr)
+	}
+}
+
+// A run leaves every file of the run directory, and they agree.
+func TestRunDirectory(t *testing.T) {
+	out := t.TempDir()
+	file := filepath.Join(out, "load.yaml")
+	if err := os.WriteFile(file, []byte("mix: get=1,insert=1\nops: 99999\nseed: 5\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// --ops wins over the file.
+	code, stdout, stderr := call(t, t.Context(), "run", "--target", "null", "--out", out, "--name", "my load", "--ops", "20000", "--warmup", "0", "--tag", "a=b", "-q", file)
+	if code != 0 || stderr != "" {
+		t.Fatalf("exit code %d, %s", code, stderr)
+	}
+	dirs, _ := filepath.Glob(filepath.Join(out, "my-load-*"))
+	if len(dirs) != 1 || !strings.Contains(stdout, "run directory: "+dirs[0]) || !strings.Contains(stdout, "insert quorum") {
+		t.Fatalf("%v\n%s", dirs, stdout)
+	}
+	r, err := result.Read(dirs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Verdict != result.Pass || len(r.Series) != 2 || r.Environment.Seed != 5 || r.Events[0].Detail != "a=b" {
+		t.Errorf("%+v", r)
+	}
+	var total, rows, logged int64
+	for _, s := range r.Series {
+		total += s.Counts.OK
+	}
+	for _, row := range r.Intervals {
+		rows += row.OK
+	}
+	log, err := os.Open(filepath.Join(dirs[0], result.HistogramLogFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	for reader := hdrhistogram.NewHistogramLogReader(log); ; {
+		h, err := reader.NextIntervalHistogram()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h == nil {
+			break
+		}
+		if strings.HasSuffix(h.Tag(), "/response") {
+			logged += h.TotalCount()
+		}
+	}
+	if total != 20000 || rows != total || logged != total {
+		t.Errorf("series %d, time series %d, histogram log %d; want 20000", total, rows, logged)
+	}
+	for _, name := range []string{"get.hgrm", "insert-quorum.service.hgrm", result.BenchFile, result.EnvironmentFile, result.ReportFile} {
+		if info, err := os.Stat(filepath.Join(dirs[0], name)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+
+	code, stdout, _ = call(t, t.Context(), "run", "--target", "null", "--out", out, "--json", "-q", "--ops", "100", "--warmup", "0")
+	var doc struct {
+		Dir     string
+		Verdict string
+	}
+	if err := json.Unmarshal([]byte(stdout), &doc); err != nil || code != 0 || doc.Verdict != "pass" || doc.Dir == "" {
+		t.Errorf("--json: %v, exit code %d: %s", err, code, stdout)
+	}
+}
+
+// Nobody there, and a run in which nothing is answered.
+func TestNobodyThere(t *testing.T) {
+	out := t.TempDir()
+	code, _, stderr := call(t, t.Context(), "run", "--addrs", "127.0.0.1:1", "--out", out, "-q")
+	if code != result.ExitFailure || !strings.Contains(stderr, "connection refused") || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+}
+
+// cachenode builds the node, once.
+func cachenode(t *testing.T) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts real processes")
+	}
+	binary := filepath.Join(t.TempDir(), "cachenode")
+	if text, err := exec.Command("go", "build", "-o", binary, "../cachenode").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	return binary
+}
+
+// A load on a cluster of three real processes is answered, also by followers;
+// one that is interrupted leaves a report and no process.
+func TestRealNodes(t *testing.T) {
+	binary, out := cachenode(t), t.TempDir()
+	code, stdout, stderr := call(t, t.Context(), "run", "--cluster", "process", "--cachenode", binary, "--token", "s3cret", "--route", "any",
+		"--mix", "get=1,put=1,insert=2,del=1,remove=1", "--ack", "quorum=1,once=1,leader=1", "--rate", "500",
+		"--warmup", "200ms", "-d", "1s", "--out", out, "--name", "whole", "-q")
+	if code != 0 {
+		t.Fatalf("exit code %d, %s\n%s", code, stderr, stdout)
+	}
+	dirs, _ := filepath.Glob(filepath.Join(out, "whole-*"))
+	r, err := result.Read(dirs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Series) != 9 || len(r.Nodes) != 3 {
+		t.Errorf("%d series, %d nodes; want 3 operations without and 2 with 3 levels, on 3 nodes", len(r.Series), len(r.Nodes))
+	}
+	for _, s := range r.Series {
+		if s.Counts.OK != s.Counts.Intended || s.Counts.OK == 0 {
+			t.Errorf("%s: %+v", s.ID(), s.Counts)
+		}
+	}
+
+	ctx, cancel := context.WithCancelCause(t.Context())
+	time.AfterFunc(2*time.Second, func() { cancel(interrupt{"SIGINT"}) })
+	code, stdout, stderr = call(t, ctx, "run", "--cluster", "process", "--cachenode", binary, "--nodes", "1",
+		"--rate", "200", "-d", "1m", "--out", out, "--name", "cut", "-q")
+	if code != result.ExitInterrupt || !strings.Contains(stdout, "interrupted by SIGINT") {
+		t.Errorf("exit code %d, %s\n%s", code, stderr, stdout)
+	}
+	dirs, _ = filepath.Glob(filepath.Join(out, "cut-*"))
+	if r, err = result.Read(dirs[0]); err != nil || r.Interrupted != "SIGINT" || len(r.Series) == 0 {
+		t.Errorf("partial result: %v %+v", err, r)
+	}
+	if err := exec.Command("pgrep", "-f", "^"+binary).Run(); !isExit(err, 1) {
+		t.Errorf("a node is left: %v", err)
+	}
+}
+
+// isExit reports whether a command ended with the code, or is not installed.
+func isExit(err error, code int) bool {
+	if errors.Is(err, exec.ErrNotFound) {
+		return true
+	}
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	return ok && exit.ExitCode() == code
+}
