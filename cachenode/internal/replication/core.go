@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/hacache/hacache/cachenode/internal/mutant"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -332,6 +333,9 @@ func (c *Core) peerByID(id uint64) *peer {
 // drawID returns a fresh incarnation id for a slot. 56 random bits: two runs at one slot share an id with a chance of
 // one in 10^16.
 func (c *Core) drawID(slot int) uint64 {
+	if mutant.On(mutant.SameID) {
+		return uint64(slot+1)<<56 | 1
+	}
 	return uint64(slot+1)<<56 | c.cfg.Rand()>>8
 }
 

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/hacache/hacache/cachenode/internal/mutant"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -267,6 +268,9 @@ func (c *Core) open(p *peer, env *cachepb.Peer, form *cachepb.Form) bool {
 		if !m.GetReject() && c.now < c.election.withdrawnUntil {
 			return false // withdrawn: a grant that does not arrive is something Raft always has to live with
 		}
+		c.voteTwice(m)
+	case raftpb.MsgVoteResp:
+		c.voteTwice(m)
 	case raftpb.MsgPreVote:
 		p.seeks = position{slot: p.slot, lastTerm: m.GetLogTerm(), lastIndex: m.GetIndex(), ts: p.seeksTS}
 		p.seeksAt = c.now
@@ -284,6 +288,9 @@ func (c *Core) open(p *peer, env *cachepb.Peer, form *cachepb.Form) bool {
 // follower without a leader grants its vote to any id that has a long enough log, and the library trusts its messages'
 // indices and contexts far enough to crash on a wrong one.
 func (c *Core) admit(p *peer, cluster uint64, m *raftpb.Message) error {
+	if mutant.On(mutant.NoLetterFilter) && c.rn != nil {
+		return nil
+	}
 	switch {
 	case c.rn == nil:
 		return fmt.Errorf("%v for an empty node", m.GetType())
@@ -361,13 +368,33 @@ func admitEntries(m *raftpb.Message) error {
 	return nil
 }
 
+// voteTwice is the planted bug of that name.
+func (c *Core) voteTwice(m *raftpb.Message) {
+	if !mutant.On(mutant.VoteTwice) || m.GetReject() {
+		return
+	}
+	for _, id := range c.conf.GetVoters() {
+		twice := proto.Clone(m).(*raftpb.Message)
+		twice.From = new(id)
+		_ = c.rn.Step(twice)
+	}
+}
+
+// founder reports whether a form names this node and p at their slots.
+func (c *Core) founder(form *cachepb.Form, p *peer) bool {
+	v := form.GetVoters()
+	if mutant.On(mutant.NoPlaceholders) {
+		return slices.Contains(v, c.id) && slices.Contains(v, p.id)
+	}
+	return len(v) == c.n && v[c.cfg.Self] == c.id && v[p.slot] == p.id
+}
+
 // adopt moves an empty node into a cluster that addresses it by its id: as a founding member if the letter is a vote
 // request that carries the Form, as a learner if a leader writes to it.
 func (c *Core) adopt(p *peer, cluster uint64, m *raftpb.Message, form *cachepb.Form) {
 	switch m.GetType() {
 	case raftpb.MsgPreVote, raftpb.MsgVote:
-		if form == nil || form.GetSlotsHash() != c.slotsHash || len(form.GetVoters()) != c.n ||
-			form.GetVoters()[c.cfg.Self] != c.id || form.GetVoters()[p.slot] != p.id || c.seenLeading() != nil || c.cfg.JoinOnly {
+		if form == nil || form.GetSlotsHash() != c.slotsHash || !c.founder(form, p) || c.seenLeading() != nil || c.cfg.JoinOnly {
 			return
 		}
 		c.log.Info("adopting a new cluster", "cluster", idString(cluster), "from", p.slot)

@@ -48,6 +48,9 @@ func (c *Core) freshFor() (age time.Duration, ok bool) {
 // Voter reports whether this node is a voter of the applied configuration.
 func (c *Core) Voter() bool { return c.rn != nil && c.memberAt(c.conf.GetVoters(), c.cfg.Self) == c.id }
 
+// Voters returns the ids of the voters of the applied configuration. The caller must not modify it.
+func (c *Core) Voters() []uint64 { return c.conf.GetVoters() }
+
 // Joint reports whether the applied configuration is in the middle of a swap, when both its halves need a majority.
 func (c *Core) Joint() bool { return len(c.conf.GetVotersOutgoing()) > 0 }
 

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
 
+	"github.com/hacache/hacache/cachenode/internal/mutant"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -167,6 +168,9 @@ func (c *Core) tryForm() bool {
 	if seen < c.q || (seen < c.n && c.now-c.started < c.cfg.FormGrace) {
 		return false
 	}
+	if mutant.On(mutant.NoPlaceholders) {
+		voters = slices.DeleteFunc(voters, func(id uint64) bool { return id == 0 })
+	}
 	for slot, id := range voters {
 		if id == 0 {
 			voters[slot] = c.drawID(slot) // a placeholder: it will never vote, and is swapped out when the slot's node comes
@@ -263,6 +267,9 @@ func (c *Core) caughtUp(p *peer) bool {
 	s := c.freshStatus(p)
 	if s == nil || s.GetCluster() != c.cluster {
 		return false
+	}
+	if mutant.On(mutant.EarlyPromotion) {
+		return true
 	}
 	ok := false
 	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr trackerProgress) {
@@ -421,6 +428,9 @@ func (c *Core) Abandon() { c.member.abandonNow = true }
 
 // CheckMembership verifies invariant I2 on the applied configuration: each half has exactly one id per slot, or is empty.
 func (c *Core) CheckMembership() error {
+	if mutant.On(mutant.NoPlaceholders) {
+		return nil // let its consequences be found rather than the cause
+	}
 	for _, half := range [][]uint64{c.conf.GetVoters(), c.conf.GetVotersOutgoing()} {
 		if len(half) == 0 {
 			continue

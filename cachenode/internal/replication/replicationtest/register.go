@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hacache/hacache/cachenode/internal/mutant"
 	"github.com/hacache/hacache/cachenode/internal/replication"
 	"github.com/hacache/hacache/proto/cachepb"
 )
@@ -32,6 +33,10 @@ func (n *Node) Propose() bool {
 			return
 		}
 		r.waiting[op] = waiting{index: index}
+		if mutant.On(mutant.EarlyAck) {
+			delete(r.waiting, op)
+			s.Acked(op, n.Core.Cluster(), index)
+		}
 		ok = true
 	})
 	return ok

@@ -124,7 +124,7 @@ func (s *Sim) fault(sch Schedule) {
 	slot := s.rng.IntN(n)
 	minority := (n - 1) / 2
 	mayFail := !sch.KeepMajority || (s.Failed() < minority && !s.swapping())
-	switch s.rng.IntN(12) {
+	switch s.rng.IntN(13) {
 	case 0, 1, 2: // crash one, restart it later
 		if mayFail && s.nodes[slot] != nil {
 			s.Crash(slot)
@@ -153,7 +153,11 @@ func (s *Sim) fault(sch Schedule) {
 		if l := s.Leader(); l != nil {
 			l.step(func() { l.Core.Transfer(-1) })
 		}
-	case 11: // everything at once
+	case 11: // two groups that cannot see each other
+		group := uint(s.rng.IntN(1 << n))
+		s.Split(group, true)
+		s.At(time.Duration(s.rng.ExpFloat64()*float64(time.Second)), func() { s.Split(group, false) })
+	case 12: // everything at once
 		if !sch.KeepMajority && s.rng.IntN(4) == 0 {
 			for other := range s.nodes {
 				if s.rng.IntN(4) > 0 {
@@ -163,7 +167,6 @@ func (s *Sim) fault(sch Schedule) {
 			}
 		}
 	}
-	s.noteFailed()
 }
 
 func (c *Counts) add(o Counts) {

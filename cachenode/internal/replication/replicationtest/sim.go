@@ -36,6 +36,8 @@ type Options struct {
 	Upper func(n *Node) (upper replication.Driven, attach func(*replication.Core))
 	// LogRetainEntries forces snapshots when small. Default 10 000
 	LogRetainEntries int
+	// SnapshotWindow makes transfers slow when small. Default 8
+	SnapshotWindow int
 }
 
 // Sim is one simulated cluster. It is not safe for concurrent use.
@@ -56,8 +58,7 @@ type Sim struct {
 	ackers []uint64 // clusters in the order of their acks
 	Count  Counts
 
-	maxFailed int // most slots failed at one moment since the last reset of the count
-	err       error
+	err error
 }
 
 // Counts is what a simulation saw.
@@ -202,6 +203,7 @@ func (s *Sim) Start(slot int) {
 		Hosts: s.hosts, Self: slot, AbandonAfter: s.opt.AbandonAfter, Transport: n, Upper: n.Upper, Logger: logger,
 		WallClock: func() time.Time { return time.Unix(1_700_000_000, 0).Add(s.now) },
 		Rand:      s.rng.Uint64, LogRetainEntries: s.opt.LogRetainEntries, SnapshotChunk: 512,
+		SnapshotWindow: s.opt.SnapshotWindow,
 	})
 	if err != nil {
 		panic(err)
@@ -216,7 +218,6 @@ func (s *Sim) Start(slot int) {
 			s.dial(other, slot, 0)
 		}
 	}
-	s.noteFailed()
 }
 
 // Crash kills the process of a slot. Its connections break: who is reachable learns it.
@@ -248,7 +249,6 @@ func (s *Sim) Crash(slot int) {
 			}
 		}
 	}
-	s.noteFailed()
 }
 
 // Isolate makes all packets between slot and the others vanish, or flow again.
@@ -258,7 +258,6 @@ func (s *Sim) Isolate(slot int, cut bool) {
 			s.cut[[2]int{slot, other}], s.cut[[2]int{other, slot}] = cut, cut
 		}
 	}
-	s.noteFailed()
 }
 
 // Cut makes the packets from a to b vanish, or flow again.
@@ -267,26 +266,33 @@ func (s *Sim) Cut(a, b int, cut bool) { s.cut[[2]int{a, b}] = cut }
 // Heal lets all packets flow.
 func (s *Sim) Heal() { clear(s.cut) }
 
-// noteFailed counts the slots that are failed in the sense of the design: not running as a voter.
-func (s *Sim) noteFailed() {
-	failed := 0
-	for _, n := range s.nodes {
-		if n == nil || !n.Core.Voter() {
-			failed++
-		}
-	}
-	s.maxFailed = max(s.maxFailed, failed)
-}
-
-// Failed returns how many slots have no voter now.
+// Failed returns how many slots are failed in the sense of the design: not running, or not promoted to voter since. What
+// counts is the configuration of whoever leads; without a leader, each node's own.
 func (s *Sim) Failed() int {
+	leader := s.Leader()
 	failed := 0
 	for _, n := range s.nodes {
-		if n == nil || !n.Core.Voter() {
+		switch {
+		case n == nil:
+			failed++
+		case leader != nil && !slices.Contains(leader.Core.Voters(), n.Core.ID()):
+			failed++
+		case leader == nil && !n.Core.Voter():
 			failed++
 		}
 	}
 	return failed
+}
+
+// Split makes all packets between two groups vanish: the nodes whose bit is set, and the others.
+func (s *Sim) Split(group uint, cut bool) {
+	for a := range s.nodes {
+		for b := range s.nodes {
+			if group>>a&1 != group>>b&1 {
+				s.cut[[2]int{a, b}] = cut
+			}
+		}
+	}
 }
 
 func (s *Sim) delay(from, to int) time.Duration {
