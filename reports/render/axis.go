@@ -16,7 +16,7 @@ func (logScale) Normalize(lo, hi, x float64) float64 {
 	if !(lo > 0) || !(hi > lo) || math.IsInf(hi, 1) || !(x > lo) {
 		return 0
 	}
-	return math.Min(1, math.Log(x/lo)/math.Log(hi/lo))
+	return math.Min(1, (math.Log(x)-math.Log(lo))/(math.Log(hi)-math.Log(lo)))
 }
 
 // logRange is the range of a logarithmic axis that shows every value above zero, a little more than they need, and at

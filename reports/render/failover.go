@@ -30,16 +30,20 @@ var partLooks = []struct {
 	{"until the first ok", blue, 0.36},
 }
 
-// failoverParts cuts a failover into the parts of partLooks. A step that was not observed, or that was seen only after
-// the next one, leaves its time to the part that follows; ok is false if no step was observed at all.
+// failoverParts cuts a failover into the parts of partLooks. A step that was not observed, or that was observed only
+// after a later one, leaves its time to the part that follows; ok is false if no step was observed at all.
 func failoverParts(f result.Failover) (parts []part, ok bool) {
-	last := time.Duration(0)
-	for i, at := range []time.Duration{f.Suspect, f.Candidate, f.Elected, firstOK(f)} {
-		if at <= last {
+	steps := []time.Duration{f.Suspect, f.Candidate, f.Elected, firstOK(f)}
+	next := time.Duration(math.MaxInt64)
+	for i, at := range slices.Backward(steps) {
+		if at <= 0 || at >= next {
 			continue
 		}
-		parts = append(parts, part{partLooks[i].name, last, at})
-		last = at
+		if len(parts) > 0 {
+			parts[0].from = at
+		}
+		parts = slices.Insert(parts, 0, part{name: partLooks[i].name, to: at})
+		next = at
 	}
 	return parts, len(parts) > 0
 }

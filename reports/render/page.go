@@ -399,8 +399,8 @@ func tiles(r *result.Run) []tile {
 		out = append(out, t)
 	}
 	for _, c := range r.Checks {
-		if c.Worst > 0 {
-			out = append(out, tile{Label: "Worst case of “" + c.Name + "”", Value: formatDuration(c.Worst), Note: c.Detail, Tone: map[bool]string{true: "t-violated"}[c.Verdict == result.Violated]})
+		if c.Worst > 0 && strings.Contains(c.Name, "stale") {
+			out = append(out, tile{Label: "Oldest value read", Value: formatDuration(c.Worst), Note: c.Detail, Tone: map[bool]string{true: "t-violated"}[c.Verdict == result.Violated]})
 		}
 	}
 	if len(r.Outages) > 0 {

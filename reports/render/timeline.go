@@ -123,19 +123,39 @@ func newTimeline(r *result.Run) *timeline {
 	for _, k := range t.keys {
 		t.series[k] = classes.unique(slug("op " + k.String()))
 		slices.SortStableFunc(t.rows[k], func(a, b result.Interval) int { return cmp.Compare(a.T, b.T) })
-		t.rows[k] = thinOut(t.rows[k])
+		t.rows[k] = thinOut(joinSplit(t.rows[k]))
 	}
 	return t
 }
 
-// thinOut joins neighbours until at most maxBins are left: counts add up, and of each percentile the worst is kept.
+// joinSplit puts together the rows of an interval in which one phase ended and the next began: each has its own.
+func joinSplit(rows []result.Interval) []result.Interval {
+	var out []result.Interval
+	for _, r := range rows {
+		if n := len(out); n > 0 && r.T == out[n-1].T && r.Width == out[n-1].Width {
+			join(&out[n-1], r)
+		} else {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// join adds the operations of r to g: counts add up, and of each percentile the worst is kept, since percentiles of
+// two distributions do not make one of their sum.
+func join(g *result.Interval, r result.Interval) {
+	g.OK, g.Fail, g.Info, g.Missed, g.Refused = g.OK+r.OK, g.Fail+r.Fail, g.Info+r.Info, g.Missed+r.Missed, g.Refused+r.Refused
+	g.P50, g.P90, g.P99, g.Max, g.LagP99 = max(g.P50, r.P50), max(g.P90, r.P90), max(g.P99, r.P99), max(g.Max, r.Max), max(g.LagP99, r.LagP99)
+}
+
+// thinOut joins neighbours until about maxBins are left.
 func thinOut(rows []result.Interval) []result.Interval {
-	join := (len(rows) + maxBins - 1) / maxBins
-	if join < 2 {
+	size := (len(rows) + maxBins - 1) / maxBins
+	if size < 2 {
 		return rows
 	}
 	var out []result.Interval
-	for group := range slices.Chunk(rows, join) {
+	for group := range slices.Chunk(rows, size) {
 		g := group[0]
 		for _, r := range group[1:] {
 			if r.T > g.T+g.Width+g.Width/100 { // never across a gap
@@ -144,8 +164,7 @@ func thinOut(rows []result.Interval) []result.Interval {
 				continue
 			}
 			g.Width = r.T + r.Width - g.T
-			g.OK, g.Fail, g.Info, g.Missed, g.Refused = g.OK+r.OK, g.Fail+r.Fail, g.Info+r.Info, g.Missed+r.Missed, g.Refused+r.Refused
-			g.P50, g.P90, g.P99, g.Max, g.LagP99 = max(g.P50, r.P50), max(g.P90, r.P90), max(g.P99, r.P99), max(g.Max, r.Max), max(g.LagP99, r.LagP99)
+			join(&g, r)
 		}
 		out = append(out, g)
 	}
@@ -574,6 +593,15 @@ func (t *timeline) latency(name, title string, keys []key, lo, hi float64) {
 		entry{"to p99", "p99", swatch(&stroke{sample, 1, nil}, &paint{sample, 0.18, ""}, noGlyph)},
 		entry{"max", "max", swatch(&stroke{ink, 1.2, []vg.Length{6, 3}}, nil, noGlyph)},
 	)
+	bare := 0 // intervals with a largest value and no median
+	for i, b := range percentiles[3].all {
+		if !math.IsNaN(b.value) && math.IsNaN(percentiles[0].all[i].value) {
+			bare++
+		}
+	}
+	if bare > 0 && 2*bare >= len(percentiles[3].all) {
+		c.legend = append(c.legend, entry{Label: "(most intervals have too few operations for percentiles)"})
+	}
 	live := &liveBins{Unit: "duration"}
 	for i, p := range percentiles {
 		slices.SortStableFunc(p.all, func(a, b bin) int { return cmp.Compare(a.from, b.from) })
@@ -923,9 +951,10 @@ func (t *timeline) resources() {
 		for i, n := range nodes {
 			list := samples[n]
 			var bins []bin
+			pause := spacing(list)
 			for j := 1; j < len(list); j++ {
-				if list[j].T <= list[j-1].T {
-					continue
+				if step := list[j].T - list[j-1].T; step <= 0 || step > 3*pause {
+					continue // no samples for a while: there was no process
 				}
 				v := kind.value(list[j-1], list[j])
 				bins = append(bins, bin{seconds(list[j-1].T), seconds(list[j].T), v})
@@ -950,6 +979,16 @@ func (t *timeline) resources() {
 		c.table, c.live = tbl, live
 		c.desc = kind.title + " over time."
 	}
+}
+
+// spacing is the usual time between the samples of one process.
+func spacing(list []result.Resource) time.Duration {
+	steps := make([]time.Duration, 0, len(list))
+	for i := 1; i < len(list); i++ {
+		steps = append(steps, list[i].T-list[i-1].T)
+	}
+	slices.Sort(steps)
+	return median(steps)
 }
 
 // add appends a row unless the table is full.

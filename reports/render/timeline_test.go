@@ -137,6 +137,24 @@ func TestThinOut(t *testing.T) {
 	}
 }
 
+// An interval that two phases share is one interval of the picture.
+func TestJoinSplit(t *testing.T) {
+	got := joinSplit([]result.Interval{
+		{T: 0, Width: 10, Phase: "before", OK: 5, P50: 2, Max: 7},
+		{T: 10, Width: 10, Phase: "before", OK: 3, Fail: 1, P50: 4, Max: 4},
+		{T: 10, Width: 10, Phase: "during", OK: 1, Info: 2, P50: 9, Max: 9},
+		{T: 20, Width: 10, Phase: "during", OK: 8},
+	})
+	want := []result.Interval{
+		{T: 0, Width: 10, Phase: "before", OK: 5, P50: 2, Max: 7},
+		{T: 10, Width: 10, Phase: "before", OK: 4, Fail: 1, Info: 2, P50: 9, Max: 9},
+		{T: 20, Width: 10, Phase: "during", OK: 8},
+	}
+	if diff := cmp.Diff(got, want); diff != "" {
+		t.Errorf("got - want:\n%s", diff)
+	}
+}
+
 func TestPlaceRows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var spans [][2]float64
@@ -194,8 +212,9 @@ func TestFailoverParts(t *testing.T) {
 			[]part{{"until suspected", 0, 1}, {"until a candidate", 1, 2}, {"until elected", 2, 5}, {"until the first ok", 5, 9}},
 		},
 		{result.Failover{Elected: 5, Levels: ok(9)}, []part{{"until elected", 0, 5}, {"until the first ok", 5, 9}}},
-		{result.Failover{Suspect: 6, Candidate: 2, Elected: 5}, []part{{"until suspected", 0, 6}}},
-		{result.Failover{Suspect: 3, Elected: 3, Levels: ok(3)}, []part{{"until suspected", 0, 3}}},
+		{result.Failover{Suspect: 6, Candidate: 2, Elected: 5}, []part{{"until a candidate", 0, 2}, {"until elected", 2, 5}}},
+		{result.Failover{Suspect: 2, Candidate: 5, Elected: 5, Levels: ok(4)}, []part{{"until suspected", 0, 2}, {"until the first ok", 2, 4}}},
+		{result.Failover{Suspect: 3, Elected: 3, Levels: ok(3)}, []part{{"until the first ok", 0, 3}}},
 	} {
 		got, any := failoverParts(c.f)
 		if diff := cmp.Diff(got, c.want, cmp.AllowUnexported(part{})); diff != "" || any != (c.want != nil) {

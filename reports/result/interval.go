@@ -12,8 +12,10 @@ import (
 )
 
 // Interval is one row of timeseries.csv: one operation at one level from T to T+Width, by time of return (missed
-// operations: by intended time). Rows of one operation and level do not overlap; they may differ in width and leave
-// gaps. Op is never empty and Width is more than 0. Latencies are response times of oks in the interval; 0 when there was none.
+// operations: by intended time). Latencies are response times of oks in the interval; 0 when there was none, or too
+// few for that percentile. Op is never empty and Width is more than 0. Rows of one operation and level may differ in
+// width and leave gaps, but do not overlap, except that the interval in which one phase ends and the next begins has a
+// row for each.
 type Interval struct {
 	T       time.Duration
 	Width   time.Duration
