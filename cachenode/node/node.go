@@ -7,8 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"runtime/debug"
@@ -227,9 +225,6 @@ func (n *Node) Submit(to server.Responder, req *cachepb.CacheRequest) bool {
 	return n.runner.Submit(to, req)
 }
 
-// ErrNoTransfer is returned by LeaderSwitch when leadership cannot be handed over as asked.
-var ErrNoTransfer = errors.New("node: cannot hand leadership over")
-
 // LeaderSwitch implements server.Backend: it hands leadership to a host, or to the best one for "", and returns when
 // another node leads.
 func (n *Node) LeaderSwitch(ctx context.Context, host string) error {
@@ -241,7 +236,7 @@ func (n *Node) LeaderSwitch(ctx context.Context, host string) error {
 			}
 		}
 		if slot < 0 {
-			return fmt.Errorf("%w: %s is not a host of this cluster", ErrNoTransfer, host)
+			return &server.Error{Code: cachepb.Code_INVALID, Detail: host + " is not a host of this cluster"}
 		}
 	}
 	var started, already bool
@@ -258,9 +253,11 @@ func (n *Node) LeaderSwitch(ctx context.Context, host string) error {
 	case already:
 		return nil
 	case !started && leader >= 0 && leader != n.cfg.Self:
-		return fmt.Errorf("%w: this node does not lead, %s does", ErrNoTransfer, n.hosts[leader])
+		return &server.Error{Code: cachepb.Code_NOT_LEADER, Detail: "this node does not lead, " + n.hosts[leader] + " does"}
+	case !started && leader < 0:
+		return &server.Error{Code: cachepb.Code_NO_LEADER, Detail: "there is no leader"}
 	case !started:
-		return fmt.Errorf("%w: no such follower is connected", ErrNoTransfer)
+		return &server.Error{Code: cachepb.Code_NO_QUORUM, Detail: "no such follower is connected"}
 	}
 	return n.await(ctx, func(v *replication.View) bool {
 		return v.Leader >= 0 && v.Leader != n.cfg.Self && v.Term > term
@@ -334,5 +331,5 @@ func (h inbound) DialFailed(slot int, _ peer.Lane, refused bool, _ error) {
 
 // MembersSet implements server.Backend. The list of hosts is fixed when a cluster is formed.
 func (n *Node) MembersSet(context.Context, []string) error {
-	return fmt.Errorf("node: the hosts of a running cluster cannot be changed: %w", errors.ErrUnsupported)
+	return &server.Error{Code: cachepb.Code_INVALID, Detail: "this version cannot change the hosts of a running cluster"}
 }

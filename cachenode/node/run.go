@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hacache/hacache/cachenode/internal/admin"
 	"github.com/hacache/hacache/cachenode/internal/replication"
 )
 
@@ -22,7 +23,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.ran.Swap(true) {
 		return ErrRunTwice
 	}
-	failed := make(chan error, 4) // one place for each goroutine below; none of them may block on it
+	failed := make(chan error, 5) // one place for each goroutine below; none of them may block on it
 	var serving, running sync.WaitGroup
 	runCtx, stopRunner := context.WithCancel(context.Background())
 	defer stopRunner()
@@ -47,6 +48,15 @@ func (n *Node) Run(ctx context.Context) error {
 	watchCtx, stopWatch := context.WithCancel(context.Background())
 	defer stopWatch()
 	serving.Go(func() { n.watch(watchCtx) })
+	if n.admin != nil {
+		serving.Go(func() {
+			if err := admin.Serve(watchCtx, n.admin, admin.Config{
+				Ready: n.readiness, Gatherer: n.registry(), Pprof: n.cfg.Pprof,
+			}); err != nil {
+				failed <- fmt.Errorf("node: admin: %w", err)
+			}
+		})
+	}
 	n.log.Info("serving", "addr", n.ln.Addr(), "slot", n.cfg.Self, "hosts", n.hosts, "version", Version())
 
 	var cause error
@@ -73,6 +83,23 @@ func (n *Node) Run(ctx context.Context) error {
 	running.Wait()
 	n.close()
 	return cause
+}
+
+// readiness says why the node is not ready, or nil.
+func (n *Node) readiness() error {
+	if n.Ready() {
+		return nil
+	}
+	v := n.runner.View()
+	switch {
+	case v.Cluster == 0:
+		return errors.New("empty: in no cluster yet")
+	case v.Leader < 0:
+		return errors.New("no leader is known")
+	case !v.Fresh:
+		return errors.New("still copying, or not yet a voter")
+	}
+	return errors.New("not a voter, or its view is too old")
 }
 
 // handOver gives leadership away, if this node has it and somebody can take it.

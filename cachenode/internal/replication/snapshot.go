@@ -139,7 +139,8 @@ func (c *Core) receiveChunkAck(p *peer, m *cachepb.SnapshotChunkAck) {
 		return
 	}
 	o.finished, o.source = true, nil
-	o.msg.Snapshot.Data = binary.LittleEndian.AppendUint64(o.msg.Snapshot.Data[:8:8], c.applied)
+	// This node may itself still be on its way to the end of a fuzzy snapshot.
+	o.msg.Snapshot.Data = binary.LittleEndian.AppendUint64(o.msg.Snapshot.Data[:8:8], max(c.applied, c.fresh.serveFrom))
 	c.stats.SnapshotsSent++
 	c.postReplicate(p, o.msg)
 	o.msg = nil
