@@ -123,9 +123,40 @@ func newTimeline(r *result.Run) *timeline {
 	for _, k := range t.keys {
 		t.series[k] = classes.unique(slug("op " + k.String()))
 		slices.SortStableFunc(t.rows[k], func(a, b result.Interval) int { return cmp.Compare(a.T, b.T) })
-		t.rows[k] = thinOut(joinSplit(t.rows[k]))
+		t.rows[k] = thinOut(t.fillGaps(joinSplit(t.rows[k])))
 	}
 	return t
+}
+
+// fillGaps puts an empty interval where a series has none although its load went on: between two rows of one phase, or
+// of phases that touch. Nothing was answered there, which is the very thing to be seen.
+func (t *timeline) fillGaps(rows []result.Interval) []result.Interval {
+	phase := func(name string) (p result.Phase, ok bool) {
+		i := slices.IndexFunc(t.run.Phases, func(p result.Phase) bool { return p.Name == name })
+		if i < 0 {
+			return p, false
+		}
+		return t.run.Phases[i], true
+	}
+	wentOn := func(a, b result.Interval) bool {
+		if a.Phase == b.Phase {
+			return true
+		}
+		from, ok1 := phase(a.Phase)
+		to, ok2 := phase(b.Phase)
+		return ok1 && ok2 && to.From <= from.To+a.Width
+	}
+	var out []result.Interval
+	for _, r := range rows {
+		if n := len(out); n > 0 {
+			last := out[n-1]
+			if end := last.T + last.Width; r.T > end && wentOn(last, r) {
+				out = append(out, result.Interval{T: end, Width: r.T - end, Phase: last.Phase, Op: r.Op, Level: r.Level})
+			}
+		}
+		out = append(out, r)
+	}
+	return out
 }
 
 // joinSplit puts together the rows of an interval in which one phase ended and the next began: each has its own.

@@ -155,6 +155,26 @@ func TestJoinSplit(t *testing.T) {
 	}
 }
 
+// While the load went on, a missing interval is an interval without an answer; between two stages it is a pause.
+func TestFillGaps(t *testing.T) {
+	row := func(at int, phase string) result.Interval {
+		return result.Interval{T: time.Duration(at) * sec, Width: sec, Phase: phase, Op: "get", OK: 1}
+	}
+	tl := newTimeline(&result.Run{Duration: 60 * sec, Phases: []result.Phase{
+		{Name: "before", From: 0, To: 10 * sec},
+		{Name: "during", From: 10 * sec, To: 20 * sec},
+		{Name: "later", From: 40 * sec, To: 50 * sec},
+	}})
+	var got []string
+	for _, r := range tl.fillGaps([]result.Interval{row(1, "before"), row(2, "before"), row(5, "before"), row(12, "during"), row(13, "during"), row(41, "later"), row(55, "nobody knows")}) {
+		got = append(got, fmt.Sprintf("%v+%v %s %d", r.T.Seconds(), r.Width.Seconds(), r.Phase, r.OK))
+	}
+	want := []string{"1+1 before 1", "2+1 before 1", "3+2 before 0", "5+1 before 1", "6+6 before 0", "12+1 during 1", "13+1 during 1", "41+1 later 1", "55+1 nobody knows 1"}
+	if diff := cmp.Diff(got, want); diff != "" {
+		t.Errorf("got - want:\n%s", diff)
+	}
+}
+
 func TestPlaceRows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var spans [][2]float64

@@ -15,7 +15,7 @@ import (
 // operations: by intended time). Latencies are response times of oks in the interval; 0 when there was none, or too
 // few for that percentile. Op is never empty and Width is more than 0. Rows of one operation and level may differ in
 // width and leave gaps, but do not overlap, except that the interval in which one phase ends and the next begins has a
-// row for each.
+// row for each. A gap inside a phase means that nothing was answered in it; between phases it means nothing.
 type Interval struct {
 	T       time.Duration
 	Width   time.Duration
