@@ -58,6 +58,9 @@ func (r *run) conclude(ctx context.Context, failure error) (*result.Run, error) 
 	errs := []error{r.writeFacts()}
 	if r.rec != nil {
 		r.rec.Fill(out)
+		for i := range out.Intervals { // one that ended as it began still has its operations
+			out.Intervals[i].Width = max(out.Intervals[i].Width, 1)
+		}
 	}
 	if _, err := Judge(r.Dir, out); err != nil {
 		out.Failure = strings.TrimPrefix(out.Failure+"; "+err.Error(), "; ")

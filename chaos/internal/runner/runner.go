@@ -278,6 +278,9 @@ func (r *run) execute(ctx context.Context) (err error) {
 		return err
 	}
 	r.settle(ctx)
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
 	r.enter("read")
 	if err := r.finalReads(ctx); err != nil {
 		r.facts.FinalError = err.Error()
@@ -410,7 +413,7 @@ func (r *run) timeline(ctx context.Context) {
 		steps = append(steps, step{in.At, in, false}, step{in.Heal, in, true})
 	}
 	slices.SortStableFunc(steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
-	if !r.waitUntil(ctx, 0) {
+	if !r.waitUntil(ctx, -phaseLead) {
 		return
 	}
 	r.enter("load")
@@ -426,6 +429,10 @@ func (r *run) timeline(ctx context.Context) {
 		}
 	}
 }
+
+// phaseLead is how much earlier than the first recorded operation its phase
+// begins, so that it does not fall into the one before.
+const phaseLead = 5 * time.Millisecond
 
 // waitUntil waits for a time of the timeline; false if ctx was done first.
 func (r *run) waitUntil(ctx context.Context, at time.Duration) bool {
@@ -539,6 +546,9 @@ func (r *run) settle(ctx context.Context) {
 	from := r.now()
 	err := r.system.WaitHealthy(wait)
 	r.facts.ConvergedIn = r.now() - from
+	if ctx.Err() != nil {
+		return
+	}
 	if err != nil {
 		r.facts.Divergence = err.Error()
 		r.note("not converged: %v", err)
@@ -574,19 +584,22 @@ func (r *run) finalReads(ctx context.Context) error {
 // finalWriter numbers the processes of final reads apart from all others.
 const finalWriter writer = 1 << 16
 
-// retryPause is the wait before a final read is tried again.
-const retryPause = 20 * time.Millisecond
+// The wait before a final read is tried again, at first and at most.
+const (
+	retryPause    = 20 * time.Millisecond
+	maxRetryPause = time.Second
+)
 
 // readNode reads keys on one node and returns how many it could not.
 func (r *run) readNode(ctx context.Context, node string, as writer, keys []entry) (unread int) {
 	type slot struct {
-		i  int
-		op history.Op
+		op    history.Op
+		pause time.Duration // before it is tried again
 	}
 	free := make(chan struct{}, readWindow)
 	again := make(chan slot, len(keys)) // has room for all: never blocks
 	for i, k := range keys {
-		again <- slot{i: i, op: history.Op{
+		again <- slot{pause: retryPause, op: history.Op{
 			Proc: versionOf(as, uint64(i)), Kind: client.KindGet.String(), Cache: k.cache, Key: k.key, Mode: modeName(0), Node: node, Phase: history.Final,
 		}}
 	}
@@ -604,6 +617,11 @@ func (r *run) readNode(ctx context.Context, node string, as writer, keys []entry
 			close(done)
 		}
 	}
+	retry := func(s slot) {
+		pause := s.pause
+		s.pause = min(2*s.pause, maxRetryPause)
+		time.AfterFunc(pause, func() { again <- s })
+	}
 	attempt := func(s slot) {
 		op := client.Op{Kind: client.KindGet, Cache: s.op.Cache, Key: s.op.Key, Deadline: time.Second}
 		s.op.Intended = r.now()
@@ -617,7 +635,7 @@ func (r *run) readNode(ctx context.Context, node string, as writer, keys []entry
 				finish(s)
 				return
 			}
-			time.AfterFunc(retryPause, func() { again <- s })
+			retry(s)
 		})
 		if err != nil {
 			<-free
@@ -626,7 +644,7 @@ func (r *run) readNode(ctx context.Context, node string, as writer, keys []entry
 				finish(s)
 				return
 			}
-			time.AfterFunc(retryPause, func() { again <- s })
+			retry(s)
 		}
 	}
 	for {

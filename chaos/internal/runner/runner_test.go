@@ -1,0 +1,462 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/chaos/internal/history"
+	"github.com/hacache/hacache/chaos/internal/scenario"
+	"github.com/hacache/hacache/loadgen/load"
+	"github.com/hacache/hacache/proto/cachepb"
+	"github.com/hacache/hacache/reports/result"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fake is a cluster in virtual time: writes take a millisecond and reach all
+// nodes, the leader can be killed and another takes over 50 ms later. Its
+// fields make it misbehave.
+type fake struct {
+	boot Boot
+
+	bootErr   error
+	sick      error                                 // WaitHealthy fails with it
+	sickAfter bool                                  // but only once the load is over
+	panics    bool                                  // WaitHealthy panics once the load is over
+	injectErr error                                 // Inject fails with it
+	harmless  bool                                  // faults do not bite
+	loses     func(node string, op *client.Op) bool // a node forgets an acknowledged write
+	refuses   int                                   // so many first reads on a connection of the harness are refused
+	unread    bool                                  // n2 refuses final reads for ever
+
+	mu     sync.Mutex
+	leader int // index; -1: none
+	term   uint64
+	data   [3]map[entry][]byte
+	calls  []string // what the runner asked for, in order
+	open   int      // faults in force
+	waits  int
+	reads  int
+	stops  int
+}
+
+func (f *fake) call(format string, args ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, fmt.Sprintf(format, args...))
+}
+
+func (f *fake) start(_ context.Context, b Boot) (System, error) {
+	f.boot, f.term = b, 2
+	for i := range f.data {
+		f.data[i] = map[entry][]byte{}
+		if f.bootErr == nil {
+			b.Process(f.name(i), result.ProcessRunning, "pid 1")
+		}
+	}
+	f.call("boot")
+	return f, f.bootErr
+}
+
+func (f *fake) name(i int) string { return fmt.Sprintf("n%d", i+1) }
+
+func (f *fake) Nodes() []Endpoint {
+	var out []Endpoint
+	for i := range f.data {
+		out = append(out, Endpoint{Name: f.name(i), Identity: "id-" + f.name(i), Addr: "addr-" + f.name(i)})
+	}
+	return out
+}
+
+func (f *fake) WaitHealthy(ctx context.Context) error {
+	f.call("wait healthy, %d faults in force", f.open)
+	f.mu.Lock()
+	f.waits++
+	second := f.waits > 1
+	f.mu.Unlock()
+	if f.panics && second {
+		panic("boom")
+	}
+	if f.sick != nil && second == f.sickAfter {
+		<-ctx.Done()
+		return f.sick
+	}
+	return nil
+}
+
+func (f *fake) Observe(_ context.Context, node string) (result.Event, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := result.Event{Role: result.RoleFollower, Term: f.term, Cluster: "A"}
+	switch {
+	case f.leader < 0:
+		e.Role = result.RoleRequested
+	case f.name(f.leader) == node:
+		e.Role, e.Leader = result.RoleLeader, node
+	default:
+		e.Leader = f.name(f.leader)
+	}
+	return e, nil
+}
+
+func (f *fake) Target(bool, int, int) (load.Target, error) { return fakeTarget{f}, nil }
+
+type fakeTarget struct{ f *fake }
+
+func (fakeTarget) Streams() int { return 1 }
+func (fakeTarget) Close() error { return nil }
+
+func (t fakeTarget) Start(_ int, op *client.Op, done func(client.Outcome)) error {
+	o := *op
+	o.Value = slices.Clone(op.Value)
+	time.AfterFunc(time.Millisecond, func() { done(t.f.serve(&o)) })
+	return nil
+}
+
+func (f *fake) serve(op *client.Op) client.Outcome {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := client.Outcome{Node: "addr-n2", Term: f.term}
+	k := entry{op.Cache, op.Key}
+	switch {
+	case op.Kind == client.KindGet:
+		out.Value, out.Found = f.data[1][k]
+	case f.leader < 0:
+		out.Status, out.Code = client.StatusFail, cachepb.Code_NO_LEADER
+		out.Err = &client.OpError{Kind: op.Kind, Code: out.Code}
+	default:
+		for i, d := range f.data {
+			if f.loses == nil || !f.loses(f.name(i), op) {
+				d[k] = op.Value
+			}
+		}
+	}
+	return out
+}
+
+func (f *fake) Read(node string, op *client.Op, done func(client.Outcome)) error {
+	o := *op
+	time.AfterFunc(time.Microsecond, func() {
+		f.mu.Lock()
+		f.reads++
+		out := client.Outcome{Node: node}
+		out.Value, out.Found = f.data[node[1]-'1'][entry{o.Cache, o.Key}]
+		if f.reads <= f.refuses || f.unread && node == "n2" {
+			out = client.Outcome{Node: node, Status: client.StatusFail, Refused: true, Code: cachepb.Code_NOT_FRESH, Err: &client.OpError{Code: cachepb.Code_NOT_FRESH}}
+		}
+		f.mu.Unlock()
+		done(out)
+	})
+	return nil
+}
+
+func (f *fake) Inject(_ context.Context, in *scenario.Injection, begin func([]string)) (*Injected, error) {
+	f.call("inject %s", in.Name)
+	if f.injectErr != nil {
+		return nil, f.injectErr
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	target := f.name(f.leader)
+	begin([]string{target})
+	f.open++
+	f.leader = -1
+	f.boot.Process(target, result.ProcessExited, "signal: killed")
+	time.AfterFunc(50*time.Millisecond, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.leader, f.term = 1, f.term+1
+	})
+	return &Injected{
+		Targets: []string{target}, Links: []string{target + ">n2"}, Detail: "pid 1",
+		Bit: func(context.Context) (bool, string) { return !f.harmless, "as told" },
+		Heal: func(context.Context) error {
+			f.call("heal %s", in.Name)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.open--
+			f.boot.Process(target, result.ProcessRunning, "pid 2")
+			return nil
+		},
+	}, nil
+}
+
+func (f *fake) Usage(string) (result.Resource, bool) { return result.Resource{RSS: 1 << 20}, true }
+
+func (f *fake) Stop(time.Duration) error {
+	f.call("stop, %d faults in force", f.open)
+	for i := range f.data {
+		f.boot.Process(f.name(i), result.ProcessExited, "exit status 0")
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stops++
+	return nil
+}
+
+const killOnce = `version: 1
+name: kill-once
+about: The leader is killed once.
+cluster: {nodes: 3}
+load:
+  writers: {schedule: {constant: 100/s}, duration: 3s, warmup: 1s, op: insert, ack: {quorum: 50, leader: 50}, keys: {dist: once}}
+  readers: {schedule: {constant: 50/s}, duration: 3s, warmup: 1s, op: {get: 50, insert: 50}, keys: {count: 20}}
+faults: [{at: 1s, for: 1s, action: kill, target: leader}]
+checks: {lost_writes: true, stale_reads: {max: 500ms}, converge: 5s}
+thresholds: {failover: ["max < 200ms"]}
+`
+
+// carryOut runs a scenario against a fake in a bubble of virtual time.
+func carryOut(t *testing.T, f *fake, interruptAfter time.Duration) (r *result.Run, dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s, err := scenario.Parse("kill-once.yaml", []byte(killOnce))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		defer cancel(nil)
+		if interruptAfter > 0 {
+			time.AfterFunc(interruptAfter, func() { cancel(Interrupt{"SIGINT"}) })
+		}
+		shown := 0
+		r, err = Run(ctx, Config{
+			Plan: scenario.NewPlan(s, 3), Source: []byte(killOnce), Dir: dir, Boot: f.start, Sleep: time.Sleep,
+			Progress: func(Status) { shown++ },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shown == 0 && f.bootErr == nil {
+			t.Error("no progress was shown")
+		}
+	})
+	return r, dir
+}
+
+func verdicts(r *result.Run) map[string]result.Verdict {
+	m := map[string]result.Verdict{}
+	for _, c := range r.Checks {
+		m[c.Name] = c.Verdict
+	}
+	return m
+}
+
+// TestRun_pass proves the order of the phases, that a good run passes every
+// check, and that its evidence is whole.
+func TestRun_pass(t *testing.T) {
+	f := &fake{refuses: 3}
+	r, dir := carryOut(t, f, 0)
+	if r.Verdict != result.Pass || r.ExitCode() != result.ExitOK {
+		t.Errorf("verdict %s, exit code %d: %q", r.Verdict, r.ExitCode(), r.Reasons)
+	}
+	want := map[string]result.Verdict{
+		"run validity": result.Pass, "lost writes": result.Pass, "stale reads": result.Pass, "cluster identity": result.Pass,
+		"dual leader": result.Pass, "convergence": result.Pass, "liveness": result.Pass, "failover": result.Pass,
+	}
+	if d := cmp.Diff(want, verdicts(r)); d != "" {
+		t.Errorf("checks (-want +got):\n%s", d)
+	}
+	order := []string{"boot", "wait healthy, 0 faults in force", "inject kill leader", "heal kill leader", "wait healthy, 0 faults in force", "stop, 0 faults in force"}
+	if d := cmp.Diff(order, f.calls); d != "" {
+		t.Errorf("order of what was done (-want +got):\n%s", d)
+	}
+	for _, name := range []string{result.SummaryFile, result.TimeseriesFile, result.EventsFile, result.HistoryFile, result.ScenarioFile, FactsFile} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	fo := r.Failovers[0]
+	if fo.OldLeader != "n1" || fo.NewLeader != "n2" || fo.Elected < 50*time.Millisecond || fo.Elected > 60*time.Millisecond {
+		t.Errorf("failover %+v", fo)
+	}
+	if gap := fo.Levels[0].Gap; gap < 50*time.Millisecond || gap > 60*time.Millisecond {
+		t.Errorf("gap of %s: %v, want 50 to 60 ms", fo.Levels[0].Level, gap)
+	}
+	if n := r.Thresholds[0]; !n.Met {
+		t.Errorf("threshold %+v", n)
+	}
+	// The same verdict again from the files alone.
+	var again result.Run
+	if _, err := Judge(dir, &again); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(r.Checks, again.Checks); d != "" {
+		t.Errorf("judged again (-then +now):\n%s", d)
+	}
+	back, err := result.Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(back.Events) != len(r.Events) || len(back.Resources) == 0 || len(back.Series) == 0 {
+		t.Errorf("read back: %d events of %d, %d resources, %d series", len(back.Events), len(r.Events), len(back.Resources), len(back.Series))
+	}
+}
+
+// TestRun_history proves what the history of a run holds: every phase, and
+// each operation that the generators counted exactly once.
+func TestRun_history(t *testing.T) {
+	r, dir := carryOut(t, &fake{}, 0)
+	h, err := history.ReadFile(filepath.Join(dir, result.HistoryFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	phases := map[history.Phase]int64{}
+	procs := map[int64]int{}
+	written := map[entry]bool{}
+	for _, o := range h.Ops {
+		phases[o.Phase]++
+		procs[o.Proc]++
+		if o.Write() {
+			written[entry{o.Cache, o.Key}] = true
+		}
+	}
+	var counted int64
+	for _, s := range r.Series {
+		if s.Phase != "" {
+			counted += s.Counts.Intended
+		}
+	}
+	if counted == 0 {
+		for _, s := range r.Series {
+			counted += s.Counts.Intended
+		}
+	}
+	if phases[history.Load] != counted || phases[history.Load] != 450 {
+		t.Errorf("%d operations of the load in the history, %d in the series, 450 intended", phases[history.Load], counted)
+	}
+	if phases[history.Warmup] != 150+600 || phases[history.Probe] != 1800 || phases[history.Final] != 3*int64(len(written)) {
+		t.Errorf("phases %v with %d keys", phases, len(written))
+	}
+	for p, n := range procs {
+		if n > 1 {
+			t.Fatalf("process %d has %d operations", p, n)
+		}
+	}
+}
+
+// TestRun_red proves that what a cluster does wrong turns the verdict red, all
+// the way from the node to the exit code.
+func TestRun_red(t *testing.T) {
+	quorum := func(op *client.Op) bool {
+		return op.Kind == client.KindInsert && op.Level == client.LevelQuorum && strings.HasPrefix(op.Key, "w1-7")
+	}
+	for name, c := range map[string]struct {
+		f     *fake
+		check string
+		want  result.Verdict
+		code  int
+	}{
+		"loses a write on one node": {&fake{loses: func(node string, op *client.Op) bool { return node == "n3" && quorum(op) }}, "lost writes", result.Violated, result.ExitViolated},
+		"loses a write on all":      {&fake{loses: func(_ string, op *client.Op) bool { return quorum(op) }}, "lost writes", result.Violated, result.ExitViolated},
+		"does not converge":         {&fake{sick: errors.New("n1 has applied 5, n2 7"), sickAfter: true}, "convergence", result.Violated, result.ExitViolated},
+		"fault does not bite":       {&fake{harmless: true}, "run validity", result.Unknown, result.ExitUnknown},
+		"fault cannot be injected":  {&fake{injectErr: errors.New("no leader")}, "run validity", result.Unknown, result.ExitUnknown},
+		"cannot be read at the end": {&fake{unread: true}, "lost writes", result.Unknown, result.ExitUnknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := c.f
+			r, _ := carryOut(t, f, 0)
+			if got := verdicts(r)[c.check]; got != c.want {
+				t.Errorf("%s: %s, want %s", c.check, got, c.want)
+			}
+			if r.ExitCode() != c.code {
+				t.Errorf("exit code %d, want %d: %q", r.ExitCode(), c.code, r.Reasons)
+			}
+			if f.stops != 1 || f.open != 0 {
+				t.Errorf("stopped %d times, %d faults in force", f.stops, f.open)
+			}
+		})
+	}
+}
+
+// TestRun_endsEarly proves that however a run ends, faults are healed before
+// the cluster is stopped, once, and that what was recorded is there.
+func TestRun_endsEarly(t *testing.T) {
+	for name, c := range map[string]struct {
+		f       *fake
+		after   time.Duration
+		healed  bool
+		code    int
+		failure string
+	}{
+		"interrupted in the warm-up":     {after: 500 * time.Millisecond, code: result.ExitInterrupt},
+		"interrupted with a fault":       {after: 2500 * time.Millisecond, healed: true, code: result.ExitInterrupt},
+		"interrupted after the fault":    {after: 3500 * time.Millisecond, healed: true, code: result.ExitInterrupt},
+		"interrupted while it forms":     {f: &fake{sick: errors.New("n1 is undefined")}, after: time.Second, code: result.ExitInterrupt},
+		"interrupted while it converges": {f: &fake{sick: errors.New("n1 is undefined"), sickAfter: true}, after: 5 * time.Second, healed: true, code: result.ExitInterrupt},
+		"a panic of the runner":          {f: &fake{panics: true}, healed: true, code: result.ExitFailure, failure: "boom"},
+		"the cluster never gets healthy": {f: &fake{sick: errors.New("n1 is undefined")}, code: result.ExitFailure, failure: "n1 is undefined"},
+		"the cluster cannot be started":  {f: &fake{bootErr: errors.New("exec: no such file")}, code: result.ExitFailure, failure: "no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := c.f
+			if f == nil {
+				f = new(fake)
+			}
+			r, dir := carryOut(t, f, c.after)
+			if r.ExitCode() != c.code || r.Verdict == result.Pass {
+				t.Errorf("exit code %d, want %d; verdict %s, %q", r.ExitCode(), c.code, r.Verdict, r.Reasons)
+			}
+			if !strings.Contains(r.Failure, c.failure) {
+				t.Errorf("failure %q, want one about %q", r.Failure, c.failure)
+			}
+			if f.open != 0 || slices.Contains(f.calls, "heal kill leader") != c.healed {
+				t.Errorf("%d faults in force; calls %q", f.open, f.calls)
+			}
+			if last := f.calls[len(f.calls)-1]; f.bootErr == nil && last != "stop, 0 faults in force" {
+				t.Errorf("the last call is %q", last)
+			}
+			h, err := history.ReadFile(filepath.Join(dir, result.HistoryFile))
+			if err != nil || !h.Complete() {
+				t.Errorf("history complete %t, %v", h != nil && h.Complete(), err)
+			}
+			if _, err := result.Read(dir); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestVersion proves that what a value says about itself is what the history
+// says about the write, and that other values are told apart.
+func TestVersion(t *testing.T) {
+	w := scenario.Workload{Op: scenario.Op{"insert": 1}, Ack: scenario.Ack{"quorum": 1}, Keys: scenario.Keys{Count: 10, Dist: scenario.Dist{Kind: "once"}}, Value: 64}
+	source, err := workload(&w, 3, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for i := range uint64(100) {
+		var op client.Op
+		source.Op(i, &op, nil)
+		v, err := decodeVersion(op.Value)
+		if err != nil || v != versionOf(3, i) || seen[op.Key] {
+			t.Fatalf("operation %d: version %d, want %d; key %s; %v", i, v, versionOf(3, i), op.Key, err)
+		}
+		seen[op.Key] = true
+		op.Value[len(op.Value)/2] ^= 1
+		if _, err := decodeVersion(op.Value); err == nil {
+			t.Fatalf("operation %d: a flipped bit went unnoticed", i)
+		}
+	}
+	for _, v := range []string{"", "x", "w1", string(load.CheckedValue(nil, "someone", 1, nil)), string(load.CheckedValue(nil, "w-1", 1, nil))} {
+		if _, err := decodeVersion([]byte(v)); err == nil {
+			t.Errorf("%q counts as a value of this run", v)
+		}
+	}
+}
