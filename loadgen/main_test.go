@@ -194,6 +194,11 @@ func TestRealNodes(t *testing.T) {
 	if len(r.Series) != 9 || len(r.Nodes) != 3 {
 		t.Errorf("%d series, %d nodes; want 3 operations without and 2 with 3 levels, on 3 nodes", len(r.Series), len(r.Nodes))
 	}
+	for _, name := range []string{"loadgen", "node-1", "node-3"} {
+		if !slices.ContainsFunc(r.Resources, func(s result.Resource) bool { return s.Node == name && s.RSS > 1<<20 }) {
+			t.Errorf("nothing is known of what %s used", name)
+		}
+	}
 	for _, s := range r.Series {
 		if s.Counts.OK != s.Counts.Intended || s.Counts.OK == 0 {
 			t.Errorf("%s: %+v", s.ID(), s.Counts)

@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,6 +42,9 @@ type session struct {
 	target  load.Target
 	cluster *load.Cluster // the target, if it is one
 	steps   []step
+
+	usage   sync.WaitGroup
+	samples []result.Resource
 }
 
 // step is one generator's run.
@@ -127,12 +133,48 @@ func (s *session) connect(ctx context.Context) error {
 	return nil
 }
 
+// sample notes once a second what this process and the nodes use, until ctx is
+// done.
+func (s *session) sample(ctx context.Context) {
+	pids := map[string]int{"loadgen": os.Getpid()}
+	if s.nodes != nil {
+		for _, p := range s.nodes.Nodes {
+			pids[p.Name()] = p.Pid()
+		}
+	}
+	names := slices.Sorted(maps.Keys(pids))
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		for _, name := range names {
+			r := result.Resource{T: s.rec.Now(), Node: name}
+			var err error
+			if r.CPU, r.RSS, err = proc.Usage(pids[name]); err != nil {
+				continue // it has ended
+			}
+			if name == "loadgen" {
+				r.Goroutines = int64(runtime.NumGoroutine())
+			}
+			s.samples = append(s.samples, r)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // offer runs one generator, on the target and the recorder of the session.
 func (s *session) offer(ctx context.Context, g load.Generator, w load.Workload) error {
 	src, err := w.Source()
 	if err != nil {
 		return usageError{err}
 	}
+	sampling, stop := context.WithCancel(ctx)
+	s.usage.Go(func() { s.sample(sampling) })
+	defer s.usage.Wait()
+	defer stop()
 	g.Target, g.Source, g.Recorder = s.target, src, s.rec
 	s.live.phase(g.Phase)
 	sum, err := g.Run(ctx)
@@ -197,6 +239,7 @@ func (s *session) finish(ctx context.Context, failure error) error {
 		s.run.Failure = failure.Error()
 	}
 	s.judge()
+	s.run.Resources = s.samples
 	s.run.Environment = s.probe.Environment()
 	if err := result.Write(s.dir, s.run); err != nil {
 		return err

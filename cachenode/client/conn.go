@@ -64,6 +64,10 @@ type Config struct {
 	ConnectTimeout time.Duration
 	// Timeout is the deadline of operations that have none; 0 is 10 s.
 	Timeout time.Duration
+	// Silence is how long operations may go unanswered with nothing at all
+	// arriving before the stream is given up for broken; 0 is 15 s. It finds
+	// connections that died without a word, where TCP would try for minutes.
+	Silence time.Duration
 	// BackoffMin and BackoffMax bound the pause between attempts to connect,
 	// which grows by half each time; 0 is 20 ms and 250 ms.
 	BackoffMin, BackoffMax time.Duration
@@ -90,6 +94,9 @@ func (cfg *Config) setDefaults() error {
 	}
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = 10 * time.Second
+	}
+	if cfg.Silence <= 0 {
+		cfg.Silence = 15 * time.Second
 	}
 	if cfg.BackoffMin <= 0 {
 		cfg.BackoffMin = 20 * time.Millisecond
@@ -172,8 +179,12 @@ type Conn struct {
 	out       *[]byte
 	queue     []queued
 	spare     []queued
-	cancelled int  // queued operations that must not be sent any more
-	corked    bool // the reader is about to start more; wake the writer after that
+	cancelled int                // queued operations that must not be sent any more
+	corked    bool               // the reader is about to start more; wake the writer after that
+	heard     time.Duration      // when something arrived last
+	mute      time.Duration      // when the first operation was sent that timed out since then; 0: none
+	hangUp    context.CancelFunc // ends the current stream
+	silent    bool               // hangUp was called for silence
 	timer     *time.Timer
 	armed     time.Duration // when the timer fires; 0: not armed
 
@@ -624,11 +635,18 @@ func (c *Conn) expire() {
 	now := c.now()
 	c.armed = 0
 	for c.expiry.head != none && c.slots[c.expiry.head].deadline <= now {
+		if p := &c.slots[c.expiry.head]; c.mute == 0 && p.sent && p.sentAt >= c.heard {
+			c.mute = max(p.sentAt, 1)
+		}
 		done, o := c.giveUp(c.expiry.head, ErrTimeout)
 		over = append(over, ended{done, o})
 	}
 	if c.expiry.head != none {
 		c.arm(c.slots[c.expiry.head].deadline)
+	}
+	if c.mute > 0 && now-c.mute >= c.cfg.Silence && c.hangUp != nil {
+		c.silent = true
+		c.hangUp()
 	}
 	c.mu.Unlock()
 	for _, e := range over {
@@ -691,9 +709,9 @@ func (c *Conn) serve(ctx context.Context) (up bool, err error) {
 		return false, c.streamError(err)
 	}
 	var in frame
-	silent := time.AfterFunc(c.cfg.ConnectTimeout, cancel)
+	ungreeted := time.AfterFunc(c.cfg.ConnectTimeout, cancel)
 	err = stream.RecvMsg(&in)
-	if !silent.Stop() && err != nil {
+	if !ungreeted.Stop() && err != nil {
 		return false, c.connectError(errors.New("connected, but the node does not greet"))
 	}
 	if err != nil {
@@ -704,7 +722,7 @@ func (c *Conn) serve(ctx context.Context) (up bool, err error) {
 		return false, err
 	}
 
-	c.wentUp()
+	c.wentUp(cancel)
 	gone := make(chan struct{})
 	var writer sync.WaitGroup
 	writer.Go(func() { c.write(stream, gone) })
@@ -712,6 +730,13 @@ func (c *Conn) serve(ctx context.Context) (up bool, err error) {
 	close(gone)
 	cancel()
 	writer.Wait()
+	c.mu.Lock()
+	silent := c.silent
+	c.hangUp = nil
+	c.mu.Unlock()
+	if silent {
+		return true, c.connectError(fmt.Errorf("nothing heard for %s", c.cfg.Silence))
+	}
 	return true, c.streamError(err)
 }
 
@@ -735,9 +760,10 @@ func (c *Conn) streamError(err error) error {
 	return c.connectError(fmt.Errorf("%s: %s", s.Code(), s.Message()))
 }
 
-func (c *Conn) wentUp() {
+func (c *Conn) wentUp(hangUp context.CancelFunc) {
 	c.mu.Lock()
 	c.down = nil
+	c.heard, c.mute, c.hangUp, c.silent = c.now(), 0, hangUp, false
 	c.getIDs = false
 	c.stats.Connects++
 	c.notify()
@@ -936,6 +962,7 @@ func (r *reader) handle(b mem.Buffer) error {
 	mgmt := false
 
 	c.mu.Lock()
+	c.heard, c.mute = now, 0
 	for i := range r.views {
 		v := &r.views[i]
 		if v.kind == ackMgmt {

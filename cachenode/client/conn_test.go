@@ -425,6 +425,38 @@ func TestDialFails(t *testing.T) {
 	}
 }
 
+// A connection that swallows everything is given up when nothing has been heard
+// for long enough, although each operation has a deadline of its own; one that
+// is merely slow is not.
+func TestSilence(t *testing.T) {
+	var swallow atomic.Bool
+	store := new(clienttest.Store)
+	srv := &clienttest.Server{Handle: func(s *clienttest.Stream, req *cachepb.CacheRequest) {
+		switch {
+		case !swallow.Load():
+			store.Handle(s, req)
+		case req.GetGet() != nil:
+			s.After(9*time.Second, clienttest.Answer(req, nil))
+		}
+	}}
+	bubble(t, srv, client.Config{Timeout: 2 * time.Second, Silence: 10 * time.Second}, func(t *testing.T, c *client.Conn) {
+		time.Sleep(time.Hour) // an idle stream is no silent one
+		swallow.Store(true)
+		begin := time.Now()
+		c.Start(get("k"), func(client.Outcome) {}) // its late answer is a sign of life after 9 s
+		for c.Stats().Connects == 1 && time.Since(begin) < time.Minute {
+			c.Do(t.Context(), insert("k", "v"))
+		}
+		if took := time.Since(begin); took < 18*time.Second || took > 23*time.Second {
+			t.Errorf("given up after %s", took)
+		}
+		swallow.Store(false)
+		if o := c.Do(t.Context(), insert("k", "v")); o.Status != client.StatusOK {
+			t.Errorf("after the redial: %v", o.Err)
+		}
+	})
+}
+
 // Close ends what is in flight and everything after it.
 func TestClose(t *testing.T) {
 	srv := &clienttest.Server{Handle: func(*clienttest.Stream, *cachepb.CacheRequest) {}}

@@ -124,6 +124,30 @@ func TestChildrenDieWithTheParent(t *testing.T) {
 	}
 }
 
+// Usage sees the processor time and the memory of this process grow.
+func TestUsage(t *testing.T) {
+	cpu, rss, err := proc.Usage(os.Getpid())
+	if err != nil || rss < 1<<20 {
+		t.Fatalf("%s %d %v", cpu, rss, err)
+	}
+	ballast := make([]byte, 64<<20)
+	for end := time.Now().Add(20 * time.Second); ; {
+		for i := range ballast {
+			ballast[i]++
+		}
+		cpu2, rss2, err := proc.Usage(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cpu2 > cpu && rss2 > rss+48<<20 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("cpu %s then %s, memory %d then %d", cpu, cpu2, rss, rss2)
+		}
+	}
+}
+
 // A stopped process is ended too, and the end of the context ends a process.
 func TestEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
