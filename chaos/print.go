@@ -64,7 +64,7 @@ func printChecks(w io.Writer, r *result.Run) {
 	tw = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(tw, "  level\tacked\tlost\tof these allowed\tunknown\tlongest gap\t\n")
 	for _, e := range r.Exposures {
-		outage := "-"
+		outage := "-" // the summary of repetitions has none
 		if i := slices.IndexFunc(r.Outages, func(o result.Outage) bool { return o.Level == e.Level }); i >= 0 {
 			outage = short(r.Outages[i].To - r.Outages[i].From)
 		}

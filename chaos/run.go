@@ -114,6 +114,11 @@ func (c *campaign) scenario(ctx context.Context, s *scenario.Scenario, source []
 			break
 		}
 	}
+	for i := range all.Checks {
+		if c := &all.Checks[i]; c.Detail == "" {
+			c.Detail = fmt.Sprintf("in each of %d repetitions, %d things looked at", len(all.Repeats), c.Checked)
+		}
+	}
 	all.Duration = time.Since(started)
 	all.Environment = probe.Environment()
 	all.Judge()
@@ -176,6 +181,11 @@ func merge(all, r *result.Run, repeat int, dir string, seed uint64) {
 	for _, c := range r.Checks {
 		i := slices.IndexFunc(all.Checks, func(o result.Check) bool { return o.Name == c.Name })
 		if i < 0 {
+			if c.Verdict != result.Pass {
+				c.Detail = fmt.Sprintf("repetition %d: %s", repeat, c.Detail)
+			} else {
+				c.Detail = "" // what one repetition found says little about all
+			}
 			all.Checks = append(all.Checks, c)
 			continue
 		}

@@ -236,6 +236,10 @@ func converged(in *Input) result.Check {
 // logged what only a defect writes.
 func liveness(in *Input, windows []result.Window) result.Check {
 	c := result.Check{Name: "liveness", Verdict: result.Pass, Checked: int64(len(in.Nodes))}
+	if in.Facts.LoadFrom == 0 && len(in.Facts.LogFindings) == 0 {
+		c.Verdict, c.Detail = result.NotExercised, "the run ended before the load began"
+		return c
+	}
 	for _, e := range in.Events {
 		if e.Kind != result.Process || e.State != result.ProcessExited || in.Facts.Stopping > 0 && e.T >= in.Facts.Stopping {
 			continue

@@ -27,7 +27,7 @@ func evidence(t *testing.T, text string) *Input {
 		History:       &history.History{Whole: true},
 		Nodes:         []string{"n1", "n2", "n3"},
 		Limit:         Limits{LostWrites: true, Staleness: 500 * time.Millisecond, Converge: time.Second},
-		Facts:         Facts{Converged: true, FinalReads: true, LoadTo: 10 * time.Second},
+		Facts:         Facts{Converged: true, FinalReads: true, LoadFrom: 1, LoadTo: 10 * time.Second},
 		ProbeInterval: 5 * time.Millisecond,
 	}
 	ms := func(s string) time.Duration {
@@ -595,7 +595,11 @@ func TestLiveness(t *testing.T) {
 			}
 		})
 	}
-	in := evidence(t, "")
+	in := evidence(t, "exit n1 1")
+	in.Facts.LoadFrom = 0
+	if got := liveness(in, nil); got.Verdict != result.NotExercised {
+		t.Errorf("ended before the load began: %s", got.Verdict)
+	}
 	in.Facts.LogFindings = []string{"n1.log:3: panic: boom"}
 	if got := liveness(in, nil); got.Verdict != result.Violated {
 		t.Errorf("a panic in a log: %s", got.Verdict)

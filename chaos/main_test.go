@@ -1,0 +1,193 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/hacache/hacache/chaos/internal/runner"
+	"github.com/hacache/hacache/reports/result"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// command runs a command line and returns what it printed.
+func command(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(t.Context(), append([]string{"chaos"}, args...), &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// TestCommand_mistakes proves that a wrong command line or file is one clear
+// line for each mistake and exit code 2, before anything is started.
+func TestCommand_mistakes(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "typo.yaml")
+	if err := os.WriteFile(file, []byte("version: 1\nname: x\nabout: y\ncluster: {nodes: 3}\nload: {w: {schedule: {constant: 10/s}, duration: 5s, op: insrt}}\nfautls: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := "../scenarios/smoke.yaml"
+	for name, c := range map[string]struct {
+		args  []string
+		want  []string
+		lines int
+	}{
+		"no command":           {nil, []string{"expected one of run, check, validate"}, 1},
+		"unknown command":      {[]string{"rum"}, []string{`unknown command "rum"`}, 1},
+		"unknown flag":         {[]string{"run", good, "--repaet", "3"}, []string{"unknown flag --repaet"}, 1},
+		"no file":              {[]string{"run"}, []string{"no argument; expected FILE"}, 1},
+		"no such file":         {[]string{"run", "nowhere.yaml"}, []string{"nowhere.yaml"}, 1},
+		"two mistakes":         {[]string{"run", file}, []string{file + ":5:58: load.w.op: unknown operation \"insrt\" (did you mean \"insert\"?)", file + ":6:1: unknown field \"fautls\""}, 2},
+		"the same, validated":  {[]string{"validate", file, good}, []string{file + ":5:58:", file + ":6:1:"}, 2},
+		"repeat of nothing":    {[]string{"run", good, "--repeat", "0"}, []string{"--repeat 0; expected 1 to 10000"}, 1},
+		"repeat of a word":     {[]string{"run", good, "--repeat", "x"}, []string{"repeat"}, 1},
+		"keep what":            {[]string{"run", good, "--keep", "some"}, []string{`--keep "some"; expected all or failed`}, 1},
+		"no such program":      {[]string{"run", good, "--cachenode", filepath.Join(dir, "nothing")}, []string{"expected an executable file"}, 1},
+		"not a program":        {[]string{"run", good, "--cachenode", file}, []string{"expected an executable file"}, 1},
+		"check of no run":      {[]string{"check", dir}, []string{dir + " is not the directory of a run"}, 1},
+		"list of no scenarios": {[]string{"list", t.TempDir()}, []string{"no scenario (*.yaml)"}, 1},
+		"plan of two":          {[]string{"plan", good, good}, []string{"plan: 2 arguments; expected FILE"}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := command(t, c.args...)
+			if code != result.ExitUsage {
+				t.Errorf("exit code %d, want %d", code, result.ExitUsage)
+			}
+			for _, w := range c.want {
+				if !strings.Contains(stderr, w) {
+					t.Errorf("stderr lacks %q:\n%s", w, stderr)
+				}
+			}
+			if n := strings.Count(stderr, "\n"); n != c.lines {
+				t.Errorf("%d lines on stderr, want %d:\n%s", n, c.lines, stderr)
+			}
+			if stdout != "" {
+				t.Errorf("stdout:\n%s", stdout)
+			}
+		})
+	}
+}
+
+// TestCommand_quick runs the commands that need no cluster.
+func TestCommand_quick(t *testing.T) {
+	schema, err := os.ReadFile("../scenarios/schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		args []string
+		want []string
+	}{
+		"validate": {[]string{"validate", "../scenarios/smoke.yaml", "../scenarios/leader-kill.yaml"}, []string{"smoke.yaml: ok", "leader-kill.yaml: ok"}},
+		"list":     {[]string{"list", "../scenarios"}, []string{"leader-isolated-with-clients", "latency-100-jitter-100", "steady-baseline"}},
+		"plan":     {[]string{"plan", "../scenarios/leader-kill.yaml", "--seed", "77"}, []string{"leader-kill, seed 77", "inject  kill leader: kill leader", "heal  kill leader"}},
+		"schema":   {[]string{"schema"}, []string{string(schema)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := command(t, c.args...)
+			if code != 0 || stderr != "" {
+				t.Errorf("exit code %d, stderr %q", code, stderr)
+			}
+			for _, w := range c.want {
+				if !strings.Contains(stdout, w) {
+					t.Errorf("stdout lacks %q:\n%s", w, stdout)
+				}
+			}
+		})
+	}
+}
+
+// TestCommand_badProgram proves that a program that is no node ends the run
+// with a reason and a result, and does not hang.
+func TestCommand_badProgram(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "cachenode")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho this is no node\nexit 3\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "out")
+	code, stdout, stderr := command(t, "run", "../scenarios/smoke.yaml", "-q", "--cachenode", program, "--out", out)
+	if code != result.ExitFailure || !strings.Contains(stdout, "has ended: this is no node") {
+		t.Errorf("exit code %d, want %d\n%s%s", code, result.ExitFailure, stdout, stderr)
+	}
+	dirs, err := filepath.Glob(filepath.Join(out, "smoke-*", result.ReportFile))
+	if err != nil || len(dirs) != 1 {
+		t.Errorf("%d reports, %v", len(dirs), err)
+	}
+}
+
+func TestWorse(t *testing.T) {
+	for _, c := range []struct{ a, b, want int }{
+		{0, 0, 0}, {0, 96, 96}, {96, 97, 97}, {130, 97, 97}, {99, 96, 96}, {99, 0, 99}, {1, 96, 1}, {1, 130, 130},
+	} {
+		if worse(c.a, c.b) != c.want || worse(c.b, c.a) != c.want {
+			t.Errorf("worse(%d, %d) = %d, want %d both ways", c.a, c.b, worse(c.a, c.b), c.want)
+		}
+	}
+}
+
+// TestMerge proves that one bad repetition makes the whole bad, and that counts
+// of all add up.
+func TestMerge(t *testing.T) {
+	good := &result.Run{
+		Verdict:    result.Pass,
+		Checks:     []result.Check{{Name: "lost writes", Verdict: result.Pass, Checked: 10, Detail: "lost: quorum 0 of 10"}},
+		Exposures:  []result.Exposure{{Level: "quorum", Acked: 10}},
+		Thresholds: []result.Threshold{{Metric: "failover", Expr: "max < 1s", Got: "20ms", Met: true}},
+		Failovers:  []result.Failover{{Fault: "kill", Elected: 20 * time.Millisecond}},
+	}
+	bad := &result.Run{
+		Verdict:    result.Violated,
+		Checks:     []result.Check{{Name: "lost writes", Verdict: result.Violated, Count: 2, Checked: 10, Detail: "lost: quorum 2 of 10"}},
+		Exposures:  []result.Exposure{{Level: "quorum", Acked: 10, Lost: 2, Window: 5}},
+		Thresholds: []result.Threshold{{Metric: "failover", Expr: "max < 1s", Got: "2s", Met: false}},
+		Losses:     []result.Loss{{Kind: result.Lost, Key: "a"}},
+	}
+	all := &result.Run{Kind: result.KindScenario, Name: "x"}
+	for i, r := range []*result.Run{good, bad, good} {
+		merge(all, r, i+1, "d", uint64(i))
+	}
+	all.Judge()
+	if all.Verdict != result.Violated || all.ExitCode() != result.ExitViolated {
+		t.Errorf("verdict %s", all.Verdict)
+	}
+	if c := all.Checks[0]; c.Count != 2 || c.Checked != 30 || c.Detail != "repetition 2: lost: quorum 2 of 10" {
+		t.Errorf("check %+v", c)
+	}
+	if e := all.Exposures[0]; e.Acked != 30 || e.Lost != 2 || e.Window != 5 {
+		t.Errorf("exposure %+v", e)
+	}
+	if th := all.Thresholds[0]; th.Met || th.Got != "2s in repetition 2" {
+		t.Errorf("threshold %+v", th)
+	}
+	if len(all.Failovers) != 2 || all.Failovers[1].Repeat != 3 || all.Losses[0].Repeat != 2 || len(all.Repeats) != 3 {
+		t.Errorf("failovers %+v, losses %+v", all.Failovers, all.Losses)
+	}
+}
+
+// TestLiveLine proves that a file gets whole lines, few of them, and a quiet
+// run none.
+func TestLiveLine(t *testing.T) {
+	var out bytes.Buffer
+	l := newLiveLine(&out, false)
+	s := runner.Status{Phase: "load", At: time.Second, Length: 10 * time.Second, OK: 5, Faults: []string{"kill leader"}, Roles: map[string]result.Event{"n2": {Node: "n2", Role: result.RoleLeader, Term: 3}}}
+	for range 50 {
+		l.show("smoke", s)
+	}
+	l.clear()
+	want := "smoke  load 1.0s of 10s  n2 leads term 3  ok 5  failed 0  unknown 0  now: kill leader\n"
+	if out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+	out.Reset()
+	newLiveLine(&out, true).show("smoke", s)
+	if out.Len() != 0 {
+		t.Errorf("quiet, but wrote %q", out.String())
+	}
+}
