@@ -296,9 +296,9 @@ func (g *generation) open(ctx context.Context) time.Duration {
 	over := make(chan time.Duration)
 	go func() {
 		if g.Sleep == nil {
-			// The thread keeps its timer slack and is not given back.
+			// The thread keeps its preferences and is not given back.
 			runtime.LockOSThread()
-			tightTimer()
+			prefer()
 		}
 		over <- g.pace(ctx)
 	}()
