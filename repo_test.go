@@ -33,15 +33,16 @@ var imports = map[string][]string{
 	"proto/cachepb":             {},
 	"cachenode/seedtest/seedpb": {}, // the same names as cachepb: nothing may import both
 	"cachenode/internal/config": {},
+	"cachenode/internal/mutant": {},
 	"chaos/internal/history":    {},
 	"chaos/internal/scenario":   {},
 	"reports/result":            {},
 
-	"cachenode/internal/store":                       {"proto/cachepb"},
-	"cachenode/internal/peer":                        {"proto/cachepb"},
-	"cachenode/internal/replication":                 {"proto/cachepb"},
-	"cachenode/internal/replication/replicationtest": {"proto/cachepb", "cachenode/internal/replication"},
-	"cachenode/internal/gateway":                     {"proto/cachepb", "cachenode/internal/replication", "cachenode/internal/store"},
+	"cachenode/internal/store":                       {"proto/cachepb", "cachenode/internal/mutant"},
+	"cachenode/internal/peer":                        {"proto/cachepb", "cachenode/internal/mutant"},
+	"cachenode/internal/replication":                 {"proto/cachepb", "cachenode/internal/mutant"},
+	"cachenode/internal/replication/replicationtest": {"proto/cachepb", "cachenode/internal/mutant", "cachenode/internal/replication"},
+	"cachenode/internal/gateway":                     {"proto/cachepb", "cachenode/internal/mutant", "cachenode/internal/replication", "cachenode/internal/store"},
 	"cachenode/internal/server":                      {"proto/cachepb", "cachenode/internal/gateway", "cachenode/internal/store", "cachenode/internal/peer"},
 	"cachenode/internal/admin":                       {"proto/cachepb"},
 	"cachenode/node":                                 {"proto/cachepb", "cachenode/internal/..."},
@@ -300,6 +301,62 @@ func f() {
 			t.Errorf("%s: %d found, expected %d", code, got, want)
 		}
 	}
+}
+
+// The README's example is what a reader copies first: it must compile against the client as it is.
+func TestReadmeExampleCompiles(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, code, found := strings.Cut(string(text), "```go\n")
+	code, _, closed := strings.Cut(code, "```")
+	if !found || !closed {
+		t.Fatal("README.md has no Go example")
+	}
+	file := filepath.Join(t.TempDir(), "main.go")
+	if err := os.WriteFile(file, []byte(code), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "go", "vet", file).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := exec.CommandContext(t.Context(), "gofmt", "-l", file).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("the example is not formatted: %v %s", err, out)
+	}
+}
+
+// Links of the documents lead somewhere, and every make target that they name exists.
+func TestDocumentsTellTheTruth(t *testing.T) {
+	makefile, err := os.ReadFile("Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := regexp.MustCompile(`\]\(([^)#]+)`)
+	target := regexp.MustCompile("`make ([a-z]+)|(?m)^make ([a-z]+)")
+	walkTree(t, func(file string) {
+		if !strings.HasSuffix(file, ".md") || strings.Contains(file, "testdata") {
+			return
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(file), filepath.FromSlash(m[1]))); err != nil {
+				t.Errorf("%s: the link %s leads nowhere", file, m[1])
+			}
+		}
+		for _, m := range target.FindAllStringSubmatch(string(text), -1) {
+			name := m[1] + m[2]
+			if !regexp.MustCompile(`(?m)^` + name + `:`).Match(makefile) {
+				t.Errorf("%s: there is no make %s", file, name)
+			}
+		}
+	})
 }
 
 // walkTree calls visit with the path of each file that belongs to the repository.

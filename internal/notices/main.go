@@ -134,6 +134,10 @@ func texts(m module) ([]string, error) {
 		}
 		out = append(out, strings.TrimSpace(strings.ReplaceAll(string(data), "\r\n", "\n")))
 	}
+	// FreeType-Go names its licences in LICENSE and keeps the text of the one chosen here elsewhere.
+	if ftl, err := os.ReadFile(filepath.Join(m.Dir, "licenses", "ftl.txt")); err == nil {
+		out = append(out, strings.TrimSpace(strings.ReplaceAll(string(ftl), "\r\n", "\n")))
+	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("%s %s has no licence file in %s", m.Path, m.Version, m.Dir)
 	}
