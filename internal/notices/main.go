@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 func main() {
@@ -132,16 +133,29 @@ func texts(m module) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", m.Path, err)
 		}
-		out = append(out, strings.TrimSpace(strings.ReplaceAll(string(data), "\r\n", "\n")))
+		out = append(out, clean(data))
 	}
 	// FreeType-Go names its licences in LICENSE and keeps the text of the one chosen here elsewhere.
 	if ftl, err := os.ReadFile(filepath.Join(m.Dir, "licenses", "ftl.txt")); err == nil {
-		out = append(out, strings.TrimSpace(strings.ReplaceAll(string(ftl), "\r\n", "\n")))
+		out = append(out, clean(ftl))
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("%s %s has no licence file in %s", m.Path, m.Version, m.Dir)
 	}
 	return out, nil
+}
+
+// clean makes data UTF-8 with plain line ends: some of these files are older than both conventions.
+func clean(data []byte) string {
+	text := string(data)
+	if !utf8.Valid(data) { // Latin-1: its bytes are the code points
+		runes := make([]rune, len(data))
+		for i, b := range data {
+			runes[i] = rune(b)
+		}
+		text = string(runes)
+	}
+	return strings.TrimSpace(strings.NewReplacer("\r\n", "\n", "\f", "").Replace(text))
 }
 
 func write(w *bytes.Buffer, modules []module) error {

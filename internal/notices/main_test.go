@@ -26,7 +26,7 @@ func TestWrite(t *testing.T) {
 	err := write(&buf, []module{
 		makeModule(t, "example.org/a", map[string]string{"LICENSE": mit, "readme.md": "not this"}),
 		makeModule(t, "example.org/b", map[string]string{"LICENSE.md": mit + "\r\n"}),
-		makeModule(t, "example.org/c", map[string]string{"COPYING": "Apache License\n   Version 2.0", "NOTICE": "made by C"}),
+		makeModule(t, "example.org/c", map[string]string{"COPYING": "Apache License\n   Version 2.0", "NOTICE": "made by C\r\nin M\xfcnchen\f"}),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +35,7 @@ func TestWrite(t *testing.T) {
 	if n := strings.Count(got, "Permission is hereby granted"); n != 1 {
 		t.Errorf("the same text is there %d times, expected once for both", n)
 	}
-	for _, want := range []string{"example.org/a\nexample.org/b\n", "made by C", "Apache-2.0", "MIT"} {
+	for _, want := range []string{"example.org/a\nexample.org/b\n", "made by C\nin München\n", "Apache-2.0", "MIT"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in:\n%s", want, got)
 		}
