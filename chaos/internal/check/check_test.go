@@ -685,4 +685,10 @@ func TestThresholds(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("thresholds (-want +got):\n%s", d)
 	}
+
+	in.Facts.Generator = "writers was late"
+	v = All(in)
+	if len(v.Thresholds) != 3 || find(t, v, "thresholds").Verdict != result.Unknown {
+		t.Errorf("with a limited generator %d thresholds were judged, want the 3 that are no latencies", len(v.Thresholds))
+	}
 }

@@ -25,12 +25,28 @@ type Threshold struct {
 // thresholds measures what the scenario limits. A threshold that cannot be
 // measured is not met, and says so: a limit on nothing must not look kept.
 func (v *Verdicts) thresholds(in *Input, windows []result.Window) {
+	unjudged := 0
 	for _, t := range in.Limit.Thresholds {
+		if in.Facts.Generator != "" && t.latency() {
+			unjudged++
+			continue
+		}
 		r := result.Threshold{Metric: t.Metric, Expr: t.Expr}
 		value, got, ok := v.measure(in, windows, &t)
 		r.Got, r.Met = got, ok && t.Holds(value)
 		v.Thresholds = append(v.Thresholds, r)
 	}
+	if unjudged > 0 {
+		v.add(result.Check{
+			Name: "thresholds", Verdict: result.Unknown, Count: int64(unjudged),
+			Detail: fmt.Sprintf("%d limits on latency cannot be judged: the generator was limited, %s", unjudged, in.Facts.Generator),
+		})
+	}
+}
+
+// latency reports whether the metric is what the generator measures.
+func (t *Threshold) latency() bool {
+	return t.Name != "errors" && t.Name != "leader_changes" && t.Name != "failover"
 }
 
 func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (value float64, got string, ok bool) {

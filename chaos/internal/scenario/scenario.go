@@ -33,7 +33,7 @@ type Scenario struct {
 // Cluster says which processes to start.
 type Cluster struct {
 	Nodes  int               `json:"nodes" jsonschema:"number of nodes, 1 to 7; they are called n1, n2 and so on"`
-	Caches []Cache           `json:"caches,omitempty" jsonschema:"caches with a policy of their own; any other cache comes into being without limits"`
+	Caches []Cache           `json:"caches,omitempty" jsonschema:"not built yet"`
 	Env    map[string]string `json:"env,omitempty" jsonschema:"additional environment of every node, CACHE_... only"`
 }
 
