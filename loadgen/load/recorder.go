@@ -368,7 +368,7 @@ func (r *Recorder) rotate(at time.Duration) {
 	var rows []result.Interval
 	from := r.rotated
 	if at <= from {
-		at = r.Now() // somebody was faster
+		at = max(r.Now(), from+1) // somebody was faster; no interval is empty of time
 	}
 	r.rotated = at
 	var over [][]*cell
