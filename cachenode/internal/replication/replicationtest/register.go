@@ -53,6 +53,9 @@ func (r *register) Apply(index, term uint64, data []byte) {
 			s.fail("operation %d was promised index %d and got %d", op, w.index, index)
 		}
 		s.Acked(op, r.n.Core.Cluster(), index)
+		if s.opt.Watch != nil {
+			s.opt.Watch.Acked(r.n, op, index)
+		}
 	}
 }
 

@@ -32,12 +32,30 @@ type Options struct {
 	Logger       *slog.Logger
 	// Eat, if not nil, drops the messages for which it returns true: the network eats one kind of message.
 	Eat func(m proto.Message) bool
+	// Watch, if not nil, is told what happens, in order.
+	Watch Watcher
 	// Upper builds what runs above the core of a node; nil means the toy register. attach is called with the core.
 	Upper func(n *Node) (upper replication.Driven, attach func(*replication.Core))
 	// LogRetainEntries forces snapshots when small. Default 10 000
 	LogRetainEntries int
 	// SnapshotWindow makes transfers slow when small. Default 8
 	SnapshotWindow int
+}
+
+// Watcher is told what happens in a simulation, at the simulated time at which it does. A transcript is one.
+type Watcher interface {
+	// Sent reports a message that left a node. lost says that it will not arrive; a message may still be lost later.
+	Sent(from *Node, to int, lane replication.Lane, m proto.Message, lost bool)
+	// Lost reports a message that was on its way.
+	Lost(from *Node, to int, lane replication.Lane, m proto.Message)
+	// Linked reports that a node got its first connection with another, or lost its last one.
+	Linked(n *Node, to int, up bool)
+	// DialFailed reports a failed attempt to connect.
+	DialFailed(n *Node, to int, refused bool)
+	// Turned reports the end of one turn of a node's loop.
+	Turned(n *Node)
+	// Acked reports an operation that was acknowledged at quorum.
+	Acked(n *Node, op, index uint64)
 }
 
 // Sim is one simulated cluster. It is not safe for concurrent use.
@@ -50,6 +68,7 @@ type Sim struct {
 	hosts  []string
 	nodes  []*Node         // by slot; nil: not running
 	cut    map[[2]int]bool // packets from a to b vanish
+	deaf   map[[2]int]bool // b refuses connections that a opens
 	slow   map[int]time.Duration
 	logs   map[uint64]map[uint64]entryMark // cluster -> index -> what was applied there
 	acked  map[uint64]ack                  // by operation
@@ -109,7 +128,7 @@ func New(opt Options) *Sim {
 	}
 	s := &Sim{
 		opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 0x5eed)), now: time.Second,
-		nodes: make([]*Node, opt.Nodes), cut: map[[2]int]bool{}, slow: map[int]time.Duration{},
+		nodes: make([]*Node, opt.Nodes), cut: map[[2]int]bool{}, deaf: map[[2]int]bool{}, slow: map[int]time.Duration{},
 		logs: map[uint64]map[uint64]entryMark{}, acked: map[uint64]ack{}, leads: map[[2]uint64]uint64{},
 	}
 	for i := range opt.Nodes {
@@ -263,8 +282,14 @@ func (s *Sim) Isolate(slot int, cut bool) {
 // Cut makes the packets from a to b vanish, or flow again.
 func (s *Sim) Cut(a, b int, cut bool) { s.cut[[2]int{a, b}] = cut }
 
-// Heal lets all packets flow.
-func (s *Sim) Heal() { clear(s.cut) }
+// Refuse makes b refuse the connections that a opens, or take them again. Those that are up stay so.
+func (s *Sim) Refuse(a, b int, refuse bool) { s.deaf[[2]int{a, b}] = refuse }
+
+// Heal lets all packets flow and all connections be opened.
+func (s *Sim) Heal() {
+	clear(s.cut)
+	clear(s.deaf)
+}
 
 // Failed returns how many slots are failed in the sense of the design: not running, or not promoted to voter since. What
 // counts is the configuration of whoever leads; without a leader, each node's own.
@@ -345,18 +370,10 @@ func (s *Sim) dial(a, b, tries int) {
 	rtt := s.delay(a, b) + s.delay(b, a)
 	switch {
 	case !reach:
-		s.At(20*time.Millisecond, func() {
-			if s.nodes[a] == from {
-				from.step(func() { from.Core.DialFailed(b, false) })
-			}
-		})
+		s.At(20*time.Millisecond, func() { from.dialFailed(b, false) })
 		again(backoff)
-	case to == nil:
-		s.At(rtt, func() {
-			if s.nodes[a] == from {
-				from.step(func() { from.Core.DialFailed(b, true) })
-			}
-		})
+	case to == nil, s.deaf[[2]int{a, b}]:
+		s.At(rtt, func() { from.dialFailed(b, true) })
 		again(backoff)
 	default:
 		to.ensure()
@@ -372,12 +389,29 @@ func (s *Sim) dial(a, b, tries int) {
 				to.linkUp(replication.Incoming, lane, from)
 			}
 			from.dialing[b] = false
-			info := to.Core.LeaderInfo()
-			from.step(func() {
-				from.Core.ReceiveAck(b, to.Core.ID(), replication.LaneControl,
-					&cachepb.Ack{Method: &cachepb.Ack_MgmtAck{MgmtAck: &cachepb.MgmtAck{Method: &cachepb.MgmtAck_LeaderInfo{LeaderInfo: info}}}})
-			})
+			info := &cachepb.Ack{Method: &cachepb.Ack_MgmtAck{MgmtAck: &cachepb.MgmtAck{Method: &cachepb.MgmtAck_LeaderInfo{LeaderInfo: to.Core.LeaderInfo()}}}}
+			eaten := s.opt.Eat != nil && s.opt.Eat(info)
+			s.sent(to, a, replication.LaneControl, info, eaten)
+			if !eaten {
+				from.step(func() { from.Core.ReceiveAck(b, to.Core.ID(), replication.LaneControl, info) })
+			}
 		})
+	}
+}
+
+func (n *Node) dialFailed(slot int, refused bool) {
+	if n.dead {
+		return
+	}
+	if w := n.sim.opt.Watch; w != nil {
+		w.DialFailed(n, slot, refused)
+	}
+	n.step(func() { n.Core.DialFailed(slot, refused) })
+}
+
+func (s *Sim) sent(from *Node, to int, lane replication.Lane, m proto.Message, lost bool) {
+	if s.opt.Watch != nil {
+		s.opt.Watch.Sent(from, to, lane, m, lost)
 	}
 }
 
@@ -441,6 +475,9 @@ func (n *Node) finishTurn() {
 		again = n.Upper.Settle()
 	}
 	n.sim.check(n)
+	if w := n.sim.opt.Watch; w != nil {
+		w.Turned(n)
+	}
 	if at := min(n.Core.NextWake(), n.Upper.NextWake()); n.wakeAt == 0 || at < n.wakeAt || n.wakeAt <= n.sim.now {
 		n.wakeAt = at
 		n.sim.At(max(at-n.sim.now, 0), func() {
@@ -454,7 +491,11 @@ func (n *Node) finishTurn() {
 
 func (n *Node) linkUp(dir replication.Direction, lane replication.Lane, o *Node) {
 	n.ensure()
+	first := n.peerAt(o.slot) == nil
 	n.up[dir][lane][o.slot] = o
+	if w := n.sim.opt.Watch; w != nil && first {
+		w.Linked(n, o.slot, true)
+	}
 	n.step(func() { n.Core.PeerUp(o.slot, o.Core.ID(), dir, lane) })
 }
 
@@ -463,6 +504,9 @@ func (n *Node) linkDown(dir replication.Direction, lane replication.Lane, o *Nod
 		return
 	}
 	delete(n.up[dir][lane], o.slot)
+	if w := n.sim.opt.Watch; w != nil && n.peerAt(o.slot) == nil {
+		w.Linked(n, o.slot, false)
+	}
 	n.step(func() { n.Core.PeerDown(o.slot, 0, dir, lane) })
 	if dir == replication.Outgoing {
 		n.sim.dial(n.slot, o.slot, 0)
@@ -513,13 +557,16 @@ func (n *Node) carry(slot int, lane replication.Lane, m proto.Message, deliver f
 	s.Count.Messages++
 	if to.dead {
 		// The other end is gone, and its machine says so as soon as a packet gets through.
+		s.sent(n, slot, lane, m, true)
 		s.At(2*s.delay(n.slot, slot), func() { n.lost(to) })
 		return true
 	}
 	if s.cut[[2]int{n.slot, slot}] || s.rng.Float64() < s.opt.Loss || (s.opt.Eat != nil && s.opt.Eat(m)) {
 		s.Count.Dropped++
+		s.sent(n, slot, lane, m, true)
 		return true
 	}
+	s.sent(n, slot, lane, m, false)
 	copies := 1
 	if s.rng.Float64() < s.opt.Duplicate {
 		copies = 2
@@ -529,6 +576,8 @@ func (n *Node) carry(slot int, lane replication.Lane, m proto.Message, deliver f
 		s.At(s.arrival(n, slot, lane), func() {
 			if !to.dead && !s.cut[[2]int{n.slot, slot}] {
 				to.step(func() { deliver(to, m) })
+			} else if s.opt.Watch != nil {
+				s.opt.Watch.Lost(n, slot, lane, m)
 			}
 		})
 	}
