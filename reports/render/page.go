@@ -328,8 +328,8 @@ func missing(r *result.Run) []string {
 			out = append(out, what)
 		}
 	}
-	want(len(r.Series) > 0, "totals of the load (no series in "+result.SummaryFile+")")
-	if len(r.Repeats) == 0 { // the course of a repeated scenario is in its repetitions
+	if len(r.Repeats) == 0 { // the load of a repeated scenario is in its repetitions
+		want(len(r.Series) > 0, "totals of the load (no series in "+result.SummaryFile+")")
 		want(len(r.Intervals) > 0, "the course of the load over time ("+result.TimeseriesFile+")")
 		if r.Kind == result.KindScenario {
 			want(len(r.Events) > 0, "faults, roles and processes over time ("+result.EventsFile+")")

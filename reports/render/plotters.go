@@ -58,7 +58,7 @@ func (g glyph) outline(r vg.Length) vg.Path {
 	return p
 }
 
-// drawGlyph draws g at pt; a ring is filled with the surface, so that it hides the line below it.
+// drawGlyph draws g at pt; a ring is filled with the surface, if there is one, so that it hides the line below it.
 func drawGlyph(c draw.Canvas, g glyph, sty draw.LineStyle, surface draw.LineStyle, pt vg.Point, r vg.Length) {
 	if g == noGlyph {
 		return
@@ -67,8 +67,10 @@ func drawGlyph(c draw.Canvas, g glyph, sty draw.LineStyle, surface draw.LineStyl
 	c.Translate(pt)
 	path := g.outline(r)
 	if g == ring {
-		c.SetColor(surface.Color)
-		c.Fill(path)
+		if surface.Color != nil {
+			c.SetColor(surface.Color)
+			c.Fill(path)
+		}
 		c.SetLineStyle(draw.LineStyle{Color: sty.Color, Width: 1.4})
 		c.Stroke(path)
 	} else {

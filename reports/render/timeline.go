@@ -159,15 +159,24 @@ func (t *timeline) fillGaps(rows []result.Interval) []result.Interval {
 	return out
 }
 
-// joinSplit puts together the rows of an interval in which one phase ended and the next began: each has its own.
+// joinSplit puts together the rows of an interval in which one phase ended and the next began, since each has its own,
+// and adds what is left over at the end of a phase to the interval before it: in a few milliseconds a rate is noise.
 func joinSplit(rows []result.Interval) []result.Interval {
 	var out []result.Interval
 	for _, r := range rows {
-		if n := len(out); n > 0 && r.T == out[n-1].T && r.Width == out[n-1].Width {
-			join(&out[n-1], r)
-		} else {
-			out = append(out, r)
+		if n := len(out); n > 0 {
+			last := &out[n-1]
+			if r.T == last.T && r.Width == last.Width {
+				join(last, r)
+				continue
+			}
+			if r.T == last.T+last.Width && r.Width < last.Width/2 {
+				last.Width += r.Width
+				join(last, r)
+				continue
+			}
 		}
+		out = append(out, r)
 	}
 	return out
 }

@@ -137,18 +137,21 @@ func TestThinOut(t *testing.T) {
 	}
 }
 
-// An interval that two phases share is one interval of the picture.
+// An interval that two phases share is one interval of the picture, and a sliver belongs to the one before it.
 func TestJoinSplit(t *testing.T) {
 	got := joinSplit([]result.Interval{
 		{T: 0, Width: 10, Phase: "before", OK: 5, P50: 2, Max: 7},
 		{T: 10, Width: 10, Phase: "before", OK: 3, Fail: 1, P50: 4, Max: 4},
 		{T: 10, Width: 10, Phase: "during", OK: 1, Info: 2, P50: 9, Max: 9},
 		{T: 20, Width: 10, Phase: "during", OK: 8},
+		{T: 30, Width: 2, Phase: "during", OK: 4, P50: 1},
+		{T: 40, Width: 2, Phase: "during", OK: 1}, // does not touch
 	})
 	want := []result.Interval{
 		{T: 0, Width: 10, Phase: "before", OK: 5, P50: 2, Max: 7},
 		{T: 10, Width: 10, Phase: "before", OK: 4, Fail: 1, Info: 2, P50: 9, Max: 9},
-		{T: 20, Width: 10, Phase: "during", OK: 8},
+		{T: 20, Width: 12, Phase: "during", OK: 12, P50: 1},
+		{T: 40, Width: 2, Phase: "during", OK: 1},
 	}
 	if diff := cmp.Diff(got, want); diff != "" {
 		t.Errorf("got - want:\n%s", diff)
