@@ -1,7 +1,6 @@
 package result
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -80,8 +79,8 @@ func (p *Probe) Environment() *Environment {
 	return &e
 }
 
-// build is the commit and the module versions stamped into the program. `go run` and `go test` stamp no commit; it is
-// then asked of git.
+// build is the commit and the module versions stamped into the program. `go run` and `go test` stamp no commit, nor does
+// -buildvcs=false; it is then asked of git.
 func build() (commit string, modified bool, versions map[string]string) {
 	bi, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -96,11 +95,7 @@ func build() (commit string, modified bool, versions map[string]string) {
 		}
 	}
 	if commit == "" {
-		if out, err := exec.Command("git", "rev-parse", "HEAD").Output(); err == nil {
-			commit = strings.TrimSpace(string(out))
-			out, err = exec.Command("git", "status", "--porcelain", "--untracked-files=no").Output()
-			modified = err == nil && len(bytes.TrimSpace(out)) > 0
-		}
+		commit, modified = checkout(bi.Main.Path)
 	}
 	versions = map[string]string{}
 	for _, m := range bi.Deps {
@@ -109,6 +104,23 @@ func build() (commit string, modified bool, versions map[string]string) {
 		}
 	}
 	return commit, modified, versions
+}
+
+// checkout is the commit of the working directory, if that lies in a checkout of module: the commit of some other
+// repository would be worse than none.
+func checkout(module string) (commit string, modified bool) {
+	git := func(args ...string) string {
+		out, err := exec.Command("git", args...).Output()
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(string(out))
+	}
+	top := git("rev-parse", "--show-toplevel")
+	if line, _, _ := strings.Cut(readLine(top+"/go.mod"), "//"); top == "" || strings.TrimSpace(line) != "module "+module {
+		return "", false
+	}
+	return git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no") != ""
 }
 
 // cpuTimes is the first line of /proc/stat, in clock ticks since boot.

@@ -36,6 +36,44 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// Started in somebody else's repository, a program must not take that repository's commit for its own.
+func TestCheckout(t *testing.T) {
+	if _, err := exec.LookPath("git"); err != nil {
+		t.Skip("no git on this system")
+	}
+	dir := t.TempDir()
+	t.Chdir(dir)
+	git := func(args ...string) string {
+		t.Helper()
+		out, err := exec.Command("git", append([]string{"-c", "user.name=n", "-c", "user.email=e"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	if commit, modified := checkout("example.org/m"); commit != "" || modified {
+		t.Errorf("outside of any repository: %q, %v", commit, modified)
+	}
+	git("init", "-q")
+	if err := os.WriteFile("go.mod", []byte("module example.org/m\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	git("add", "go.mod")
+	git("commit", "-q", "-m", "x")
+	if commit, modified := checkout("example.org/m"); commit != git("rev-parse", "HEAD") || modified {
+		t.Errorf("own repository: %q, %v", commit, modified)
+	}
+	if commit, _ := checkout("example.org/other"); commit != "" {
+		t.Errorf("another module's repository: %q was taken", commit)
+	}
+	if err := os.WriteFile("go.mod", []byte("module example.org/m\n\ngo 1.26\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, modified := checkout("example.org/m"); !modified {
+		t.Error("a modified tree was not noticed")
+	}
+}
+
 // The command line of a report is pasted into a shell by whoever repeats the run: the shell itself says whether it
 // means the same words.
 func TestCommandLineSurvivesTheShell(t *testing.T) {
