@@ -218,8 +218,16 @@ func nodeNames(n int) []string {
 	return names
 }
 
+// forgetting are variables that make a node drop what it has acknowledged.
+var forgetting = []string{"CACHE_DEFAULT_TTL"}
+
 func (s *Scenario) validateChecks(d *decoder) {
 	def(&s.Checks.Converge, Duration(10*time.Second))
+	for _, k := range forgetting {
+		if s.Cluster.Env[k] != "" && (s.Checks.LostWrites || s.Checks.StaleReads != nil) {
+			d.errorAt("cluster.env."+k, "what expires cannot be told from what was lost; leave it out, or check neither lost_writes nor stale_reads")
+		}
+	}
 	if s.Checks.Linearizable != nil {
 		d.errorAt("checks.linearizable", "not built yet; leave it out, nothing would be checked")
 	}
