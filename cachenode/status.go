@@ -81,8 +81,38 @@ func leaderCommand() *cli.Command {
 	}
 }
 
-// switchLeader asks the leader itself, whichever node the command was pointed at.
+func membersCommand() *cli.Command {
+	return &cli.Command{
+		Name: "members", Usage: "manage the hosts of the cluster",
+		Commands: []*cli.Command{{
+			Name: "set", Usage: "change the hosts of the running cluster; returns when the new list is in force",
+			ArgsUsage: "HOST HOST...",
+			Description: "Name all hosts of the new list. Start the processes of new hosts first, with CACHE_JOIN_ONLY=true and the new\n" +
+				"list in HA_HOSTS. Afterwards change HA_HOSTS of the others, node by node; who left the list can be stopped.",
+			Flags: connectFlags(),
+			Action: func(ctx context.Context, c *cli.Command) error {
+				hosts, err := exactArgs(c, 1, 7)
+				if err != nil {
+					return err
+				}
+				return atLeader(ctx, c, func(ctx context.Context, conn *client.Conn) error {
+					return conn.MembersSet(ctx, hosts)
+				})
+			},
+		}},
+	}
+}
+
+// switchLeader hands leadership over.
 func switchLeader(ctx context.Context, c *cli.Command) error {
+	return atLeader(ctx, c, func(ctx context.Context, conn *client.Conn) error {
+		_, err := conn.LeaderSwitch(ctx, config.Identity(c.String("to")))
+		return err
+	})
+}
+
+// atLeader does something at the leader itself, whichever node the command was pointed at, and prints ok.
+func atLeader(ctx context.Context, c *cli.Command, do func(context.Context, *client.Conn) error) error {
 	t, err := newTarget(c)
 	if err != nil {
 		return err
@@ -109,7 +139,7 @@ func switchLeader(ctx context.Context, c *cli.Command) error {
 		}
 		defer conn.Close()
 	}
-	if _, err := conn.LeaderSwitch(ctx, config.Identity(c.String("to"))); err != nil {
+	if err := do(ctx, conn); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintln(c.Root().Writer, "ok")
@@ -130,10 +160,6 @@ func abandonCommand() *cli.Command {
 			return withConn(ctx, c, func(ctx context.Context, conn *client.Conn) error {
 				if err := conn.Abandon(ctx); err != nil {
 					return err
-				}
-				// There is no answer to it; an answered ping says that the node has read it.
-				if err := conn.Ping(ctx); err != nil {
-					return fmt.Errorf("sent, but the node did not answer afterwards: %w", err)
 				}
 				_, err := fmt.Fprintln(c.Root().Writer, "ok")
 				return err

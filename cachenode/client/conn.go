@@ -970,7 +970,7 @@ func (r *reader) handle(b mem.Buffer) error {
 			continue
 		}
 		slot, late, ok := c.match(v)
-		if !ok && c.failSwitch(v) {
+		if !ok && c.failMgmt(v) {
 			continue
 		}
 		if !ok {

@@ -14,6 +14,7 @@ const (
 	mgmtPong = iota
 	mgmtHealth
 	mgmtSwitch
+	mgmtDone // MembersSet and Abandon, of which a node carries out one at a time
 	mgmtKinds
 )
 
@@ -60,25 +61,22 @@ func (c *Conn) LeaderSwitch(ctx context.Context, host string) (*cachepb.LeaderSw
 }
 
 // Abandon tells the node to forget everything and to join again as an empty
-// one. The node does not answer; nil means that the request was sent.
+// one. nil means that it will at once.
 func (c *Conn) Abandon(ctx context.Context) error {
-	if err := c.Ready(ctx); err != nil {
-		return err
-	}
-	return c.enqueue(&cachepb.MgmtRequest{
+	_, err := c.manage(ctx, mgmtDone, &cachepb.MgmtRequest{
 		Method: &cachepb.MgmtRequest_Abandon{Abandon: &cachepb.Abandon{YesLoseThisCopy: true}},
-	}, nil, 0)
+	})
+	return err
 }
 
-// MembersSet asks for a new list of hosts. The node does not answer; nil means
-// that the request was sent.
+// MembersSet asks the leader for a new list of hosts and waits until it is in
+// force. After an error of ctx the change may still happen; asking for the
+// same list again is harmless.
 func (c *Conn) MembersSet(ctx context.Context, hosts []string) error {
-	if err := c.Ready(ctx); err != nil {
-		return err
-	}
-	return c.enqueue(&cachepb.MgmtRequest{
+	_, err := c.manage(ctx, mgmtDone, &cachepb.MgmtRequest{
 		Method: &cachepb.MgmtRequest_MembersSet{MembersSet: &cachepb.MembersSet{Hosts: hosts}},
-	}, nil, 0)
+	})
+	return err
 }
 
 // manage sends one management request and waits for its answer.
@@ -159,6 +157,8 @@ func (c *Conn) handleMgmt(b []byte) {
 		kind = mgmtHealth
 	case *cachepb.MgmtAck_LeaderSwitchAck:
 		kind = mgmtSwitch
+	case *cachepb.MgmtAck_Done:
+		kind = mgmtDone
 	default:
 		c.mu.Lock()
 		c.stats.Unmatched++
@@ -178,14 +178,18 @@ func (c *Conn) handleMgmt(b []byte) {
 	}
 }
 
-// failSwitch gives an Error that names no operation to the oldest LeaderSwitch:
-// no other management request that waits for an answer can fail. mu is held.
-func (c *Conn) failSwitch(v *ackView) bool {
-	q := c.mgmt[mgmtSwitch]
+// failMgmt gives an Error that names no operation to the management request that
+// waits: of those that can fail a node carries out one at a time. mu is held.
+func (c *Conn) failMgmt(v *ackView) bool {
+	kind := mgmtSwitch
+	if len(c.mgmt[kind]) == 0 {
+		kind = mgmtDone
+	}
+	q := c.mgmt[kind]
 	if v.kind != ackError || v.hasID || v.key != nil || len(q) == 0 {
 		return false
 	}
-	c.mgmt[mgmtSwitch] = q[1:]
+	c.mgmt[kind] = q[1:]
 	reason := v.detail
 	if len(reason) == 0 {
 		reason = v.text

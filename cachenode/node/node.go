@@ -7,9 +7,12 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -28,7 +31,7 @@ import (
 type Node struct {
 	cfg    config.Config
 	log    *slog.Logger
-	hosts  []string
+	hosts  []string // the configured ones; the cluster's list may have changed since
 	ln     net.Listener
 	admin  net.Listener
 	store  *store.Store
@@ -38,9 +41,9 @@ type Node struct {
 	peers  *peer.Transport
 	server *server.Server
 
-	id    atomic.Uint64 // current incarnation, for the transport's goroutines
-	ready atomic.Bool
-	ran   atomic.Bool
+	id   atomic.Uint64            // current incarnation, for the transport's goroutines
+	tags atomic.Pointer[[]uint32] // of the hosts by slot, for the same; replaced on the runner's goroutine
+	ran  atomic.Bool
 }
 
 // New builds a node from a validated configuration and opens its listeners, so that a taken port is an error here and
@@ -84,7 +87,7 @@ func (n *Node) assemble(serverTLS, clientTLS *tls.Config) error {
 	n.store = store.New(storeConfig(&n.cfg))
 	link := &transport{n: n}
 	n.gw = gateway.New(gateway.Config{
-		Hosts: n.hosts, Self: n.cfg.Self, Store: n.store, Transport: link,
+		Store: n.store, Transport: link,
 		MaxStale: n.cfg.MaxStaleness, Rand: random, Logger: n.log,
 	})
 	core, err := replication.New(replication.Config{
@@ -100,15 +103,13 @@ func (n *Node) assemble(serverTLS, clientTLS *tls.Config) error {
 	n.id.Store(core.ID())
 	n.gw.Attach(core)
 	n.runner = replication.NewRunner(core, n.gw)
-	hosts := make([]peer.Host, len(n.hosts))
+	hosts, tags := make([]peer.Host, len(n.hosts)), make([]uint32, len(n.hosts))
 	for slot, h := range n.hosts {
-		hosts[slot] = peer.Host{Identity: h, DialAddr: h}
-		if len(n.cfg.Hosts) > 0 {
-			hosts[slot].DialAddr = n.cfg.DialAddr(slot)
-		}
+		hosts[slot], tags[slot] = n.peerHost(h), replication.HostTag(h)
 	}
+	n.tags.Store(&tags)
 	n.peers, err = peer.New(peer.Config{
-		Self: n.cfg.Self, Hosts: hosts, ID: n.id.Load, Token: string(n.cfg.PeerSecret()), TLS: clientTLS,
+		Self: n.cfg.Self, Hosts: hosts, ID: n.id.Load, SlotOf: n.slotOf, Token: string(n.cfg.PeerSecret()), TLS: clientTLS,
 		Handler: inbound{n.runner}, Greeting: n.LeaderInfo, Logger: n.log, BackoffMax: n.cfg.BackoffMax(),
 		SilenceTimeout: silence(n.cfg.ElectionTimeout),
 	})
@@ -120,6 +121,18 @@ func (n *Node) assemble(serverTLS, clientTLS *tls.Config) error {
 	})
 	return nil
 }
+
+// peerHost says where to dial a host.
+func (n *Node) peerHost(identity string) peer.Host {
+	h := peer.Host{Identity: identity, DialAddr: identity}
+	if addr, ok := n.cfg.DialMap[identity]; ok {
+		h.DialAddr = addr
+	}
+	return h
+}
+
+// slotOf returns the slot of the host that an id was drawn for, or -1. It is safe for concurrent use.
+func (n *Node) slotOf(id uint64) int { return slices.Index(*n.tags.Load(), replication.IDTag(id)) }
 
 // silence is how long a peer stream may stay silent before it is redialed. Peers hear from each other ten times a second.
 // It must be well above what a slow link adds, or calm is lost, and well below TCP's own patience, which after a long
@@ -228,32 +241,30 @@ func (n *Node) Submit(to server.Responder, req *cachepb.CacheRequest) bool {
 // LeaderSwitch implements server.Backend: it hands leadership to a host, or to the best one for "", and returns when
 // another node leads.
 func (n *Node) LeaderSwitch(ctx context.Context, host string) error {
-	slot := -1
-	if host != "" {
-		for i, h := range n.hosts {
-			if h == config.Identity(host) {
-				slot = i
-			}
-		}
-		if slot < 0 {
-			return &server.Error{Code: cachepb.Code_INVALID, Detail: host + " is not a host of this cluster"}
-		}
-	}
-	var started, already bool
+	var started, already, unknown bool
 	var leader int
+	var address string
 	var term uint64
 	if err := n.runner.Call(ctx, func(c *replication.Core) {
 		leader, term = c.Leader(), c.Term()
+		address = c.Host(leader)
+		slot := -1
+		if host != "" {
+			slot = c.Slot(config.Identity(host))
+			unknown = !slices.Contains(c.Members(), config.Identity(host))
+		}
 		already = slot >= 0 && leader == slot
-		started = !already && c.Transfer(slot)
+		started = !already && !unknown && c.Transfer(slot)
 	}); err != nil {
 		return err
 	}
 	switch {
+	case unknown:
+		return &server.Error{Code: cachepb.Code_INVALID, Detail: host + " is not a host of this cluster"}
 	case already:
 		return nil
 	case !started && leader >= 0 && leader != n.cfg.Self:
-		return &server.Error{Code: cachepb.Code_NOT_LEADER, Detail: "this node does not lead, " + n.hosts[leader] + " does"}
+		return notLeader(address)
 	case !started && leader < 0:
 		return &server.Error{Code: cachepb.Code_NO_LEADER, Detail: "there is no leader"}
 	case !started:
@@ -266,13 +277,9 @@ func (n *Node) LeaderSwitch(ctx context.Context, host string) error {
 
 // await polls the published view. It serves waits of a few round trips that happen once in a node's life.
 func (n *Node) await(ctx context.Context, cond func(*replication.View) bool) error {
-	ticker := time.NewTicker(2 * time.Millisecond)
-	defer ticker.Stop()
 	for !cond(n.runner.View()) {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := n.pause(ctx, 2*time.Millisecond); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -297,6 +304,14 @@ func (t *transport) Send(slot int, lane replication.Lane, req *cachepb.CacheRequ
 
 func (t *transport) SendAck(slot int, lane replication.Lane, ack *cachepb.Ack) bool {
 	return t.n.peers.SendAck(slot, peer.Lane(lane), ack)
+}
+
+func (t *transport) AddHost(slot int, identity string) {
+	tags := append(slices.Clone(*t.n.tags.Load()), replication.HostTag(identity))
+	t.n.tags.Store(&tags)
+	if got := t.n.peers.Add(t.n.peerHost(identity)); got != slot {
+		panic(fmt.Sprintf("node: host %s has slot %d in the transport and %d in the core", identity, got, slot)) // both count up from the same list
+	}
 }
 
 func (t *transport) Probe(slot int) { t.n.peers.Probe(slot) }
@@ -329,7 +344,67 @@ func (h inbound) DialFailed(slot int, _ peer.Lane, refused bool, _ error) {
 	h.r.PostDialFailed(slot, refused)
 }
 
-// MembersSet implements server.Backend. The list of hosts is fixed when a cluster is formed.
-func (n *Node) MembersSet(context.Context, []string) error {
-	return &server.Error{Code: cachepb.Code_INVALID, Detail: "this version cannot change the hosts of a running cluster"}
+// MembersSet implements server.Backend: it changes the list of hosts that make up the cluster and returns when that is
+// done. Processes of new hosts must be running, with CACHE_JOIN_ONLY, and be reachable; until they are, it waits. When ctx
+// ends first, the change is given up, unless it is already in the log.
+func (n *Node) MembersSet(ctx context.Context, hosts []string) error {
+	list := make([]string, len(hosts))
+	for i, h := range hosts {
+		list[i] = config.Identity(h)
+		if _, port, err := net.SplitHostPort(list[i]); err != nil || port == "" {
+			return &server.Error{Code: cachepb.Code_INVALID, Detail: fmt.Sprintf("host %q: expected [scheme://]host:port", h)}
+		}
+	}
+	config.SortHosts(list)
+	var err error
+	var address string
+	if callErr := n.runner.Call(ctx, func(c *replication.Core) {
+		address, err = c.Host(c.Leader()), c.SetMembers(list)
+	}); callErr != nil {
+		return callErr
+	}
+	switch {
+	case errors.Is(err, replication.ErrNotLeader) && address == "":
+		return &server.Error{Code: cachepb.Code_NO_LEADER, Detail: "there is no leader"}
+	case errors.Is(err, replication.ErrNotLeader):
+		return notLeader(address)
+	case err != nil:
+		return &server.Error{Code: cachepb.Code_INVALID, Detail: err.Error()}
+	}
+	for {
+		var now []string
+		var pending bool
+		if err := n.runner.Call(ctx, func(c *replication.Core) {
+			now, pending = c.Members(), c.MembersPending() != nil || c.Joint()
+		}); err != nil {
+			return err
+		}
+		switch {
+		case !pending && slices.Equal(now, list):
+			return nil
+		case !pending:
+			return &server.Error{Code: cachepb.Code_NOT_LEADER, Detail: "leadership changed meanwhile; ask the new leader again"}
+		}
+		if err := n.pause(ctx, 10*time.Millisecond); err != nil {
+			// Nobody waits any more. New hosts that come up next week must not join by surprise.
+			_ = n.runner.Call(context.Background(), func(c *replication.Core) { c.CancelMembers() })
+			return fmt.Errorf("node: given up, a new host may not be reachable: %w", err)
+		}
+	}
+}
+
+func notLeader(address string) error {
+	return &server.Error{Code: cachepb.Code_NOT_LEADER, Detail: "this node does not lead, " + address + " does"}
+}
+
+// pause waits for d, or for ctx.
+func (n *Node) pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }

@@ -106,7 +106,8 @@ func (n *Node) readiness() error {
 func (n *Node) handOver(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, transferLimit)
 	defer cancel()
-	if len(n.hosts) == 1 || !n.runner.View().Leading {
+	alone := false
+	if err := n.runner.Call(ctx, func(c *replication.Core) { alone = len(c.Members()) == 1 }); err != nil || alone || !n.runner.View().Leading {
 		return
 	}
 	if err := n.LeaderSwitch(ctx, ""); err != nil {

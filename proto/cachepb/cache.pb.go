@@ -2007,6 +2007,7 @@ type MgmtAck struct {
 	//	*MgmtAck_LeaderReqAck
 	//	*MgmtAck_LeaderAckAck
 	//	*MgmtAck_LeaderSwitchAck
+	//	*MgmtAck_Done
 	Method        isMgmtAck_Method `protobuf_oneof:"method"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2103,6 +2104,15 @@ func (x *MgmtAck) GetLeaderSwitchAck() *LeaderSwitchAck {
 	return nil
 }
 
+func (x *MgmtAck) GetDone() *Empty {
+	if x != nil {
+		if x, ok := x.Method.(*MgmtAck_Done); ok {
+			return x.Done
+		}
+	}
+	return nil
+}
+
 type isMgmtAck_Method interface {
 	isMgmtAck_Method()
 }
@@ -2132,6 +2142,11 @@ type MgmtAck_LeaderSwitchAck struct {
 	LeaderSwitchAck *LeaderSwitchAck `protobuf:"bytes,6,opt,name=leader_switch_ack,json=leaderSwitchAck,proto3,oneof"`
 }
 
+type MgmtAck_Done struct {
+	// MembersSet or Abandon was carried out.
+	Done *Empty `protobuf:"bytes,16,opt,name=done,proto3,oneof"`
+}
+
 func (*MgmtAck_Pong) isMgmtAck_Method() {}
 
 func (*MgmtAck_HealthAck) isMgmtAck_Method() {}
@@ -2143,6 +2158,8 @@ func (*MgmtAck_LeaderReqAck) isMgmtAck_Method() {}
 func (*MgmtAck_LeaderAckAck) isMgmtAck_Method() {}
 
 func (*MgmtAck_LeaderSwitchAck) isMgmtAck_Method() {}
+
+func (*MgmtAck_Done) isMgmtAck_Method() {}
 
 // Just a pong with no content
 type Pong struct {
@@ -4246,7 +4263,7 @@ const file_cache_proto_rawDesc = "" +
 	"\velection_ts\x18\x02 \x01(\x03R\n" +
 	"electionTs\x12\x1f\n" +
 	"\x04peer\x18\x10 \x01(\v2\v.cache.PeerR\x04peer\x12.\n" +
-	"\tsuspicion\x18\x11 \x01(\v2\x10.cache.SuspicionR\tsuspicion\"\xdf\x02\n" +
+	"\tsuspicion\x18\x11 \x01(\v2\x10.cache.SuspicionR\tsuspicion\"\x83\x03\n" +
 	"\aMgmtAck\x12!\n" +
 	"\x04pong\x18\x01 \x01(\v2\v.cache.PongH\x00R\x04pong\x121\n" +
 	"\n" +
@@ -4255,7 +4272,8 @@ const file_cache_proto_rawDesc = "" +
 	"leaderInfo\x12;\n" +
 	"\x0eleader_req_ack\x18\x04 \x01(\v2\x13.cache.LeaderReqAckH\x00R\fleaderReqAck\x12;\n" +
 	"\x0eleader_ack_ack\x18\x05 \x01(\v2\x13.cache.LeaderAckAckH\x00R\fleaderAckAck\x12D\n" +
-	"\x11leader_switch_ack\x18\x06 \x01(\v2\x16.cache.LeaderSwitchAckH\x00R\x0fleaderSwitchAckB\b\n" +
+	"\x11leader_switch_ack\x18\x06 \x01(\v2\x16.cache.LeaderSwitchAckH\x00R\x0fleaderSwitchAck\x12\"\n" +
+	"\x04done\x18\x10 \x01(\v2\f.cache.EmptyH\x00R\x04doneB\b\n" +
 	"\x06method\"H\n" +
 	"\x04Pong\x12\x1f\n" +
 	"\x04peer\x18\x10 \x01(\v2\v.cache.PeerR\x04peer\x12\x1f\n" +
@@ -4571,45 +4589,46 @@ var file_cache_proto_depIdxs = []int32{
 	31, // 52: cache.MgmtAck.leader_req_ack:type_name -> cache.LeaderReqAck
 	32, // 53: cache.MgmtAck.leader_ack_ack:type_name -> cache.LeaderAckAck
 	33, // 54: cache.MgmtAck.leader_switch_ack:type_name -> cache.LeaderSwitchAck
-	35, // 55: cache.Pong.peer:type_name -> cache.Peer
-	37, // 56: cache.Pong.beat:type_name -> cache.Beat
-	27, // 57: cache.HealthAck.state:type_name -> cache.State
-	28, // 58: cache.HealthAck.leader:type_name -> cache.Leader
-	29, // 59: cache.HealthAck.host_health:type_name -> cache.HostHealth
-	35, // 60: cache.HealthAck.peer:type_name -> cache.Peer
-	34, // 61: cache.State.leader:type_name -> cache.Empty
-	34, // 62: cache.State.leader_dead:type_name -> cache.Empty
-	34, // 63: cache.State.leader_switch:type_name -> cache.Empty
-	34, // 64: cache.State.leader_tx_await:type_name -> cache.Empty
-	34, // 65: cache.State.leadership_requested:type_name -> cache.Empty
-	34, // 66: cache.State.follower:type_name -> cache.Empty
-	34, // 67: cache.State.undefined:type_name -> cache.Empty
-	36, // 68: cache.HostHealth.status:type_name -> cache.NodeStatus
-	35, // 69: cache.LeaderInfo.peer:type_name -> cache.Peer
-	35, // 70: cache.LeaderReqAck.peer:type_name -> cache.Peer
-	39, // 71: cache.LeaderReqAck.join:type_name -> cache.Join
-	35, // 72: cache.LeaderAckAck.peer:type_name -> cache.Peer
-	35, // 73: cache.LeaderSwitchAck.peer:type_name -> cache.Peer
-	36, // 74: cache.Peer.status:type_name -> cache.NodeStatus
-	1,  // 75: cache.Suspicion.reason:type_name -> cache.Suspicion.Reason
-	35, // 76: cache.Replicate.peer:type_name -> cache.Peer
-	43, // 77: cache.Replicate.chunk:type_name -> cache.SnapshotChunk
-	3,  // 78: cache.Replicate.reverse:type_name -> cache.Ack
-	35, // 79: cache.ReplicateAck.peer:type_name -> cache.Peer
-	44, // 80: cache.ReplicateAck.chunk_ack:type_name -> cache.SnapshotChunkAck
-	5,  // 81: cache.ReplicateAck.reverse:type_name -> cache.CacheRequest
-	2,  // 82: cache.ReadTag.mode:type_name -> cache.ReadTag.Mode
-	0,  // 83: cache.Outcome.code:type_name -> cache.Code
-	5,  // 84: cache.Requests.items:type_name -> cache.CacheRequest
-	3,  // 85: cache.Acks.items:type_name -> cache.Ack
-	5,  // 86: cache.Batch.ops:type_name -> cache.CacheRequest
-	5,  // 87: cache.Cache.StreamValues:input_type -> cache.CacheRequest
-	3,  // 88: cache.Cache.StreamValues:output_type -> cache.Ack
-	88, // [88:89] is the sub-list for method output_type
-	87, // [87:88] is the sub-list for method input_type
-	87, // [87:87] is the sub-list for extension type_name
-	87, // [87:87] is the sub-list for extension extendee
-	0,  // [0:87] is the sub-list for field type_name
+	34, // 55: cache.MgmtAck.done:type_name -> cache.Empty
+	35, // 56: cache.Pong.peer:type_name -> cache.Peer
+	37, // 57: cache.Pong.beat:type_name -> cache.Beat
+	27, // 58: cache.HealthAck.state:type_name -> cache.State
+	28, // 59: cache.HealthAck.leader:type_name -> cache.Leader
+	29, // 60: cache.HealthAck.host_health:type_name -> cache.HostHealth
+	35, // 61: cache.HealthAck.peer:type_name -> cache.Peer
+	34, // 62: cache.State.leader:type_name -> cache.Empty
+	34, // 63: cache.State.leader_dead:type_name -> cache.Empty
+	34, // 64: cache.State.leader_switch:type_name -> cache.Empty
+	34, // 65: cache.State.leader_tx_await:type_name -> cache.Empty
+	34, // 66: cache.State.leadership_requested:type_name -> cache.Empty
+	34, // 67: cache.State.follower:type_name -> cache.Empty
+	34, // 68: cache.State.undefined:type_name -> cache.Empty
+	36, // 69: cache.HostHealth.status:type_name -> cache.NodeStatus
+	35, // 70: cache.LeaderInfo.peer:type_name -> cache.Peer
+	35, // 71: cache.LeaderReqAck.peer:type_name -> cache.Peer
+	39, // 72: cache.LeaderReqAck.join:type_name -> cache.Join
+	35, // 73: cache.LeaderAckAck.peer:type_name -> cache.Peer
+	35, // 74: cache.LeaderSwitchAck.peer:type_name -> cache.Peer
+	36, // 75: cache.Peer.status:type_name -> cache.NodeStatus
+	1,  // 76: cache.Suspicion.reason:type_name -> cache.Suspicion.Reason
+	35, // 77: cache.Replicate.peer:type_name -> cache.Peer
+	43, // 78: cache.Replicate.chunk:type_name -> cache.SnapshotChunk
+	3,  // 79: cache.Replicate.reverse:type_name -> cache.Ack
+	35, // 80: cache.ReplicateAck.peer:type_name -> cache.Peer
+	44, // 81: cache.ReplicateAck.chunk_ack:type_name -> cache.SnapshotChunkAck
+	5,  // 82: cache.ReplicateAck.reverse:type_name -> cache.CacheRequest
+	2,  // 83: cache.ReadTag.mode:type_name -> cache.ReadTag.Mode
+	0,  // 84: cache.Outcome.code:type_name -> cache.Code
+	5,  // 85: cache.Requests.items:type_name -> cache.CacheRequest
+	3,  // 86: cache.Acks.items:type_name -> cache.Ack
+	5,  // 87: cache.Batch.ops:type_name -> cache.CacheRequest
+	5,  // 88: cache.Cache.StreamValues:input_type -> cache.CacheRequest
+	3,  // 89: cache.Cache.StreamValues:output_type -> cache.Ack
+	89, // [89:90] is the sub-list for method output_type
+	88, // [88:89] is the sub-list for method input_type
+	88, // [88:88] is the sub-list for extension type_name
+	88, // [88:88] is the sub-list for extension extendee
+	0,  // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_cache_proto_init() }
@@ -4666,6 +4685,7 @@ func file_cache_proto_init() {
 		(*MgmtAck_LeaderReqAck)(nil),
 		(*MgmtAck_LeaderAckAck)(nil),
 		(*MgmtAck_LeaderSwitchAck)(nil),
+		(*MgmtAck_Done)(nil),
 	}
 	file_cache_proto_msgTypes[23].OneofWrappers = []any{}
 	file_cache_proto_msgTypes[24].OneofWrappers = []any{

@@ -26,8 +26,6 @@ const (
 
 // Config describes a Gateway. The zero value of a duration or size means its default.
 type Config struct {
-	Hosts     []string // identities of all slots, sorted
-	Self      int
 	Store     *store.Store
 	Transport replication.Transport
 
@@ -114,7 +112,7 @@ func New(cfg Config) *Gateway {
 	}
 	return &Gateway{
 		cfg: cfg, store: cfg.Store, log: cfg.Logger,
-		byTag: make(map[tag]*op), forwarded: make(map[uint64]*op), acks: make([][]*cachepb.Ack, len(cfg.Hosts)),
+		byTag: make(map[tag]*op), forwarded: make(map[uint64]*op),
 	}
 }
 
@@ -323,7 +321,7 @@ func (g *Gateway) propose() bool {
 // reached answers an operation whose level, leader or once, was reached in this node's own log.
 func (g *Gateway) reached(o *op) {
 	if o.foreign {
-		g.acks[o.slot] = append(g.acks[o.slot], o.ack(o.ref, true, true, g.outcome(cachepb.Code_OK, "", o.index, o.term)))
+		g.tell(o.slot, o.ack(o.ref, true, true, g.outcome(cachepb.Code_OK, "", o.index, o.term)))
 		return
 	}
 	g.answered(o)
@@ -390,7 +388,7 @@ func (g *Gateway) refuseForeign() {
 }
 
 func (g *Gateway) refuseTo(o *op, code cachepb.Code, detail string) {
-	g.acks[o.slot] = append(g.acks[o.slot], o.ack(o.ref, true, false, g.outcome(code, detail, 0, g.core.Term())))
+	g.tell(o.slot, o.ack(o.ref, true, false, g.outcome(code, detail, 0, g.core.Term())))
 }
 
 // PeerRequest implements replication.Upper: operations that another gateway forwards to this leader.
@@ -404,7 +402,7 @@ func (g *Gateway) PeerRequest(slot int, id uint64, req *cachepb.CacheRequest) {
 		return
 	}
 	if get := req.GetGet(); get != nil {
-		g.acks[slot] = append(g.acks[slot], &cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: g.leaderRead(get)}})
+		g.tell(slot, &cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: g.leaderRead(get)}})
 		return
 	}
 	o, ok := parse(req)
@@ -683,7 +681,7 @@ func (g *Gateway) outcome(code cachepb.Code, detail string, index, term uint64) 
 	out := &cachepb.Outcome{Code: code, Detail: detail, Cluster: g.core.Cluster(), Term: term, Index: index}
 	if code != cachepb.Code_OK {
 		if l := g.core.Leader(); l >= 0 {
-			out.Leader = g.cfg.Hosts[l]
+			out.Leader = g.core.Host(l)
 		}
 	}
 	return out
@@ -713,6 +711,14 @@ func (g *Gateway) answerAt(o *op, code cachepb.Code, detail string, index, term 
 		t.to.Deliver(o.ack(t.reqID, t.hasReqID, code == cachepb.Code_OK, out))
 	}
 	o.twins = nil
+}
+
+// tell queues an answer for another gateway.
+func (g *Gateway) tell(slot int, ack *cachepb.Ack) {
+	for slot >= len(g.acks) {
+		g.acks = append(g.acks, nil)
+	}
+	g.acks[slot] = append(g.acks[slot], ack)
 }
 
 // sendAcks sends what this turn has to tell other gateways, one message each.

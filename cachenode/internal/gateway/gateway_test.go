@@ -55,7 +55,7 @@ func newWorld(t *testing.T, opt replicationtest.Options) *world {
 	opt.Upper = func(n *replicationtest.Node) (replication.Driven, func(*replication.Core)) {
 		st := store.New(store.Config{})
 		gw := gateway.New(gateway.Config{
-			Hosts: w.sim.Hosts(), Self: n.Slot(), Store: st, Transport: n, Rand: w.sim.Rand().Uint64, Logger: opt.Logger,
+			Store: st, Transport: n, Rand: w.sim.Rand().Uint64, Logger: opt.Logger,
 		})
 		w.nodes[n] = &whole{gw: gw, store: st}
 		return &traced{gw, w.sim, n}, gw.Attach
@@ -223,7 +223,9 @@ func (w *world) read(n *replicationtest.Node, k *key) {
 	}
 	get.Read = &cachepb.ReadTag{Mode: cachepb.ReadTag_LINEARIZABLE, ReqId: "x"}
 	a := &answer{w: w, what: "linearizable read of " + k.name}
-	a.done = func(ack *cachepb.Ack) { check("linearizable read", ack.GetGetAck().GetOutcome().GetCluster(), ack.GetGetAck(), 0) }
+	a.done = func(ack *cachepb.Ack) {
+		check("linearizable read", ack.GetGetAck().GetOutcome().GetCluster(), ack.GetGetAck(), 0)
+	}
 	n.Step(func() {
 		w.nodes[n].gw.Submit(replication.Submission{To: a, Req: &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Get{Get: get}}})
 	})

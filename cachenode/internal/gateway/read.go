@@ -51,9 +51,7 @@ func (g *Gateway) Get(v *replication.View, now time.Duration, get *cachepb.Get) 
 	age := now - v.AsOf
 	if !v.Fresh || age > bound {
 		ack.Outcome = &cachepb.Outcome{Code: cachepb.Code_NOT_FRESH, Cluster: v.Cluster, Term: v.Term}
-		if v.Leader >= 0 {
-			ack.Outcome.Leader = g.cfg.Hosts[v.Leader]
-		}
+		ack.Outcome.Leader = v.Address
 		return ack
 	}
 	if get.GetRead() != nil {
@@ -98,7 +96,7 @@ func (g *Gateway) submitRead(to replication.Responder, get *cachepb.Get) {
 // lookUp asks the leader for what this node does not have.
 func (g *Gateway) lookUp(r *read) {
 	leader := g.core.Leader()
-	if leader == g.cfg.Self || leader < 0 {
+	if g.core.Elected() || leader < 0 {
 		// The leader's own miss is the answer; without a leader the local one is, which the session has established.
 		r.to.Deliver(&cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: g.localRead(r.get)}})
 		return
@@ -125,7 +123,7 @@ func (g *Gateway) localRead(get *cachepb.Get) *cachepb.GetAck {
 	base, baseAt := g.core.ClusterTime()
 	return g.Get(&replication.View{
 		AsOf: at, Fresh: fresh, ClusterMs: base, At: baseAt, Cluster: g.core.Cluster(), Term: g.core.Term(),
-		Leader: g.core.Leader(), Applied: g.core.Applied(),
+		Leader: g.core.Leader(), Address: g.core.Host(g.core.Leader()), Applied: g.core.Applied(),
 	}, g.core.Now(), get)
 }
 

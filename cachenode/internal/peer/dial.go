@@ -157,7 +157,7 @@ func (d *dialer) dial(run context.Context, redial bool) (lived time.Duration, er
 	}
 	report.close()
 	d.failing = false
-	if got := s.first.GetMgmtAck().GetLeaderInfo().GetPeer().GetStatus(); got != nil && int(got.GetSlot()) != d.p.slot {
+	if got := s.first.GetMgmtAck().GetLeaderInfo().GetPeer().GetStatus(); got != nil && t.slotOf(got.GetId(), int(got.GetSlot())) != d.p.slot {
 		t.cfg.Logger.Warn("the node that answers has another slot: do all nodes have the same hosts?",
 			"slot", d.p.slot, "host", d.p.host.Identity, "dialed", d.p.host.dialAddr(), "its slot", got.GetSlot())
 	}

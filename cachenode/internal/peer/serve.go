@@ -71,10 +71,11 @@ func (t *Transport) Serve(stream grpc.BidiStreamingServer[cachepb.CacheRequest, 
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
+	slot = t.slotOf(id, slot)
 	p := t.peer(slot)
 	if p == nil {
-		return status.Errorf(codes.InvalidArgument, "peer: slot %d is not another node's in a list of %d hosts",
-			slot, len(t.cfg.Hosts))
+		return status.Errorf(codes.InvalidArgument, "peer: id %016x is not of another node in a list of %d hosts",
+			id, len(*t.table.Load()))
 	}
 	if !t.enter() {
 		return status.Error(codes.Unavailable, ErrStopped.Error())
@@ -100,6 +101,14 @@ func (t *Transport) Serve(stream grpc.BidiStreamingServer[cachepb.CacheRequest, 
 	cause := l.await(t.stop)
 	l.down(cause)
 	return status.Error(codes.Unavailable, cause.Error())
+}
+
+// slotOf returns our slot of the host that an id belongs to, given the one that the peer says.
+func (t *Transport) slotOf(id uint64, said int) int {
+	if t.cfg.SlotOf == nil {
+		return said
+	}
+	return t.cfg.SlotOf(id)
 }
 
 // enter counts a call of Serve, unless the Transport has stopped.

@@ -38,6 +38,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -168,6 +169,10 @@ type Config struct {
 	Token string
 	// TLS secures outgoing streams; nil dials in plain text.
 	TLS *tls.Config
+	// SlotOf returns the slot of the host that an id was drawn for, or -1. Nodes may number hosts differently, so the
+	// slot in a stream's metadata is the peer's own and only for people. nil takes it for ours. It is called from
+	// several goroutines.
+	SlotOf func(id uint64) int
 	// Handler receives messages and events.
 	Handler Handler
 	// Greeting returns the first message of every incoming stream. It is called from several goroutines, and the
@@ -299,13 +304,14 @@ func (c *Config) queueBytes(lane Lane) int {
 // concurrent use.
 type Transport struct {
 	cfg   Config
-	peers []*peer // by slot; nil at Self
+	table atomic.Pointer[[]*peer] // by slot; nil at Self. Replaced as a whole by Add, under mu
 	stats counters
 
 	mu      sync.Mutex
-	stopped bool           // guarded by mu; set when Run's context ends
-	stop    chan struct{}  // closed when stopped is set
-	wg      sync.WaitGroup // all goroutines and calls of Serve; grows only while !stopped, under mu
+	running context.Context // guarded by mu; Run's, while it runs
+	stopped bool            // guarded by mu; set when Run's context ends
+	stop    chan struct{}   // closed when stopped is set
+	wg      sync.WaitGroup  // all goroutines and calls of Serve; grows only while !stopped, under mu
 }
 
 // peer is one other node. A lane's slot in out or in holds the stream while it is up.
@@ -323,18 +329,41 @@ func New(cfg Config) (*Transport, error) {
 		return nil, err
 	}
 	cfg.ensureDefaults()
-	t := &Transport{cfg: cfg, peers: make([]*peer, len(cfg.Hosts)), stop: make(chan struct{})}
+	t := &Transport{cfg: cfg, stop: make(chan struct{})}
+	peers := make([]*peer, len(cfg.Hosts))
 	for slot, h := range cfg.Hosts {
-		if slot == cfg.Self {
-			continue
+		if slot != cfg.Self {
+			peers[slot] = t.newPeer(slot, h)
 		}
-		p := &peer{slot: slot, host: h}
-		for lane := range Lane(lanes) {
-			p.dialers[lane] = &dialer{t: t, p: p, lane: lane, wake: make(chan struct{}, 1)}
-		}
-		t.peers[slot] = p
 	}
+	t.table.Store(&peers)
 	return t, nil
+}
+
+func (t *Transport) newPeer(slot int, h Host) *peer {
+	p := &peer{slot: slot, host: h}
+	for lane := range Lane(lanes) {
+		p.dialers[lane] = &dialer{t: t, p: p, lane: lane, wake: make(chan struct{}, 1)}
+	}
+	return p
+}
+
+// Add makes another host known, as the next slot, which it returns, and begins to dial it if the Transport runs. A slot
+// never goes away: who left a cluster may come back to it, and until then a refused dial every quarter second is cheap.
+func (t *Transport) Add(h Host) (slot int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old := *t.table.Load()
+	slot = len(old)
+	p := t.newPeer(slot, h)
+	peers := append(slices.Clip(old), p)
+	t.table.Store(&peers)
+	if t.running != nil && !t.stopped {
+		for _, d := range p.dialers {
+			t.wg.Go(func() { d.run(t.running) })
+		}
+	}
+	return slot
 }
 
 // Run keeps dialing every other host on both lanes until ctx ends, then ends all streams, incoming ones too, and
@@ -343,7 +372,9 @@ func New(cfg Config) (*Transport, error) {
 func (t *Transport) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	for _, p := range t.peers {
+	t.mu.Lock()
+	t.running = ctx
+	for _, p := range *t.table.Load() {
 		if p == nil {
 			continue
 		}
@@ -351,6 +382,7 @@ func (t *Transport) Run(ctx context.Context) error {
 			t.wg.Go(func() { d.run(ctx) })
 		}
 	}
+	t.mu.Unlock()
 	<-ctx.Done()
 	t.mu.Lock()
 	t.stopped = true
@@ -413,7 +445,7 @@ func (t *Transport) Probe(slot int) {
 // Reconnect ends all streams in both directions, so that all are opened again: ours with the id that Config.ID returns
 // by then, and the peers' with a new greeting. To be called when the id has changed.
 func (t *Transport) Reconnect() {
-	for _, p := range t.peers {
+	for _, p := range *t.table.Load() {
 		if p == nil {
 			continue
 		}
@@ -427,10 +459,11 @@ func (t *Transport) Reconnect() {
 }
 
 func (t *Transport) peer(slot int) *peer {
-	if slot < 0 || slot >= len(t.peers) {
+	peers := *t.table.Load()
+	if slot < 0 || slot >= len(peers) {
 		return nil
 	}
-	return t.peers[slot]
+	return peers[slot]
 }
 
 // pick returns the stream of the lane, or that of the other lane, or nil.
@@ -485,7 +518,7 @@ func (t *Transport) Stats() Stats {
 		Dials:    c.dials.Load(), DialFailures: c.dialFailures.Load(), DialRefusals: c.dialRefusals.Load(),
 		Silences: c.silences.Load(), Replaced: c.replaced.Load(),
 	}
-	for _, p := range t.peers {
+	for _, p := range *t.table.Load() {
 		if p == nil {
 			continue
 		}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -61,6 +60,8 @@ type Transport interface {
 	SendAck(slot int, lane Lane, ack *cachepb.Ack) bool
 	// Probe asks for a new connection attempt to slot now, whatever its backoff.
 	Probe(slot int)
+	// AddHost makes another host known, as the next slot after those of Config.Hosts and earlier calls.
+	AddHost(slot int, identity string)
 	// Reconnect is called when this node's id changed: streams that were opened under the old id end and are redialed.
 	Reconnect()
 }
@@ -103,7 +104,7 @@ type Upper interface {
 
 // Config describes one core. The zero value of a duration or size means its default.
 type Config struct {
-	Hosts []string // identities of all slots, sorted; the same list on every node
+	Hosts []string // identities of the hosts to form a cluster of, sorted; the same list on every node. Slots begin as its indices
 	Self  int      // this node's slot
 
 	ElectionTimeout time.Duration // silence after which a follower may campaign: between 1x and 2x of it. Default 200 ms, range 20 ms to 60 s
@@ -153,8 +154,8 @@ func cryptoRand() uint64 {
 
 func (c *Config) validate() error {
 	switch {
-	case len(c.Hosts) == 0 || len(c.Hosts) > 254:
-		return fmt.Errorf("replication: %d hosts, want 1 to 254", len(c.Hosts))
+	case checkHosts(c.Hosts) != nil:
+		return checkHosts(c.Hosts)
 	case c.Self < 0 || c.Self >= len(c.Hosts):
 		return fmt.Errorf("replication: own slot %d, want 0 to %d", c.Self, len(c.Hosts)-1)
 	case !slices.IsSorted(c.Hosts):
@@ -180,10 +181,9 @@ const never = time.Duration(1<<63 - 1)
 // Core is one node's part of the replicated log. It is not safe for concurrent use. The caller tells it the time with
 // Clock, hands over what arrived, and calls Process; the core calls back while it does so.
 type Core struct {
-	cfg       Config
-	log       *slog.Logger
-	n, q      int
-	slotsHash uint64
+	cfg   Config
+	log   *slog.Logger
+	hosts hosts
 
 	now     time.Duration // the caller's monotonic clock
 	started time.Duration
@@ -293,34 +293,27 @@ func New(cfg Config) (*Core, error) {
 	c := &Core{
 		cfg:  cfg,
 		log:  cfg.Logger,
-		n:    len(cfg.Hosts),
-		q:    len(cfg.Hosts)/2 + 1,
 		tick: cfg.ElectionTimeout / electionTicks,
 	}
-	h := xxhash.New()
 	for i, host := range cfg.Hosts {
-		h.WriteString(host)
-		h.Write([]byte{0})
+		c.hosts.table, c.hosts.tags = append(c.hosts.table, host), append(c.hosts.tags, HostTag(host))
 		if i == cfg.Self {
 			c.peers = append(c.peers, nil)
 			continue
 		}
 		c.peers = append(c.peers, &peer{slot: i, addr: host})
 	}
-	c.slotsHash = h.Sum64()
+	c.setMembers(cfg.Hosts)
 	c.election.clear()
 	c.forget()
 	return c, nil
 }
 
-// slotOf returns the slot that an id was drawn for, or -1.
-func (c *Core) slotOf(id uint64) int {
-	s := int(id>>56) - 1
-	if s >= c.n {
-		return -1
-	}
-	return s
-}
+// slotOf returns the slot of the host that an id was drawn for, or -1.
+func (c *Core) slotOf(id uint64) int { return c.hosts.of(id) }
+
+// known reports whether slot is another host's.
+func (c *Core) known(slot int) bool { return slot >= 0 && slot < len(c.peers) && slot != c.cfg.Self }
 
 func (c *Core) peerByID(id uint64) *peer {
 	s := c.slotOf(id)
@@ -330,13 +323,13 @@ func (c *Core) peerByID(id uint64) *peer {
 	return c.peers[s]
 }
 
-// drawID returns a fresh incarnation id for a slot. 56 random bits: two runs at one slot share an id with a chance of
-// one in 10^16.
+// drawID returns a fresh incarnation id for a slot. 40 random bits: the chance that any two of a thousand runs at one
+// host share an id is one in two million.
 func (c *Core) drawID(slot int) uint64 {
 	if mutant.On(mutant.SameID) {
-		return uint64(slot+1)<<56 | 1
+		return uint64(c.hosts.tags[slot])<<(64-tagBits) | 1
 	}
-	return uint64(slot+1)<<56 | c.cfg.Rand()>>8
+	return uint64(c.hosts.tags[slot])<<(64-tagBits) | c.cfg.Rand()>>tagBits
 }
 
 // forget makes the core empty under a new id.
@@ -502,6 +495,7 @@ func (c *Core) applyConf(cc *raftpb.ConfChangeV2) {
 	before := c.conf
 	c.conf = c.rn.ApplyConfChange(cc)
 	c.store.conf = c.conf
+	c.noteHosts(cc)
 	c.member.changing = false
 	c.log.Info("configuration", "index", c.applied+1, "was", confString(before), "is", confString(c.conf))
 }
@@ -516,13 +510,14 @@ func (c *Core) noteRole(s *raft.SoftState) {
 				p.confirmed, p.contacted = false, false
 			}
 		}
-		c.member.changing, c.leadSince = false, c.now
+		c.member.changing, c.member.target, c.leadSince = false, nil, c.now
 		if !c.fresh.set {
 			c.fresh.startClusterTime(c)
 		}
 		c.election.lead = leadership{ts: c.election.ownTS(c), slot: c.cfg.Self, id: c.id, term: c.term}
 	}
 	if c.role != raft.StateLeader && was == raft.StateLeader {
+		c.member.target = nil
 		c.transfers.abortAll(c)
 	}
 	if c.lead != 0 && c.lead != wasLead {
@@ -608,7 +603,7 @@ func (c *Core) Now() time.Duration { return c.now }
 // Breaks returns how many connections with the node at slot have broken so far. A message sent before a break may be
 // lost, so whoever waits for its answer sends it again when the number moves.
 func (c *Core) Breaks(slot int) uint64 {
-	if slot < 0 || slot >= c.n || c.peers[slot] == nil {
+	if !c.known(slot) {
 		return 0
 	}
 	return c.peers[slot].breaks
@@ -616,7 +611,7 @@ func (c *Core) Breaks(slot int) uint64 {
 
 // Linked reports whether any connection with the node at slot is up.
 func (c *Core) Linked(slot int) bool {
-	return slot >= 0 && slot < c.n && (c.peers[slot] == nil || c.peers[slot].linked())
+	return slot == c.cfg.Self || (c.known(slot) && c.peers[slot].linked())
 }
 
 // Transferring reports whether leadership is on its way to another node, so that proposals should wait.

@@ -43,9 +43,9 @@ type leadership struct {
 }
 
 // position is a node's place in the order of candidates: the longest log first, then the earliest candidacy, then the
-// lowest slot.
+// lowest id, which is arbitrary but the same everywhere.
 type position struct {
-	slot                int
+	id                  uint64
 	lastTerm, lastIndex uint64
 	ts                  int64
 }
@@ -59,7 +59,7 @@ func (a position) better(b position) bool {
 	case a.ts != b.ts:
 		return a.ts < b.ts
 	}
-	return a.slot < b.slot
+	return a.id < b.id
 }
 
 type election struct {
@@ -187,7 +187,7 @@ func (c *Core) suspect(reason cachepb.Suspicion_Reason) {
 		return // a learner has no say
 	}
 	c.broadcast(LaneControl, &cachepb.MgmtRequest{Method: &cachepb.MgmtRequest_LeaderDead{LeaderDead: &cachepb.LeaderDead{
-		VoteHost: c.cfg.Hosts[c.cfg.Self], ElectionTs: e.ownTS(c), Peer: c.greeting(),
+		VoteHost: c.hosts.table[c.cfg.Self], ElectionTs: e.ownTS(c), Peer: c.greeting(),
 		Suspicion: &cachepb.Suspicion{
 			Leader: leader, Term: c.term, LastTerm: c.store.lastTerm(), LastIndex: c.store.last(), Reason: reason,
 		},
@@ -200,7 +200,7 @@ func (c *Core) suspect(reason cachepb.Suspicion_Reason) {
 }
 
 func (c *Core) position() position {
-	return position{slot: c.cfg.Self, lastTerm: c.store.lastTerm(), lastIndex: c.store.last(), ts: c.election.ownTS(c)}
+	return position{id: c.id, lastTerm: c.store.lastTerm(), lastIndex: c.store.last(), ts: c.election.ownTS(c)}
 }
 
 // suspectingPeers counts the peers that said lately that they suspect the leader.
@@ -249,7 +249,7 @@ func (c *Core) receiveDead(p *peer, m *cachepb.LeaderDead) {
 		}
 		return
 	}
-	p.suspects = position{slot: p.slot, lastTerm: s.GetLastTerm(), lastIndex: s.GetLastIndex(), ts: m.GetElectionTs()}
+	p.suspects = position{id: p.id, lastTerm: s.GetLastTerm(), lastIndex: s.GetLastIndex(), ts: m.GetElectionTs()}
 	p.suspectsAt = c.now
 	leader := c.peerByID(s.GetLeader())
 	switch {
@@ -271,7 +271,7 @@ func (c *Core) receiveDead(p *peer, m *cachepb.LeaderDead) {
 func (c *Core) prefer(p *peer, slot int) {
 	c.send(p.slot, LaneControl, mgmt(&cachepb.MgmtRequest{Method: &cachepb.MgmtRequest_LeaderSwitchPriority{
 		LeaderSwitchPriority: &cachepb.LeaderSwitchPriority{
-			VoteHost: c.cfg.Hosts[slot], ElectionTs: c.election.lastTS, Peer: c.greeting(),
+			VoteHost: c.hosts.table[slot], ElectionTs: c.election.lastTS, Peer: c.greeting(),
 		},
 	}}))
 }
@@ -279,7 +279,7 @@ func (c *Core) prefer(p *peer, slot int) {
 func (c *Core) receivePriority(p *peer, m *cachepb.LeaderSwitchPriority) {
 	c.election.noteTS(m.GetElectionTs())
 	letter := c.open(p, m.GetPeer(), nil)
-	if c.rn == nil || m.GetVoteHost() == c.cfg.Hosts[c.cfg.Self] || c.role == raft.StateLeader || letter {
+	if c.rn == nil || m.GetVoteHost() == c.hosts.table[c.cfg.Self] || c.role == raft.StateLeader || letter {
 		return
 	}
 	c.withdraw(m.GetVoteHost())
@@ -349,8 +349,8 @@ func (c *Core) postVote(p *peer, m *raftpb.Message) {
 	e := &c.election
 	if !m.GetReject() {
 		if m.GetType() == raftpb.MsgPreVoteResp {
-			if best := c.bestCandidate(p); best != p.slot {
-				c.prefer(p, best)
+			if best := c.bestCandidate(p); best != p.id {
+				c.prefer(p, c.slotOf(best))
 				return
 			}
 		}
@@ -365,13 +365,13 @@ func (c *Core) postVote(p *peer, m *raftpb.Message) {
 	}
 	c.send(p.slot, LaneControl, mgmt(&cachepb.MgmtRequest{Method: &cachepb.MgmtRequest_LeaderSwitchPriority{
 		LeaderSwitchPriority: &cachepb.LeaderSwitchPriority{
-			VoteHost: c.cfg.Hosts[prefer], ElectionTs: e.lastTS, Peer: c.letter(m),
+			VoteHost: c.hosts.table[prefer], ElectionTs: e.lastTS, Peer: c.letter(m),
 		},
 	}}))
 }
 
-// bestCandidate returns the slot of the best candidate heard lately, p and this node included.
-func (c *Core) bestCandidate(p *peer) int {
+// bestCandidate returns the id of the best candidate heard lately, p and this node included.
+func (c *Core) bestCandidate(p *peer) uint64 {
 	best := p.seeks
 	if c.role == raft.StatePreCandidate && c.now >= c.election.withdrawnUntil {
 		if own := c.position(); own.better(best) {
@@ -383,7 +383,7 @@ func (c *Core) bestCandidate(p *peer) int {
 			best = o.seeks
 		}
 	}
-	return best.slot
+	return best.id
 }
 
 func (c *Core) receiveLeaderAck(p *peer, m *cachepb.LeaderAck) {
@@ -450,6 +450,6 @@ func (c *Core) receiveSwitch(p *peer, m *cachepb.LeaderSwitch) {
 	}
 	c.open(p, m.GetPeer(), nil)
 	c.sendAck(p.slot, LaneControl, mgmtAck(&cachepb.MgmtAck{Method: &cachepb.MgmtAck_LeaderSwitchAck{
-		LeaderSwitchAck: &cachepb.LeaderSwitchAck{Addr: c.cfg.Hosts[c.cfg.Self], Peer: c.greeting()},
+		LeaderSwitchAck: &cachepb.LeaderSwitchAck{Addr: c.hosts.table[c.cfg.Self], Peer: c.greeting()},
 	}}))
 }

@@ -59,7 +59,7 @@ func (c *Core) post(m *raftpb.Message) {
 		}
 		return
 	}
-	addr := c.cfg.Hosts[c.cfg.Self]
+	addr := c.hosts.table[c.cfg.Self]
 	switch m.GetType() {
 	case raftpb.MsgPreVote, raftpb.MsgVote:
 		req := &cachepb.LeaderReq{Addr: addr, ElectionTs: c.election.ownTS(c), Peer: c.letter(m)}
@@ -118,7 +118,7 @@ func (c *Core) postAppend(p *peer, m *raftpb.Message) {
 		c.postReplicate(p, m)
 		return
 	}
-	ack := &cachepb.LeaderAck{Addr: c.cfg.Hosts[c.cfg.Self], ElectionTs: c.election.lead.ts, Peer: c.letter(m)}
+	ack := &cachepb.LeaderAck{Addr: c.hosts.table[c.cfg.Self], ElectionTs: c.election.lead.ts, Peer: c.letter(m)}
 	ack.Peer.Status = c.status()
 	if !c.send(p.slot, LaneData, mgmt(&cachepb.MgmtRequest{Method: &cachepb.MgmtRequest_LeaderAck{LeaderAck: ack}})) {
 		c.rn.ReportUnreachable(m.GetTo())
@@ -190,6 +190,9 @@ func (c *Core) receiveMgmtAck(p *peer, ack *cachepb.MgmtAck) {
 		c.receivePong(p, m.Pong)
 	case *cachepb.MgmtAck_LeaderInfo:
 		c.election.noteTS(m.LeaderInfo.GetElectionTs())
+		if c.rn == nil && m.LeaderInfo.GetAddr() != "" {
+			c.learn(m.LeaderInfo.GetAddr()) // a leader that was added after our configuration was written
+		}
 		c.open(p, m.LeaderInfo.GetPeer(), nil)
 	case *cachepb.MgmtAck_LeaderReqAck:
 		c.election.noteTS(m.LeaderReqAck.GetElectionTs())
@@ -204,7 +207,7 @@ func (c *Core) receiveMgmtAck(p *peer, ack *cachepb.MgmtAck) {
 
 // heard notes that a peer is alive and returns it; nil if the message comes from an incarnation that is gone.
 func (c *Core) heard(slot int, id uint64) *peer {
-	if slot < 0 || slot >= c.n || slot == c.cfg.Self || c.slotOf(id) != slot {
+	if !c.known(slot) || c.slotOf(id) != slot {
 		c.stats.LettersDropped++
 		return nil
 	}
@@ -272,7 +275,7 @@ func (c *Core) open(p *peer, env *cachepb.Peer, form *cachepb.Form) bool {
 	case raftpb.MsgVoteResp:
 		c.voteTwice(m)
 	case raftpb.MsgPreVote:
-		p.seeks = position{slot: p.slot, lastTerm: m.GetLogTerm(), lastIndex: m.GetIndex(), ts: p.seeksTS}
+		p.seeks = position{id: p.id, lastTerm: m.GetLogTerm(), lastIndex: m.GetIndex(), ts: p.seeksTS}
 		p.seeksAt = c.now
 	case raftpb.MsgAppResp:
 		if c.role == raft.StateLeader && m.GetTerm() == c.term {
@@ -383,10 +386,12 @@ func (c *Core) voteTwice(m *raftpb.Message) {
 // founder reports whether a form names this node and p at their slots.
 func (c *Core) founder(form *cachepb.Form, p *peer) bool {
 	v := form.GetVoters()
+	at := func(slot int) int { return slices.Index(c.hosts.members, slot) }
 	if mutant.On(mutant.NoPlaceholders) {
 		return slices.Contains(v, c.id) && slices.Contains(v, p.id)
 	}
-	return len(v) == c.n && v[c.cfg.Self] == c.id && v[p.slot] == p.id
+	return len(v) == len(c.hosts.members) && at(c.cfg.Self) >= 0 && at(p.slot) >= 0 &&
+		v[at(c.cfg.Self)] == c.id && v[at(p.slot)] == p.id
 }
 
 // adopt moves an empty node into a cluster that addresses it by its id: as a founding member if the letter is a vote
@@ -394,7 +399,7 @@ func (c *Core) founder(form *cachepb.Form, p *peer) bool {
 func (c *Core) adopt(p *peer, cluster uint64, m *raftpb.Message, form *cachepb.Form) {
 	switch m.GetType() {
 	case raftpb.MsgPreVote, raftpb.MsgVote:
-		if form == nil || form.GetSlotsHash() != c.slotsHash || !c.founder(form, p) || c.seenLeading() != nil || c.cfg.JoinOnly {
+		if form == nil || form.GetSlotsHash() != c.hosts.hash || !c.founder(form, p) || c.seenLeading() != nil || c.cfg.JoinOnly {
 			return
 		}
 		c.log.Info("adopting a new cluster", "cluster", idString(cluster), "from", p.slot)

@@ -83,16 +83,17 @@ func (c *Core) Health() *cachepb.HealthAck {
 	}
 	if l := c.Leader(); l >= 0 {
 		h.Leader = &cachepb.Leader{
-			Addr: c.cfg.Hosts[l], ElectionTs: c.election.lead.ts, Connected: l == c.cfg.Self || c.peers[l].linked(),
+			Addr: c.hosts.table[l], ElectionTs: c.election.lead.ts, Connected: l == c.cfg.Self || c.peers[l].linked(),
 		}
 	}
 	match := map[uint64]uint64{}
 	if c.role == raft.StateLeader {
 		c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr trackerProgress) { match[id] = pr.Match })
 	}
-	for slot, p := range c.peers {
+	for _, slot := range c.hosts.members {
+		p := c.peers[slot]
 		if p == nil {
-			h.HostHealth = append(h.HostHealth, &cachepb.HostHealth{Addr: c.cfg.Hosts[slot], Connected: true, Status: c.status(), Match: match[c.id]})
+			h.HostHealth = append(h.HostHealth, &cachepb.HostHealth{Addr: c.hosts.table[slot], Connected: true, Status: c.status(), Match: match[c.id]})
 			continue
 		}
 		h.HostHealth = append(h.HostHealth, &cachepb.HostHealth{
@@ -106,7 +107,7 @@ func (c *Core) Health() *cachepb.HealthAck {
 func (c *Core) LeaderInfo() *cachepb.LeaderInfo {
 	info := &cachepb.LeaderInfo{ElectionTs: -1, HasQuorum: c.HasQuorum(), Peer: c.greeting(), Term: c.term, Cluster: c.cluster}
 	if l := c.Leader(); l >= 0 {
-		info.Addr, info.ElectionTs = new(c.cfg.Hosts[l]), c.election.lead.ts
+		info.Addr, info.ElectionTs = new(c.hosts.table[l]), c.election.lead.ts
 	}
 	return info
 }

@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -40,12 +39,13 @@ type membership struct {
 	changingAt time.Duration
 	joinedAt   time.Duration // last request to be let in
 	abandonNow bool
+	target     []string // the list of hosts that an operator asked for; on a leader
 }
 
 // PeerUp reports a new stream with the node at slot. id is 0 while it is not known (an outgoing stream before its
 // LeaderInfo).
 func (c *Core) PeerUp(slot int, id uint64, dir Direction, lane Lane) {
-	if slot < 0 || slot >= c.n || slot == c.cfg.Self || (id != 0 && c.slotOf(id) != slot) {
+	if !c.known(slot) || (id != 0 && c.slotOf(id) != slot) {
 		return
 	}
 	p := c.peers[slot]
@@ -59,7 +59,7 @@ func (c *Core) PeerUp(slot int, id uint64, dir Direction, lane Lane) {
 
 // PeerDown reports the end of a stream.
 func (c *Core) PeerDown(slot int, id uint64, dir Direction, lane Lane) {
-	if slot < 0 || slot >= c.n || slot == c.cfg.Self {
+	if !c.known(slot) {
 		return
 	}
 	p := c.peers[slot]
@@ -73,7 +73,7 @@ func (c *Core) PeerDown(slot int, id uint64, dir Direction, lane Lane) {
 
 // DialFailed reports a failed attempt to open a stream to slot: refused, or silent for too long.
 func (c *Core) DialFailed(slot int, refused bool) {
-	if slot < 0 || slot >= c.n || slot == c.cfg.Self {
+	if !c.known(slot) {
 		return
 	}
 	c.election.dialFailed(c, c.peers[slot], refused)
@@ -83,7 +83,7 @@ func (c *Core) DialFailed(slot int, refused bool) {
 func (c *Core) status() *cachepb.NodeStatus {
 	s := &cachepb.NodeStatus{
 		Id: c.id, Slot: uint32(c.cfg.Self), Cluster: c.cluster, Term: c.term, Leader: c.lead,
-		Leading: c.Leading(), Applied: c.applied, SlotsHash: c.slotsHash,
+		Leading: c.Leading(), Applied: c.applied, SlotsHash: c.hosts.hash,
 	}
 	if c.rn != nil {
 		s.LastIndex, s.LastTerm = c.store.last(), c.store.lastTerm()
@@ -140,46 +140,51 @@ func (c *Core) manageMembership() {
 	}
 }
 
-// tryForm forms a cluster if this node is the one to do it: a majority of slots is seen empty, nobody leads one, and it
-// is the lowest of the empty ones.
+// tryForm forms a cluster if this node is the one to do it: a majority of the listed hosts is seen empty, nobody leads
+// one, nobody has another list, and it is the first of the empty ones.
 func (c *Core) tryForm() bool {
-	if c.cfg.JoinOnly {
+	members := c.hosts.members
+	self := slices.Index(members, c.cfg.Self)
+	if c.cfg.JoinOnly || self < 0 {
 		return false
 	}
-	voters := make([]uint64, c.n)
-	voters[c.cfg.Self] = c.id
+	voters := make([]uint64, len(members))
+	voters[self] = c.id
 	seen := 1
 	for _, p := range c.peers {
 		s := c.freshStatus(p)
-		switch {
-		case s == nil:
-			continue
-		case s.GetSlotsHash() != c.slotsHash, s.GetLeading():
-			return false
-		case s.GetCluster() != 0:
+		if s == nil {
 			continue
 		}
-		if p.slot < c.cfg.Self {
+		if s.GetSlotsHash() != c.hosts.hash || s.GetLeading() {
 			return false
 		}
-		voters[p.slot] = p.id
+		place := slices.Index(members, p.slot)
+		if s.GetCluster() != 0 || place < 0 {
+			continue
+		}
+		if place < self {
+			return false
+		}
+		voters[place] = p.id
 		seen++
 	}
-	if seen < c.q || (seen < c.n && c.now-c.started < c.cfg.FormGrace) {
+	if seen < c.hosts.q || (seen < len(members) && c.now-c.started < c.cfg.FormGrace) {
 		return false
 	}
 	if mutant.On(mutant.NoPlaceholders) {
 		voters = slices.DeleteFunc(voters, func(id uint64) bool { return id == 0 })
 	}
-	for slot, id := range voters {
+	for place, id := range voters {
 		if id == 0 {
-			voters[slot] = c.drawID(slot) // a placeholder: it will never vote, and is swapped out when the slot's node comes
+			// A placeholder: it will never vote, and is swapped out when the host's node comes.
+			voters[place] = c.drawID(members[place])
 		}
 	}
-	c.member = membership{founding: true, form: &cachepb.Form{Voters: voters, SlotsHash: c.slotsHash}}
+	c.member = membership{founding: true, form: &cachepb.Form{Voters: voters, SlotsHash: c.hosts.hash}}
 	cluster := c.cfg.Rand() | 1
 	c.stats.Forms++
-	c.log.Info("forming a cluster", "cluster", idString(cluster), "seen", seen, "of", c.n)
+	c.log.Info("forming a cluster", "cluster", idString(cluster), "seen", seen, "of", len(members))
 	c.boot(cluster, 1, 1, &raftpb.ConfState{Voters: voters})
 	c.fresh.startClusterTime(c)
 	c.campaign("form")
@@ -192,14 +197,14 @@ func (c *Core) askToJoin() {
 		return
 	}
 	p := c.seenLeading()
-	if p == nil || p.status.GetSlotsHash() != c.slotsHash {
+	if p == nil {
 		return
 	}
 	c.member.joinedAt = c.now
 	c.send(p.slot, LaneControl, mgmt(&cachepb.MgmtRequest{Method: &cachepb.MgmtRequest_LeaderReqAck{
 		LeaderReqAck: &cachepb.LeaderReqAck{
 			Addr: p.addr, ElectionTs: c.election.lastTS, Peer: c.greeting(),
-			Join: &cachepb.Join{Id: c.id, Slot: uint32(c.cfg.Self), SlotsHash: c.slotsHash},
+			Join: &cachepb.Join{Id: c.id, Slot: uint32(c.cfg.Self), SlotsHash: c.hosts.hash},
 		},
 	}}))
 }
@@ -207,7 +212,7 @@ func (c *Core) askToJoin() {
 func (c *Core) receiveJoin(p *peer, m *cachepb.LeaderReqAck) {
 	c.election.noteTS(m.GetElectionTs())
 	c.open(p, m.GetPeer(), nil)
-	if j := m.GetJoin(); j != nil && j.GetId() == p.id && int(j.GetSlot()) == p.slot && j.GetSlotsHash() == c.slotsHash {
+	if j := m.GetJoin(); j != nil && j.GetId() == p.id {
 		p.joinID, p.joinAt = p.id, c.now
 	}
 }
@@ -233,11 +238,20 @@ func (c *Core) reconcile() {
 			return
 		}
 	}
+	if cc := c.changeHosts(); cc != nil {
+		c.proposeChange(cc)
+	}
 }
 
 // nextChange returns the next step for one slot, or nil.
 func (c *Core) nextChange(p *peer) *raftpb.ConfChangeV2 {
 	voter, learner := c.memberAt(c.conf.GetVoters(), p.slot), c.memberAt(c.conf.GetLearners(), p.slot)
+	if !c.wanted(p.slot) {
+		if learner != 0 && voter == 0 {
+			return changes(raftpb.ConfChangeRemoveNode, learner) // of a change of hosts that was given up
+		}
+		return nil
+	}
 	if voter == p.id {
 		if learner != 0 {
 			return changes(raftpb.ConfChangeRemoveNode, learner)
@@ -361,7 +375,7 @@ func (c *Core) reasonToAbandon() string {
 	if all {
 		return "G4: all slots are seen and this cluster has no live majority"
 	}
-	if c.cfg.AbandonAfter > 0 && leaderless >= c.cfg.AbandonAfter && known >= c.q {
+	if c.cfg.AbandonAfter > 0 && leaderless >= c.cfg.AbandonAfter && known >= c.hosts.q {
 		return "G5: no live majority for too long"
 	}
 	return ""
@@ -391,7 +405,9 @@ func (c *Core) liveMajority() (live, all bool, seen int) {
 		if s == nil {
 			continue
 		}
-		seen++
+		if c.hosts.isMember(p.slot) {
+			seen++
+		}
 		if s.GetCluster() != c.cluster {
 			continue
 		}
@@ -400,7 +416,7 @@ func (c *Core) liveMajority() (live, all bool, seen int) {
 			newest = s
 		}
 	}
-	return hasMajority(newest.GetVoters(), alive) && hasMajority(newest.GetVotersOutgoing(), alive), seen == c.n, seen
+	return hasMajority(newest.GetVoters(), alive) && hasMajority(newest.GetVotersOutgoing(), alive), seen == len(c.hosts.members), seen
 }
 
 func hasMajority(ids []uint64, alive map[uint64]bool) bool {
@@ -425,23 +441,3 @@ func (c *Core) abandon(reason string) {
 
 // Abandon makes the node forget its copy at the next tick (rule G6).
 func (c *Core) Abandon() { c.member.abandonNow = true }
-
-// CheckMembership verifies invariant I2 on the applied configuration: each half has exactly one id per slot, or is empty.
-func (c *Core) CheckMembership() error {
-	if mutant.On(mutant.NoPlaceholders) {
-		return nil // let its consequences be found rather than the cause
-	}
-	for _, half := range [][]uint64{c.conf.GetVoters(), c.conf.GetVotersOutgoing()} {
-		if len(half) == 0 {
-			continue
-		}
-		slots := map[int]bool{}
-		for _, id := range half {
-			slots[c.slotOf(id)] = true
-		}
-		if len(half) != c.n || len(slots) != c.n {
-			return fmt.Errorf("replication: a half of the configuration does not have one id per slot: %s", confString(c.conf))
-		}
-	}
-	return nil
-}

@@ -72,7 +72,8 @@ type View struct {
 	At        time.Duration
 	Cluster   uint64
 	Term      uint64
-	Leader    int // slot, or -1
+	Leader    int    // slot, or -1
+	Address   string // the leader's, or ""
 	Leading   bool
 	Ready     bool
 	Applied   uint64
@@ -290,7 +291,7 @@ func (r *Runner) publish() {
 	asOf, fresh := c.AsOf()
 	base, at := c.ClusterTime()
 	v := View{
-		AsOf: asOf, Fresh: fresh, ClusterMs: base, At: at, Cluster: c.cluster, Term: c.term, Leader: c.Leader(),
+		AsOf: asOf, Fresh: fresh, ClusterMs: base, At: at, Cluster: c.cluster, Term: c.term, Leader: c.Leader(), Address: c.Host(c.Leader()),
 		Leading: c.Leading(), Ready: c.Ready(), Applied: c.applied,
 	}
 	if *r.view.Load() != v {

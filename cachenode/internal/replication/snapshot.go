@@ -25,7 +25,7 @@ const (
 	transferIdle = 5 * time.Second // a transfer without progress for this long has failed
 	resendChunks = 250 * time.Millisecond
 	transferPin  = 10 * time.Second // how long the log is kept for a follower that has its snapshot
-	snapDataSize = 16               // transfer number and the sender's last index, in MsgSnap's snapshot data
+	snapDataSize = 16               // transfer number and the sender's last index in MsgSnap's snapshot data; the list of hosts follows
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -39,6 +39,7 @@ type outgoing struct {
 	id       uint64 // names the transfer
 	to       uint64 // the follower; 0 until raft's MsgSnap says who it is for
 	index    uint64
+	hosts    []byte // the list at index
 	source   SnapshotSource
 	msg      *raftpb.Message
 	next     uint32                   // seq of the next chunk
@@ -66,7 +67,7 @@ func (c *Core) snapshotForFollower() (*raftpb.Snapshot, error) {
 		return nil, raft.ErrSnapshotTemporarilyUnavailable
 	}
 	id := c.cfg.Rand() | 1
-	c.transfers.out = &outgoing{id: id, index: c.applied, source: c.cfg.Upper.BeginSnapshot(), movedAt: c.now}
+	c.transfers.out = &outgoing{id: id, index: c.applied, hosts: encodeHosts(c.Members()), source: c.cfg.Upper.BeginSnapshot(), movedAt: c.now}
 	return &raftpb.Snapshot{
 		Data: binary.LittleEndian.AppendUint64(nil, id),
 		Metadata: &raftpb.SnapshotMetadata{
@@ -140,7 +141,8 @@ func (c *Core) receiveChunkAck(p *peer, m *cachepb.SnapshotChunkAck) {
 	}
 	o.finished, o.source = true, nil
 	// This node may itself still be on its way to the end of a fuzzy snapshot.
-	o.msg.Snapshot.Data = binary.LittleEndian.AppendUint64(o.msg.Snapshot.Data[:8:8], max(c.applied, c.fresh.serveFrom))
+	data := binary.LittleEndian.AppendUint64(o.msg.Snapshot.Data[:8:8], max(c.applied, c.fresh.serveFrom))
+	o.msg.Snapshot.Data = append(data, o.hosts...)
 	c.stats.SnapshotsSent++
 	c.postReplicate(p, o.msg)
 	o.msg = nil
@@ -242,8 +244,11 @@ func (c *Core) receiveChunk(p *peer, m *cachepb.SnapshotChunk) {
 
 // admit lets a MsgSnap pass only if its data is here in full.
 func (t *transfers) admit(s *raftpb.Snapshot) error {
-	if len(s.GetData()) != snapDataSize {
+	if len(s.GetData()) < snapDataSize {
 		return fmt.Errorf("MsgSnap with %d bytes of data", len(s.GetData()))
+	}
+	if _, err := decodeHosts(s.GetData()[snapDataSize:]); err != nil {
+		return fmt.Errorf("MsgSnap: %w", err)
 	}
 	id := binary.LittleEndian.Uint64(s.GetData())
 	if t.in == nil || !t.in.done || t.in.id != id || t.in.index != s.GetMetadata().GetIndex() {
@@ -271,5 +276,12 @@ func (c *Core) installSnapshot(s *raftpb.Snapshot) {
 	c.applied, c.appliedTerm = meta.GetIndex(), meta.GetTerm()
 	c.fresh.has, c.fresh.hasNext = false, false
 	c.fresh.serveFrom = binary.LittleEndian.Uint64(s.GetData()[8:])
+	if list, err := decodeHosts(s.GetData()[snapDataSize:]); err == nil { // the letter filter has seen that it is
+		c.setMembers(list)
+		c.hosts.before = nil
+		if len(c.conf.GetVotersOutgoing()) > 0 {
+			c.hosts.before = []int{}
+		}
+	}
 	c.log.Info("snapshot installed", "index", c.applied, "serving from", c.fresh.serveFrom, "took", c.now-in.startAt)
 }

@@ -81,21 +81,25 @@ func (s *session) manage(req *cachepb.MgmtRequest) (silent int) {
 		hosts := m.MembersSet.GetHosts()
 		s.background("members set", func(ctx context.Context) error {
 			return s.srv.cfg.Backend.MembersSet(ctx, hosts)
-		}, nil)
+		}, done())
 	case *cachepb.MgmtRequest_Abandon:
 		if !m.Abandon.GetYesLoseThisCopy() {
 			s.answer(failure(cachepb.Code_INVALID, "abandon without yes_lose_this_copy"))
 			return 0
 		}
-		s.background("abandon", s.srv.cfg.Backend.Abandon, nil)
+		s.background("abandon", s.srv.cfg.Backend.Abandon, done())
 	default:
 		s.answer(failure(cachepb.Code_INVALID, "empty or unknown management request"))
 	}
 	return 0
 }
 
-// background runs a management request that takes time, one at a time, and answers when it is done: with ok, with
-// nothing if ok is nil, or with an Error.
+func done() *cachepb.Ack {
+	return &cachepb.Ack{Method: &cachepb.Ack_MgmtAck{MgmtAck: &cachepb.MgmtAck{Method: &cachepb.MgmtAck_Done{Done: &cachepb.Empty{}}}}}
+}
+
+// background runs a management request that takes time, one at a time, and answers when it is done: with ok, or with an
+// Error.
 func (s *session) background(what string, do func(context.Context) error, ok *cachepb.Ack) {
 	s.mu.Lock()
 	busy := s.mgmt

@@ -23,6 +23,7 @@ import (
 type Options struct {
 	Seed         uint64
 	Nodes        int           // default 3
+	Spare        int           // hosts beyond those, on no list at first
 	Delay        time.Duration // one way, mean. Default 500 us
 	Jitter       time.Duration // uniform around the delay. Default 400 us
 	Loss         float64       // of messages
@@ -60,22 +61,23 @@ type Watcher interface {
 
 // Sim is one simulated cluster. It is not safe for concurrent use.
 type Sim struct {
-	opt    Options
-	rng    *rand.Rand
-	now    time.Duration
-	seq    uint64
-	events eventHeap
-	hosts  []string
-	nodes  []*Node         // by slot; nil: not running
-	cut    map[[2]int]bool // packets from a to b vanish
-	deaf   map[[2]int]bool // b refuses connections that a opens
-	slow   map[int]time.Duration
-	logs   map[uint64]map[uint64]entryMark // cluster -> index -> what was applied there
-	acked  map[uint64]ack                  // by operation
-	leads  map[[2]uint64]uint64            // (cluster, term) -> leader
-	nextOp uint64
-	ackers []uint64 // clusters in the order of their acks
-	Count  Counts
+	opt     Options
+	rng     *rand.Rand
+	now     time.Duration
+	seq     uint64
+	events  eventHeap
+	hosts   []string
+	nodes   []*Node         // by slot; nil: not running
+	members int             // hosts of the initial list
+	cut     map[[2]int]bool // packets from a to b vanish
+	deaf    map[[2]int]bool // b refuses connections that a opens
+	slow    map[int]time.Duration
+	logs    map[uint64]map[uint64]entryMark // cluster -> index -> what was applied there
+	acked   map[uint64]ack                  // by operation
+	leads   map[[2]uint64]uint64            // (cluster, term) -> leader
+	nextOp  uint64
+	ackers  []uint64 // clusters in the order of their acks
+	Count   Counts
 
 	err error
 }
@@ -128,10 +130,10 @@ func New(opt Options) *Sim {
 	}
 	s := &Sim{
 		opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 0x5eed)), now: time.Second,
-		nodes: make([]*Node, opt.Nodes), cut: map[[2]int]bool{}, deaf: map[[2]int]bool{}, slow: map[int]time.Duration{},
+		nodes: make([]*Node, opt.Nodes+opt.Spare), members: opt.Nodes, cut: map[[2]int]bool{}, deaf: map[[2]int]bool{}, slow: map[int]time.Duration{},
 		logs: map[uint64]map[uint64]entryMark{}, acked: map[uint64]ack{}, leads: map[[2]uint64]uint64{},
 	}
-	for i := range opt.Nodes {
+	for i := range opt.Nodes + opt.Spare {
 		s.hosts = append(s.hosts, fmt.Sprintf("node%d:7000", i))
 	}
 	return s
@@ -201,8 +203,18 @@ func (s *Sim) Describe() string {
 	return out
 }
 
-// Start starts the node of a slot as a new process.
+// Start starts the node of a slot as a new process, configured with the initial list of hosts; one that is not on it is
+// told of all hosts and only joins.
 func (s *Sim) Start(slot int) {
+	list, joinOnly := s.hosts[:s.members], false
+	if slot >= s.members {
+		list, joinOnly = s.hosts, true
+	}
+	s.StartWith(slot, list, joinOnly)
+}
+
+// StartWith starts the node of a slot with a configuration of its own.
+func (s *Sim) StartWith(slot int, list []string, joinOnly bool) {
 	if s.nodes[slot] != nil {
 		return
 	}
@@ -219,7 +231,7 @@ func (s *Sim) Start(slot int) {
 		n.Upper = n.reg
 	}
 	core, err := replication.New(replication.Config{
-		Hosts: s.hosts, Self: slot, AbandonAfter: s.opt.AbandonAfter, Transport: n, Upper: n.Upper, Logger: logger,
+		Hosts: list, Self: slices.Index(list, s.hosts[slot]), JoinOnly: joinOnly, AbandonAfter: s.opt.AbandonAfter, Transport: n, Upper: n.Upper, Logger: logger,
 		WallClock: func() time.Time { return time.Unix(1_700_000_000, 0).Add(s.now) },
 		Rand:      s.rng.Uint64, LogRetainEntries: s.opt.LogRetainEntries, SnapshotChunk: 512,
 		SnapshotWindow: s.opt.SnapshotWindow,
@@ -296,7 +308,7 @@ func (s *Sim) Heal() {
 func (s *Sim) Failed() int {
 	leader := s.Leader()
 	failed := 0
-	for _, n := range s.nodes {
+	for _, n := range s.nodes[:s.members] {
 		switch {
 		case n == nil:
 			failed++
@@ -340,8 +352,8 @@ func (s *Sim) arrival(n *Node, slot int, lane replication.Lane) time.Duration {
 // dial keeps a's streams to b: both lanes, again and again while they are down.
 func (s *Sim) dial(a, b, tries int) {
 	from := s.nodes[a]
-	if from == nil {
-		return
+	if from == nil || from.local(b) < 0 {
+		return // down, or has not heard of that host
 	}
 	again := func(after time.Duration) {
 		s.At(after, func() {
@@ -385,6 +397,9 @@ func (s *Sim) dial(a, b, tries int) {
 				if from.up[replication.Outgoing][lane][b] != nil {
 					continue
 				}
+				if to.local(a) < 0 {
+					return // refused: the other does not know this host
+				}
 				from.linkUp(replication.Outgoing, lane, to)
 				to.linkUp(replication.Incoming, lane, from)
 			}
@@ -393,7 +408,7 @@ func (s *Sim) dial(a, b, tries int) {
 			eaten := s.opt.Eat != nil && s.opt.Eat(info)
 			s.sent(to, a, replication.LaneControl, info, eaten)
 			if !eaten {
-				from.step(func() { from.Core.ReceiveAck(b, to.Core.ID(), replication.LaneControl, info) })
+				from.step(func() { from.Core.ReceiveAck(from.local(b), to.Core.ID(), replication.LaneControl, info) })
 			}
 		})
 	}
@@ -496,7 +511,7 @@ func (n *Node) linkUp(dir replication.Direction, lane replication.Lane, o *Node)
 	if w := n.sim.opt.Watch; w != nil && first {
 		w.Linked(n, o.slot, true)
 	}
-	n.step(func() { n.Core.PeerUp(o.slot, o.Core.ID(), dir, lane) })
+	n.step(func() { n.Core.PeerUp(n.local(o.slot), o.Core.ID(), dir, lane) })
 }
 
 func (n *Node) linkDown(dir replication.Direction, lane replication.Lane, o *Node) {
@@ -507,7 +522,7 @@ func (n *Node) linkDown(dir replication.Direction, lane replication.Lane, o *Nod
 	if w := n.sim.opt.Watch; w != nil && n.peerAt(o.slot) == nil {
 		w.Linked(n, o.slot, false)
 	}
-	n.step(func() { n.Core.PeerDown(o.slot, 0, dir, lane) })
+	n.step(func() { n.Core.PeerDown(n.local(o.slot), 0, dir, lane) })
 	if dir == replication.Outgoing {
 		n.sim.dial(n.slot, o.slot, 0)
 	}
@@ -586,22 +601,41 @@ func (n *Node) carry(slot int, lane replication.Lane, m proto.Message, deliver f
 
 // Send implements replication.Transport.
 func (n *Node) Send(slot int, lane replication.Lane, req *cachepb.CacheRequest) bool {
-	id := n.Core.ID()
+	id, slot := n.Core.ID(), n.global(slot)
 	return n.carry(slot, lane, req, func(to *Node, m proto.Message) {
-		to.Core.ReceiveRequest(n.slot, id, lane, m.(*cachepb.CacheRequest))
+		to.Core.ReceiveRequest(to.local(n.slot), id, lane, m.(*cachepb.CacheRequest))
 	})
 }
 
 // SendAck implements replication.Transport.
 func (n *Node) SendAck(slot int, lane replication.Lane, a *cachepb.Ack) bool {
-	id := n.Core.ID()
+	id, slot := n.Core.ID(), n.global(slot)
 	return n.carry(slot, lane, a, func(to *Node, m proto.Message) {
-		to.Core.ReceiveAck(n.slot, id, lane, m.(*cachepb.Ack))
+		to.Core.ReceiveAck(to.local(n.slot), id, lane, m.(*cachepb.Ack))
 	})
 }
 
 // Probe implements replication.Transport.
-func (n *Node) Probe(slot int) { n.sim.At(0, func() { n.sim.dial(n.slot, slot, 0) }) }
+func (n *Node) Probe(slot int) {
+	slot = n.global(slot)
+	n.sim.At(0, func() { n.sim.dial(n.slot, slot, 0) })
+}
+
+// AddHost implements replication.Transport. The simulated network connects everybody anyway.
+func (n *Node) AddHost(slot int, identity string) {
+	if n.Core != nil {
+		n.sim.At(0, func() {
+			other := slices.Index(n.sim.hosts, identity)
+			n.sim.dial(n.slot, other, 0)
+			n.sim.dial(other, n.slot, 0)
+		})
+	}
+}
+
+// local returns this node's slot for a host of the simulation, and global the reverse. Nodes number hosts differently once
+// the list has changed.
+func (n *Node) local(slot int) int  { return n.Core.Slot(n.sim.hosts[slot]) }
+func (n *Node) global(slot int) int { return slices.Index(n.sim.hosts, n.Core.Host(slot)) }
 
 // Reconnect implements replication.Transport: the streams end and come back under the new id.
 func (n *Node) Reconnect() {
@@ -710,8 +744,9 @@ func (s *Sim) Healthy() bool {
 	if l == nil {
 		return false
 	}
-	for _, n := range s.nodes {
-		if n == nil || !n.Core.Ready() || n.Core.Cluster() != l.Core.Cluster() || n.Core.Leader() != l.slot {
+	for _, name := range l.Core.Members() {
+		n := s.nodes[slices.Index(s.hosts, name)]
+		if n == nil || !n.Core.Ready() || n.Core.Cluster() != l.Core.Cluster() || n.Core.LeaderID() != l.Core.ID() {
 			return false
 		}
 	}
