@@ -46,6 +46,8 @@ type Traffic struct {
 	Held  int64 // chunks that met a stall, each counted once
 	// Delayed counts chunks that were kept back for their latency.
 	Delayed int64
+	// Reset counts connections that Reset ended.
+	Reset int64
 }
 
 // Network is the set of links of one run. Its methods are safe for concurrent
@@ -169,7 +171,15 @@ func (l *Link) Apply(way Way, c Conditions) (lift func()) {
 // Traffic returns the counters of one way.
 func (l *Link) Traffic(way Way) Traffic {
 	g := l.gates[way]
-	return Traffic{Bytes: g.bytes.Load(), Held: g.held.Load(), Delayed: g.delayed.Load()}
+	return Traffic{Bytes: g.bytes.Load(), Held: g.held.Load(), Delayed: g.delayed.Load(), Reset: g.ended.Load()}
+}
+
+// Reset closes every connection that the link has now, both ends of it, and
+// what was on its way is gone. New ones are accepted all the while.
+func (l *Link) Reset() {
+	for _, g := range l.gates {
+		g.reset()
+	}
 }
 
 // Reject closes every connection of the link and refuses new ones until there
@@ -237,12 +247,13 @@ type gate struct {
 	mu      sync.Mutex
 	layers  []*Conditions
 	now     Conditions    // their sum
-	changed chan struct{} // closed when now changes
+	resets  int           // so far
+	changed chan struct{} // closed when now or resets changes
 
 	closed chan struct{} // closed when the network is
 	opened atomic.Int64  // connections so far
 
-	bytes, held, delayed atomic.Int64
+	bytes, held, delayed, ended atomic.Int64
 }
 
 func newGate(seed uint64) *gate {
@@ -271,14 +282,26 @@ func (g *gate) sum() {
 		g.now.Latency += c.Latency
 		g.now.Jitter += c.Jitter
 	}
+	g.wake()
+}
+
+// wake is called with mu held.
+func (g *gate) wake() {
 	close(g.changed)
 	g.changed = make(chan struct{})
 }
 
-func (g *gate) get() (Conditions, <-chan struct{}) {
+func (g *gate) reset() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.now, g.changed
+	g.resets++
+	g.wake()
+}
+
+func (g *gate) get() (c Conditions, resets int, changed <-chan struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.now, g.resets, g.changed
 }
 
 // toxicType is the name of linkToxic in Toxiproxy's registry.
@@ -330,6 +353,7 @@ type passage struct {
 	last   time.Time           // when the chunk before it was due
 	random *rand.Rand
 	gate   *gate
+	resets int // of the gate, when the connection was made
 }
 
 // NewState is called by Toxiproxy once per connection and way.
@@ -341,7 +365,8 @@ func (t *linkToxic) NewState() any {
 		g = newGate(0)
 		close(g.closed)
 	}
-	return &passage{gate: g, random: rand.New(rand.NewPCG(g.seed, uint64(g.opened.Add(1))))}
+	_, resets, _ := g.get()
+	return &passage{gate: g, resets: resets, random: rand.New(rand.NewPCG(g.seed, uint64(g.opened.Add(1))))}
 }
 
 // Pipe moves chunks from input to output until the connection ends. It returns
@@ -350,9 +375,12 @@ func (t *linkToxic) NewState() any {
 func (t *linkToxic) Pipe(stub *toxics.ToxicStub) {
 	p := stub.State.(*passage)
 	for {
-		c, changed := p.gate.get()
+		c, resets, changed := p.gate.get()
 		var next step
 		switch {
+		case resets != p.resets:
+			p.gate.ended.Add(1)
+			next = abandon
 		case p.chunk == nil && !p.ended:
 			next = p.take(stub, changed)
 		case c.Stall:
@@ -374,13 +402,15 @@ func (t *linkToxic) Pipe(stub *toxics.ToxicStub) {
 		case yield:
 			return
 		case abandon:
-			// Toxiproxy's writer is gone or about to be. Its reader has to be
-			// heard out, or it stays blocked for ever.
-			for p.chunk != nil || !p.ended {
+			// Closing the output ends Toxiproxy's writer, which closes the
+			// connection it writes to. The other way does the same, so the
+			// reader ends too; it has to be heard out until then, or it
+			// stays blocked for ever.
+			stub.Close()
+			for !p.ended {
 				p.chunk = <-stub.Input
 				p.ended = p.chunk == nil
 			}
-			stub.Close()
 			return
 		case finish:
 			stub.Close()
@@ -396,7 +426,7 @@ const (
 	again   step = iota // look at the conditions once more
 	yield               // return to Toxiproxy, to be run again
 	finish              // the connection has ended
-	abandon             // the network is being closed
+	abandon             // end the connection and drop what is on its way
 )
 
 // take waits for the next chunk, or for the end of the connection.

@@ -270,7 +270,7 @@ func TestLink_layers(t *testing.T) {
 	eventually(t, "the chunk meets the stall", func() bool { return l.Traffic(Forward).Held == 1 })
 	one()
 	one()
-	if now, _ := l.gates[Forward].get(); !now.Stall {
+	if now, _, _ := l.gates[Forward].get(); !now.Stall {
 		t.Error("the second stall ended with the first")
 	}
 	two()
@@ -328,6 +328,37 @@ func TestLink_reject(t *testing.T) {
 	if l.Addr() != addr {
 		t.Errorf("the address changed from %s to %s", addr, l.Addr())
 	}
+}
+
+// TestLink_reset proves that connections end at both ends, stalled or not,
+// while new ones are accepted all the time.
+func TestLink_reset(t *testing.T) {
+	_, l := network(t)
+	for i, stalled := range []bool{false, true, false} {
+		c := dial(t, l)
+		send(t, c, "x")
+		expect(t, c, "x")
+		lift := func() {}
+		if stalled {
+			lift = l.Apply(Forward, Conditions{Stall: true})
+			send(t, c, "stuck")
+			eventually(t, "the chunk meets the stall", func() bool { return l.Traffic(Forward).Held == 1 })
+		}
+		l.Reset()
+		if l.Refuses(t.Context()) {
+			t.Error("a dial is refused")
+		}
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("reset %d: the connection is still open: %v", i, err)
+		}
+		for _, w := range []Way{Forward, Backward} {
+			eventually(t, "the ended connection is counted", func() bool { return l.Traffic(w).Reset >= int64(i+1) })
+		}
+		lift()
+	}
+	c := dial(t, l)
+	send(t, c, "fresh")
+	expect(t, c, "fresh")
 }
 
 // TestLink_rejectWhileStalled proves that a link with bytes stuck in it can be

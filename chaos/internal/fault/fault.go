@@ -80,7 +80,7 @@ func Inject(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, error)
 	case "latency":
 		return slow(c, s, targets)
 	case "reset":
-		return reset(ctx, c, s, targets)
+		return reset(c, s, targets)
 	case "leader-switch":
 		return leaderSwitch(ctx, c, s)
 	}
@@ -484,7 +484,7 @@ func slow(c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, erro
 }
 
 // reset closes every connection between the targets and other nodes once.
-func reset(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
+func reset(c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
 	ps := paths(c, names(targets), names(without(c.Nodes(), targets)), "both")
 	if len(targets) == len(c.Nodes()) {
 		ps = paths(c, names(targets[:1]), names(targets[1:]), "both")
@@ -492,17 +492,39 @@ func reset(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.N
 			ps = append(ps, paths(c, names(targets[i:i+1]), names(targets[i+1:]), "both")...)
 		}
 	}
+	links := linksOf(ps)
+	ended := func(l *cluster.Link) int64 { return l.Traffic(cluster.Forward).Reset }
+	before := make([]int64, len(links))
+	for i, l := range links {
+		before[i] = ended(l)
+	}
 	s.begin(targets)
-	in, err := reject(ctx, ps, targets)
-	if err != nil {
-		return nil, err
+	for _, l := range links {
+		l.Reset()
 	}
-	bit, evidence := in.Bit(ctx)
-	if err := in.Heal(ctx); err != nil {
-		return nil, err
+	in := &Injection{Targets: names(targets), Links: pathNames(ps), Detail: "connections closed"}
+	in.heal = func(context.Context) error { return nil }
+	in.bit = func(ctx context.Context) (bool, string) {
+		ctx, cancel := context.WithTimeout(ctx, settle)
+		defer cancel()
+		for {
+			var total, without int64
+			for i, l := range links {
+				total += ended(l) - before[i]
+				if ended(l) == before[i] {
+					without++
+				}
+			}
+			if without == 0 {
+				return true, fmt.Sprintf("%d connections closed on %d links", total, len(links))
+			}
+			select {
+			case <-ctx.Done():
+				return false, fmt.Sprintf("%d of %d links had no connection to close", without, len(links))
+			case <-time.After(time.Millisecond):
+			}
+		}
 	}
-	in.Detail = "connections closed"
-	in.bit = func(context.Context) (bool, string) { return bit, evidence }
 	return in, nil
 }
 
