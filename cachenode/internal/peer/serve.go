@@ -58,8 +58,10 @@ func parsePeerValue(v string) (id uint64, slot int, lane Lane, err error) {
 		lane = LaneControl
 	case "data":
 		lane = LaneData
+	case "snapshot":
+		lane = LaneSnapshot
 	default:
-		return 0, 0, 0, fmt.Errorf("peer: metadata %s: lane %q, want control or data", peerKey, fields[2])
+		return 0, 0, 0, fmt.Errorf("peer: metadata %s: lane %q, want control, data or snapshot", peerKey, fields[2])
 	}
 	return id, slot, lane, nil
 }

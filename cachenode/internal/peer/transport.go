@@ -3,14 +3,14 @@
 //
 // # Lanes and directions
 //
-// Nodes talk over the same StreamValues stream as clients. Each node dials every other node twice: a control lane for
-// elections and pings, and a data lane for appends, forwarded operations and snapshots, so that a heartbeat never waits
-// behind a megabyte of log. As every node dials, a pair has up to four streams: two lanes in each direction. The
-// contract gives a stream a grain: requests (CacheRequest) flow from the dialer, acks (Ack) flow back.
+// Nodes talk over the same StreamValues stream as clients. Each node dials every other node three times: a control lane
+// for elections and pings, a data lane for appends and forwarded operations, and a lane for snapshots, so that a
+// heartbeat never waits behind a megabyte of log, nor that log behind a snapshot. As every node dials, a pair has up to
+// six streams. The contract gives a stream a grain: requests (CacheRequest) flow from the dialer, acks (Ack) flow back.
 //
-//	request to s   my outgoing stream of the lane, else my other outgoing stream, else
+//	request to s   my outgoing stream of the lane, else another outgoing stream, else
 //	               Ack{replicate_ack{reverse: request}} on an incoming stream from s
-//	ack to s       the incoming stream of the lane, else the other incoming stream, else
+//	ack to s       the incoming stream of the lane, else another incoming stream, else
 //	               CacheRequest{replicate{reverse: ack}} on an outgoing stream
 //
 // so that one working connection in either direction is a complete link. The receiver unwraps: a Handler never sees a
@@ -49,16 +49,18 @@ import (
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
-// Lane tells the two streams of one direction apart. It is a preference: while a lane is down the other one serves.
+// Lane tells the streams of one direction apart. It is a preference: while a lane is down another one serves.
 type Lane uint8
 
 const (
 	// LaneControl carries what must not wait: elections, pings.
 	LaneControl Lane = iota
-	// LaneData carries what may be large: appends, forwarded operations, snapshots.
+	// LaneData carries what may be large: appends, forwarded operations.
 	LaneData
+	// LaneSnapshot carries what is large and may wait.
+	LaneSnapshot
 
-	lanes = 2
+	lanes = 3
 )
 
 // String returns the lane's name as it stands in a stream's metadata.
@@ -68,12 +70,12 @@ func (l Lane) String() string {
 		return "control"
 	case LaneData:
 		return "data"
+	case LaneSnapshot:
+		return "snapshot"
 	default:
 		return fmt.Sprintf("Lane(%d)", uint8(l))
 	}
 }
-
-func (l Lane) other() Lane { return 1 - l }
 
 // Direction says who dialed a stream.
 type Direction uint8
@@ -366,7 +368,7 @@ func (t *Transport) Add(h Host) (slot int) {
 	return slot
 }
 
-// Run keeps dialing every other host on both lanes until ctx ends, then ends all streams, incoming ones too, and
+// Run keeps dialing every other host on all lanes until ctx ends, then ends all streams, incoming ones too, and
 // returns nil when the last goroutine of the Transport has ended. Run must be called at most once. Serve works before
 // and during Run.
 func (t *Transport) Run(ctx context.Context) error {
@@ -466,12 +468,17 @@ func (t *Transport) peer(slot int) *peer {
 	return peers[slot]
 }
 
-// pick returns the stream of the lane, or that of the other lane, or nil.
+// pick returns the stream of the lane, or that of another one, or nil. The control lane stands in last.
 func pick(links *[lanes]atomic.Pointer[link], lane Lane) *link {
 	if l := links[lane].Load(); l != nil {
 		return l
 	}
-	return links[lane.other()].Load()
+	for _, other := range [...]Lane{LaneData, LaneSnapshot, LaneControl} {
+		if l := links[other].Load(); l != nil {
+			return l
+		}
+	}
+	return nil
 }
 
 // counters are the Transport's own counts, see Stats.

@@ -27,18 +27,19 @@ var (
 	ErrBusy = errors.New("replication: busy")
 )
 
-// Lane is one of the two connections of a pair of nodes in each direction. Heartbeats and elections must not queue
-// behind bulk data, hence two; a lane is a preference, the other one serves when it is down.
+// Lane is one of the three connections of a pair of nodes in each direction. Heartbeats and elections must not queue
+// behind appends, nor either behind a snapshot; a lane is a preference, another one serves when it is down.
 type Lane uint8
 
 // The lanes.
 const (
 	LaneControl Lane = iota
 	LaneData
+	LaneSnapshot
 	lanes
 )
 
-func (l Lane) String() string { return [...]string{"control", "data"}[l] }
+func (l Lane) String() string { return [...]string{"control", "data", "snapshot"}[l] }
 
 // Direction says which side of a connection this node is.
 type Direction uint8
@@ -281,7 +282,8 @@ type owedPong struct {
 }
 
 func (p *peer) linked() bool {
-	return p.up[Outgoing][LaneControl] || p.up[Outgoing][LaneData] || p.up[Incoming][LaneControl] || p.up[Incoming][LaneData]
+	var none [directions][lanes]bool
+	return p.up != none
 }
 
 // New returns an empty core: a node that belongs to no cluster yet.

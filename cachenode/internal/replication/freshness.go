@@ -172,12 +172,12 @@ func (c *Core) ping(p *peer, env *cachepb.Peer, via ...Lane) {
 	}
 }
 
-// pingIdle pings every peer that was not pinged lately, so that statuses stay fresh without a leader. It does so on both
+// pingIdle pings every peer that was not pinged lately, so that statuses stay fresh without a leader. It does so on all
 // lanes: the transport takes a stream on which nothing comes for dead.
 func (c *Core) pingIdle() {
 	for _, p := range c.peers {
 		if p != nil && p.linked() && c.now-p.pingAt >= statusInterval {
-			c.ping(p, nil, LaneControl, LaneData)
+			c.ping(p, nil, LaneControl, LaneData, LaneSnapshot)
 		}
 	}
 }

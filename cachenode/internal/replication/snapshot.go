@@ -115,7 +115,7 @@ func (t *transfers) pump(c *Core, p *peer) {
 // send sends one chunk. One that is lost is sent again when the transfer does not move.
 func (t *transfers) send(c *Core, p *peer, chunk *cachepb.SnapshotChunk) {
 	t.out.sentAt = c.now
-	c.send(p.slot, LaneData, &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Replicate{
+	c.send(p.slot, LaneSnapshot, &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Replicate{
 		Replicate: &cachepb.Replicate{Chunk: chunk, Peer: &cachepb.Peer{Cluster: c.cluster}},
 	}})
 }
@@ -237,7 +237,7 @@ func (c *Core) receiveChunk(p *peer, m *cachepb.SnapshotChunk) {
 	default:
 		reply.Seq = in.next - 1
 	}
-	c.sendAck(p.slot, LaneData, &cachepb.Ack{Method: &cachepb.Ack_ReplicateAck{ReplicateAck: &cachepb.ReplicateAck{
+	c.sendAck(p.slot, LaneSnapshot, &cachepb.Ack{Method: &cachepb.Ack_ReplicateAck{ReplicateAck: &cachepb.ReplicateAck{
 		ChunkAck: reply, Peer: &cachepb.Peer{Cluster: c.cluster},
 	}}})
 }

@@ -438,7 +438,7 @@ type Node struct {
 	dead bool
 
 	up          [2][2]map[int]*Node      // by direction, lane, other slot: the process at the other end
-	lastAt      [2]map[int]time.Duration // by lane, other slot: when the last message arrives there
+	lastAt      [3]map[int]time.Duration // by lane, other slot: when the last message arrives there
 	dialing     map[int]bool
 	wakeAt      time.Duration
 	pausedUntil time.Duration
@@ -450,7 +450,7 @@ type Node struct {
 func (n *Node) ensure() {
 	if n.dialing == nil {
 		n.dialing = map[int]bool{}
-		n.lastAt = [2]map[int]time.Duration{{}, {}}
+		n.lastAt = [3]map[int]time.Duration{{}, {}, {}}
 		for d := range n.up {
 			for l := range n.up[d] {
 				n.up[d][l] = map[int]*Node{}
