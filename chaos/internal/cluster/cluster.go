@@ -79,6 +79,7 @@ type Node struct {
 
 	mu      sync.Mutex
 	process *proc.Process
+	ended   chan struct{} // closed when process has ended and state says so
 	state   State
 }
 
@@ -170,7 +171,8 @@ func (c *Cluster) start(n *Node, l *net.TCPListener) error {
 	if err != nil {
 		return err
 	}
-	n.process = p
+	ended := make(chan struct{})
+	n.process, n.ended = p, ended
 	n.enter(Running, fmt.Sprintf("pid %d", p.Pid()))
 	c.exits.Go(func() {
 		how := "exit status 0"
@@ -180,6 +182,7 @@ func (c *Cluster) start(n *Node, l *net.TCPListener) error {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.enter(Ended, fmt.Sprintf("pid %d: %s", p.Pid(), how))
+		close(ended)
 	})
 	return nil
 }
@@ -259,35 +262,36 @@ func (n *Node) Health(ctx context.Context) (*cachepb.HealthAck, error) { return 
 
 // Kill ends the process at once and waits for its end.
 func (n *Node) Kill(ctx context.Context) error {
-	p := n.current()
-	if err := p.Kill(); err != nil {
+	if err := n.current().Kill(); err != nil {
 		return err
 	}
-	return awaitEnd(ctx, p)
+	return n.awaitEnd(ctx)
 }
 
 // Terminate asks the process to stop and waits for its end, at most as long
 // as ctx lasts.
 func (n *Node) Terminate(ctx context.Context) error {
-	p := n.current()
-	if err := p.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := n.current().Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
-	return awaitEnd(ctx, p)
+	return n.awaitEnd(ctx)
 }
 
-func awaitEnd(ctx context.Context, p *proc.Process) error {
+func (n *Node) awaitEnd(ctx context.Context) error {
+	n.mu.Lock()
+	ended := n.ended
+	n.mu.Unlock()
 	select {
-	case <-p.Done():
+	case <-ended:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("process %d of %s has not ended: %w", p.Pid(), p.Name(), context.Cause(ctx))
+		return fmt.Errorf("process %d of %s has not ended: %w", n.Pid(), n.Name, context.Cause(ctx))
 	}
 }
 
 // Restart starts a node whose process has ended, on the same address.
 func (c *Cluster) Restart(ctx context.Context, n *Node) error {
-	if err := awaitEnd(ctx, n.current()); err != nil {
+	if err := n.awaitEnd(ctx); err != nil {
 		return err
 	}
 	for {
