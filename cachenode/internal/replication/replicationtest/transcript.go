@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
-	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -46,8 +45,8 @@ import (
 //
 //	+TIME FROM>TO LANE SeedMessage fields [raft letter]
 //
-// and ends in LOST if it never arrives. Pings and Pongs are only counted, unless beats are shown. A Transcript is not
-// safe for concurrent use.
+// and ends in LOST if it never arrives. Pings and Pongs are left out unless beats are shown. A Transcript is not safe
+// for concurrent use.
 type Transcript struct {
 	// Random makes the random numbers of the process follow from a seed; testing/cryptotest has the function.
 	Random func(seed uint64)
@@ -64,8 +63,6 @@ type Transcript struct {
 	eaten map[string]bool
 	beats bool
 	mute  bool           // write nothing
-	sent  map[string]int // hidden beats of this command
-	lost  map[string]int
 
 	state    map[*Node]string
 	term     map[*Node]uint64
@@ -75,7 +72,6 @@ type Transcript struct {
 // Do runs one command and returns what happened.
 func (t *Transcript) Do(d *datadriven.TestData) string {
 	t.out.Reset()
-	t.sent, t.lost = map[string]int{}, map[string]int{}
 	if t.sim != nil {
 		t.since = t.sim.now
 	} else if d.Cmd != "cluster" {
@@ -84,19 +80,9 @@ func (t *Transcript) Do(d *datadriven.TestData) string {
 	args := arguments{d}
 	t.mute = slices.Contains(args.positional(), "quiet")
 	err := t.command(d.Cmd, args)
-	if t.mute {
-		clear(t.sent)
-	}
 	t.mute = false
 	if err != nil {
 		t.printf("error: %v\n", err)
-	}
-	for _, name := range slices.Sorted(maps.Keys(t.sent)) {
-		t.printf("(%s %d", name, t.sent[name])
-		if n := t.lost[name]; n > 0 {
-			t.printf(", %d lost", n)
-		}
-		t.printf(")\n")
 	}
 	if t.out.Len() == 0 {
 		return "ok\n"
@@ -248,7 +234,6 @@ func (t *Transcript) form(after time.Duration) error {
 		err = t.sim.Run(after)
 	}
 	t.mute = false
-	clear(t.sent)
 	t.status()
 	return err
 }
@@ -422,17 +407,13 @@ func (t *Transcript) line(format string, v ...any) {
 	t.printf("%-8s %s\n", "+"+(t.sim.now-t.since).String(), fmt.Sprintf(format, v...))
 }
 
-// hidden counts a message that is not to be written.
+// hidden reports whether a message is not written.
 func (t *Transcript) hidden(name string) bool { return !t.beats && (name == "Ping" || name == "Pong") }
 
 // Sent implements Watcher.
 func (t *Transcript) Sent(from *Node, to int, lane replication.Lane, m proto.Message, lost bool) {
 	name, tail := MessageName(m), ""
 	if t.hidden(name) {
-		t.sent[name]++
-		if lost {
-			t.lost[name]++
-		}
 		return
 	}
 	if lost {
@@ -445,17 +426,13 @@ func (t *Transcript) Sent(from *Node, to int, lane replication.Lane, m proto.Mes
 func (t *Transcript) Lost(from *Node, to int, lane replication.Lane, m proto.Message) {
 	name := MessageName(m)
 	if t.hidden(name) {
-		t.lost[name]++
 		return
 	}
 	t.line("%d>%d %s %s%s LOST on the way", from.slot, to, laneName(lane), name, t.fields(m))
 }
 
 func laneName(l replication.Lane) string {
-	if l == replication.LaneControl {
-		return "ctl "
-	}
-	return "data"
+	return map[replication.Lane]string{replication.LaneControl: "ctl ", replication.LaneData: "data", replication.LaneSnapshot: "snap"}[l]
 }
 
 // Linked implements Watcher.
