@@ -62,7 +62,7 @@ type Transcript struct {
 
 	eaten map[string]bool
 	beats bool
-	mute  bool           // write nothing
+	mute  bool // write nothing
 
 	state    map[*Node]string
 	term     map[*Node]uint64
