@@ -266,7 +266,7 @@ func (w *world) check() error {
 // a quorum acknowledged stays, nothing refused appears, local reads keep their bound and linearizable reads have none.
 // GATEWAY_SEEDS=1-500 runs more; a failure names its seed.
 func TestSchedules(t *testing.T) {
-	first, last := uint64(1), uint64(30)
+	first, last := uint64(1), uint64(seedsByDefault)
 	if v := os.Getenv("GATEWAY_SEEDS"); v != "" {
 		if n, _ := fmt.Sscanf(v, "%d-%d", &first, &last); n == 1 {
 			last = first
