@@ -111,7 +111,8 @@ func switchLeader(ctx context.Context, c *cli.Command) error {
 	})
 }
 
-// atLeader does something at the leader itself, whichever node the command was pointed at, and prints ok.
+// atLeader does something at the leader itself, whichever node the command was pointed at, and prints ok. Leadership may
+// move before it gets there, or because of what it asks; then it follows.
 func atLeader(ctx context.Context, c *cli.Command, do func(context.Context, *client.Conn) error) error {
 	t, err := newTarget(c)
 	if err != nil {
@@ -119,6 +120,21 @@ func atLeader(ctx context.Context, c *cli.Command, do func(context.Context, *cli
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Duration("timeout"))
 	defer cancel()
+	for moved := 0; ; moved++ {
+		err := onceAtLeader(ctx, t, do)
+		var refused *client.MgmtError
+		switch {
+		case err == nil:
+			_, err = fmt.Fprintln(c.Root().Writer, "ok")
+			return err
+		case moved < 3 && errors.As(err, &refused) && refused.Code == cachepb.Code_NOT_LEADER:
+		default:
+			return err
+		}
+	}
+}
+
+func onceAtLeader(ctx context.Context, t *target, do func(context.Context, *client.Conn) error) error {
 	conn, err := t.dial(ctx)
 	if err != nil {
 		return err
@@ -128,22 +144,20 @@ func atLeader(ctx context.Context, c *cli.Command, do func(context.Context, *cli
 	if err != nil {
 		return fmt.Errorf("%s: %w", conn.Addr(), err)
 	}
-	if _, leads := h.GetState().GetValue().(*cachepb.State_Leader); !leads {
-		leader := h.GetLeader().GetAddr()
-		if leader == "" {
-			return fmt.Errorf("%s knows no leader", conn.Addr())
-		}
-		addr := t.resolve(config.Identity(leader))
-		if conn, err = client.Dial(ctx, t.config(addr)); err != nil {
-			return errors.New(t.explain(addr, err))
-		}
-		defer conn.Close()
+	if _, leads := h.GetState().GetValue().(*cachepb.State_Leader); leads {
+		return do(ctx, conn)
 	}
-	if err := do(ctx, conn); err != nil {
-		return err
+	leader := h.GetLeader().GetAddr()
+	if leader == "" {
+		return fmt.Errorf("%s knows no leader", conn.Addr())
 	}
-	_, err = fmt.Fprintln(c.Root().Writer, "ok")
-	return err
+	addr := t.resolve(config.Identity(leader))
+	at, err := client.Dial(ctx, t.config(addr))
+	if err != nil {
+		return errors.New(t.explain(addr, err))
+	}
+	defer at.Close()
+	return do(ctx, at)
 }
 
 func abandonCommand() *cli.Command {

@@ -194,6 +194,6 @@ func (c *Conn) failMgmt(v *ackView) bool {
 	if len(reason) == 0 {
 		reason = v.text
 	}
-	q[0].ch <- mgmtReply{err: fmt.Errorf("client: %s: %s", c.addr, reason)}
+	q[0].ch <- mgmtReply{err: &MgmtError{Addr: c.addr, Code: v.code, Detail: string(reason)}}
 	return true
 }

@@ -101,6 +101,15 @@ var (
 	ErrFull = errors.New("client: window full")
 )
 
+// MgmtError is a management request that the node refused.
+type MgmtError struct {
+	Addr   string
+	Code   cachepb.Code // INDETERMINATE if the node gave none
+	Detail string
+}
+
+func (e *MgmtError) Error() string { return fmt.Sprintf("client: %s: %s", e.Addr, e.Detail) }
+
 // DownError is returned by operations on a Conn that is not connected. Nothing
 // was sent.
 type DownError struct {

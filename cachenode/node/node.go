@@ -357,11 +357,24 @@ func (n *Node) MembersSet(ctx context.Context, hosts []string) error {
 	}
 	config.SortHosts(list)
 	var err error
-	var address string
+	var address, heir string
 	if callErr := n.runner.Call(ctx, func(c *replication.Core) {
-		address, err = c.Host(c.Leader()), c.SetMembers(list)
+		address = c.Host(c.Leader())
+		if c.Leading() && !slices.Contains(list, c.Host(n.cfg.Self)) {
+			heir = firstCommon(c.Members(), list)
+		}
+		if heir == "" {
+			err = c.SetMembers(list)
+		}
 	}); callErr != nil {
 		return callErr
+	}
+	if heir != "" {
+		// A leader that takes itself out would leave the others to notice by silence. Somebody who stays does it.
+		if err := n.LeaderSwitch(ctx, heir); err != nil {
+			return err
+		}
+		return notLeader(heir)
 	}
 	switch {
 	case errors.Is(err, replication.ErrNotLeader) && address == "":
@@ -391,6 +404,16 @@ func (n *Node) MembersSet(ctx context.Context, hosts []string) error {
 			return fmt.Errorf("node: given up, a new host may not be reachable: %w", err)
 		}
 	}
+}
+
+// firstCommon returns the first element of a that is in b, or "".
+func firstCommon(a, b []string) string {
+	for _, s := range a {
+		if slices.Contains(b, s) {
+			return s
+		}
+	}
+	return ""
 }
 
 func notLeader(address string) error {
