@@ -6,6 +6,7 @@
 package replicationtest
 
 import (
+	"cmp"
 	"container/heap"
 	"fmt"
 	"log/slog"
@@ -39,8 +40,8 @@ type Options struct {
 	Upper func(n *Node) (upper replication.Driven, attach func(*replication.Core))
 	// LogRetainEntries forces snapshots when small. Default 10 000
 	LogRetainEntries int
-	// SnapshotWindow makes transfers slow when small. Default 8
-	SnapshotWindow int
+	// SnapshotWindow and SnapshotChunk, in bytes, make transfers slow when small. Default 8 and 512
+	SnapshotWindow, SnapshotChunk int
 }
 
 // Watcher is told what happens in a simulation, at the simulated time at which it does. A transcript is one.
@@ -233,7 +234,7 @@ func (s *Sim) StartWith(slot int, list []string, joinOnly bool) {
 	core, err := replication.New(replication.Config{
 		Hosts: list, Self: slices.Index(list, s.hosts[slot]), JoinOnly: joinOnly, AbandonAfter: s.opt.AbandonAfter, Transport: n, Upper: n.Upper, Logger: logger,
 		WallClock: func() time.Time { return time.Unix(1_700_000_000, 0).Add(s.now) },
-		Rand:      s.rng.Uint64, LogRetainEntries: s.opt.LogRetainEntries, SnapshotChunk: 512,
+		Rand:      s.rng.Uint64, LogRetainEntries: s.opt.LogRetainEntries, SnapshotChunk: cmp.Or(s.opt.SnapshotChunk, 512),
 		SnapshotWindow: s.opt.SnapshotWindow,
 	})
 	if err != nil {

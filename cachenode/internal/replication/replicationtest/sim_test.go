@@ -103,13 +103,21 @@ func scheduleOf(seed uint64) (*Sim, Schedule) {
 	switch seed % 4 {
 	case 1:
 		opt.Loss, opt.Duplicate, opt.Reorder = 0.01, 0.02, 0.05
+		if seed%8 == 5 { // late words of snapshot transfers
+			opt.LogRetainEntries, opt.Reorder, opt.Duplicate = 8, 0.2, 0.1
+		}
 	case 2:
 		opt.Delay, opt.Jitter = 20*time.Millisecond, 15*time.Millisecond
 	case 3:
 		opt.LogRetainEntries = 8
 	}
-	if seed%12 == 6 {
+	sch := Schedule{KeepMajority: seed%2 == 0}
+	switch seed % 12 {
+	case 0: // three nodes, and a copy that takes longer than an election
+		opt.SnapshotWindow, opt.SnapshotChunk = 1, 16
+		sch.Succession = true
+	case 6:
 		opt.SnapshotWindow = 1 // a copy takes as long as a few faults
 	}
-	return New(opt), Schedule{KeepMajority: seed%2 == 0}
+	return New(opt), sch
 }
