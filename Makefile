@@ -8,11 +8,12 @@ TESTFLAGS  ?=
 # A package that hangs says where within this time instead of holding everything up.
 TIMEOUT    ?= 10m
 BENCHFLAGS ?=
+SEEDS      ?= 1-200
 
 COMMANDS := cachenode loadgen chaos reports
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race bench smoke lint generate tidy verify clean
+.PHONY: help build test race bench sim mutants smoke lint generate tidy verify clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +30,13 @@ race: ## run all tests under the race detector
 bench: build ## three nodes on this machine: every level, then as fast as it goes, then a killed leader; about a minute
 	bin/loadgen bench --out $(OUT) $(BENCHFLAGS)
 	bin/chaos run --out $(OUT) scenarios/leader-kill.yaml
+
+sim: ## simulated clusters through random faults, SEEDS=1-2000 of them (200 take a minute); a failure names its seed
+	SIM_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 2h -run TestSchedules -v ./cachenode/internal/replication/replicationtest
+	GATEWAY_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 2h -run TestSchedules -v ./cachenode/internal/gateway
+
+mutants: ## planted bugs of the core, each of which the simulation has to find
+	$(GO) test -count=1 -timeout 1h -tags mutants -run TestMutants -v ./cachenode/internal/replication/replicationtest
 
 smoke: build ## one short scenario with a fault on real processes, judged by its exit code
 	bin/chaos run --out $(OUT) scenarios/smoke.yaml
