@@ -37,6 +37,9 @@ type Spec struct {
 	Env    map[string]string // additional environment of every node
 	LogDir string            // n1.log and so on are appended to here
 	Seed   uint64
+	// Direct leaves the links out: nodes and clients connect to the nodes
+	// themselves.
+	Direct bool
 	// OnProcess is called when a process has started, was paused or resumed,
 	// or has ended, whoever ended it. It must not call the Cluster. nil is
 	// allowed.
@@ -115,26 +118,18 @@ func Start(spec Spec) (_ *Cluster, err error) {
 		hosts = append(hosts, "http://"+l.Addr().String())
 	}
 	for _, n := range c.nodes {
-		if _, err := c.Net.Add(Clients, n.Name, n.Identity); err != nil {
+		dials, err := c.connect(n)
+		if err != nil {
 			return nil, err
-		}
-		var dials []string
-		for _, to := range c.nodes {
-			if to == n {
-				continue
-			}
-			l, err := c.Net.Add(n.Name, to.Name, to.Identity)
-			if err != nil {
-				return nil, err
-			}
-			dials = append(dials, to.Identity+"="+l.Addr())
 		}
 		n.env = []string{
 			"HA_HOSTS=" + strings.Join(hosts, ","),
 			"HOSTNAME_OVERWRITE=" + n.Identity,
 			"CACHE_AUTH_TOKEN=" + token,
 			"CACHE_TLS=false",
-			"CACHE_DIAL_MAP=" + strings.Join(dials, ","),
+		}
+		if len(dials) > 0 {
+			n.env = append(n.env, "CACHE_DIAL_MAP="+strings.Join(dials, ","))
 		}
 		if spec.Nodes > 1 {
 			n.env = append(n.env, "HA_MODE=true")
@@ -152,6 +147,28 @@ func Start(spec Spec) (_ *Cluster, err error) {
 		}
 	}
 	return c, nil
+}
+
+// connect makes the links to and from a node, and returns what it has to dial
+// for each of the others.
+func (c *Cluster) connect(n *Node) (dials []string, err error) {
+	if c.spec.Direct {
+		return nil, nil
+	}
+	if _, err := c.Net.Add(Clients, n.Name, n.Identity); err != nil {
+		return nil, err
+	}
+	for _, to := range c.nodes {
+		if to == n {
+			continue
+		}
+		l, err := c.Net.Add(n.Name, to.Name, to.Identity)
+		if err != nil {
+			return nil, err
+		}
+		dials = append(dials, to.Identity+"="+l.Addr())
+	}
+	return dials, nil
 }
 
 // direct is the configuration of a connection without a link. It redials
@@ -223,8 +240,14 @@ func (c *Cluster) NameOf(identity string) string {
 // Token is what a client has to show.
 func (c *Cluster) Token() string { return token }
 
-// ClientAddr is where clients dial a node: the near end of its link.
-func (c *Cluster) ClientAddr(name string) string { return c.Net.Link(Clients, name).Addr() }
+// ClientAddr is where clients dial a node: the near end of its link, if there
+// are links.
+func (c *Cluster) ClientAddr(name string) string {
+	if l := c.Net.Link(Clients, name); l != nil {
+		return l.Addr()
+	}
+	return c.Node(name).Identity
+}
 
 // Resolve maps an identity to the address that clients dial, or to "".
 func (c *Cluster) Resolve(identity string) string {
@@ -387,10 +410,18 @@ func (c *Cluster) healths(ctx context.Context) map[*Node]*cachepb.HealthAck {
 // WaitHealthy waits until every node is a member of one cluster, in one term,
 // with one leader, and has applied what the others have. The error of a wait
 // that ended says what was missing.
-func (c *Cluster) WaitHealthy(ctx context.Context) error {
+func (c *Cluster) WaitHealthy(ctx context.Context) error { return c.await(ctx, (*census).differs) }
+
+// WaitReady is WaitHealthy for a cluster under load, where no two nodes have
+// applied the same when they are asked: every node leads or follows, with a
+// vote and a fresh copy, in one cluster with one leader.
+func (c *Cluster) WaitReady(ctx context.Context) error { return c.await(ctx, (*census).unready) }
+
+// await asks the nodes until nothing is missing.
+func (c *Cluster) await(ctx context.Context, missing func(*census) string) error {
 	for {
-		missing := c.unhealthy(ctx)
-		if missing == "" {
+		say := missing(&census{c.nodes, c.healths(ctx)})
+		if say == "" {
 			return nil
 		}
 		for _, n := range c.nodes {
@@ -403,29 +434,32 @@ func (c *Cluster) WaitHealthy(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s: %w", missing, context.Cause(ctx))
+			return fmt.Errorf("%s: %w", say, context.Cause(ctx))
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }
 
-// unhealthy says what is missing for the cluster to be healthy, or "".
-func (c *Cluster) unhealthy(ctx context.Context) string {
-	all := c.healths(ctx)
+// census is what the nodes answered when they were asked how they are.
+type census struct {
+	nodes  []*Node
+	health map[*Node]*cachepb.HealthAck // of those that answered
+}
+
+// unready says what is missing for the nodes to be one cluster, or "".
+func (c *census) unready() string {
 	var say []string
-	leaders, clusters, applied := map[string]bool{}, map[uint64]bool{}, map[uint64]bool{}
+	leaders, clusters := map[string]bool{}, map[uint64]bool{}
 	for _, n := range c.nodes {
-		h := all[n]
+		h := c.health[n]
 		if h == nil {
 			say = append(say, n.Name+" does not answer")
 			continue
 		}
-		state := proc.StateName(h.GetState())
-		status := h.GetPeer().GetStatus()
-		if state != "leader" && state != "follower" {
+		if state := proc.StateName(h.GetState()); state != "leader" && state != "follower" {
 			say = append(say, n.Name+" is "+state)
 		}
-		leaders[h.GetLeader().GetAddr()], clusters[h.GetCluster()], applied[status.GetApplied()] = true, true, true
+		leaders[h.GetLeader().GetAddr()], clusters[h.GetCluster()] = true, true
 	}
 	switch {
 	case len(say) > 0:
@@ -433,10 +467,25 @@ func (c *Cluster) unhealthy(ctx context.Context) string {
 		say = append(say, "the nodes are in different clusters")
 	case len(leaders) > 1 || leaders[""]:
 		say = append(say, "the nodes name different leaders")
-	case len(applied) > 1:
-		for _, n := range c.nodes {
-			say = append(say, fmt.Sprintf("%s has applied %d", n.Name, all[n].GetPeer().GetStatus().GetApplied()))
-		}
+	}
+	return strings.Join(say, ", ")
+}
+
+// differs says what is missing for the nodes to be one cluster that has
+// applied the same, or "".
+func (c *census) differs() string {
+	if say := c.unready(); say != "" {
+		return say
+	}
+	var say []string
+	applied := map[uint64]bool{}
+	for _, n := range c.nodes {
+		at := c.health[n].GetPeer().GetStatus().GetApplied()
+		applied[at] = true
+		say = append(say, fmt.Sprintf("%s has applied %d", n.Name, at))
+	}
+	if len(applied) == 1 {
+		return ""
 	}
 	return strings.Join(say, ", ")
 }

@@ -38,7 +38,20 @@ type Conditions struct {
 	// Latency and Jitter delay each chunk of bytes by Latency plus or minus
 	// up to Jitter, uniformly. Order is kept.
 	Latency, Jitter time.Duration
+	// Loss delays a share of the chunks, in bursts of Burst chunks on average,
+	// as TCP delays what was in lost packets: by a retransmission timeout that
+	// begins at [firstRTO] and doubles while the burst lasts. What comes behind
+	// waits too. Nothing is missing in the end.
+	Loss  float64
+	Burst float64 // 1 at least
 }
+
+// The retransmission timeout after a loss, as Linux has it: at first, and the
+// most that a burst makes of it.
+const (
+	firstRTO = 200 * time.Millisecond
+	maxRTO   = 1600 * time.Millisecond
+)
 
 // Traffic is what has passed one way of a link since it was made.
 type Traffic struct {
@@ -46,7 +59,9 @@ type Traffic struct {
 	Held  int64 // chunks that met a stall, each counted once
 	// Delayed counts chunks that were kept back for their latency.
 	Delayed int64
-	// Reset counts connections that Reset ended.
+	// Lost counts those of them that were kept back for a loss.
+	Lost int64
+	// Reset counts connections that Reset or ResetOne ended.
 	Reset int64
 }
 
@@ -171,7 +186,7 @@ func (l *Link) Apply(way Way, c Conditions) (lift func()) {
 // Traffic returns the counters of one way.
 func (l *Link) Traffic(way Way) Traffic {
 	g := l.gates[way]
-	return Traffic{Bytes: g.bytes.Load(), Held: g.held.Load(), Delayed: g.delayed.Load(), Reset: g.ended.Load()}
+	return Traffic{Bytes: g.bytes.Load(), Held: g.held.Load(), Delayed: g.delayed.Load(), Lost: g.lost.Load(), Reset: g.ended.Load()}
 }
 
 // Reset closes every connection that the link has now, both ends of it, and
@@ -181,6 +196,10 @@ func (l *Link) Reset() {
 		g.reset()
 	}
 }
+
+// ResetOne closes one connection of the link, chosen by pick among those that
+// it has now. It reports whether there was one.
+func (l *Link) ResetOne(pick uint64) bool { return l.gates[Forward].resetOne(pick) }
 
 // Reject closes every connection of the link and refuses new ones until there
 // was an [Link.Accept] for each Reject.
@@ -248,12 +267,13 @@ type gate struct {
 	layers  []*Conditions
 	now     Conditions    // their sum
 	resets  int           // so far
-	changed chan struct{} // closed when now or resets changes
+	live    []*passage    // in the order in which they were made
+	changed chan struct{} // closed when now, resets or a passage's doomed changes
 
 	closed chan struct{} // closed when the network is
 	opened atomic.Int64  // connections so far
 
-	bytes, held, delayed, ended atomic.Int64
+	bytes, held, delayed, lost, ended atomic.Int64
 }
 
 func newGate(seed uint64) *gate {
@@ -281,6 +301,9 @@ func (g *gate) sum() {
 		g.now.Stall = g.now.Stall || c.Stall
 		g.now.Latency += c.Latency
 		g.now.Jitter += c.Jitter
+		if c.Loss > g.now.Loss {
+			g.now.Loss, g.now.Burst = c.Loss, c.Burst
+		}
 	}
 	g.wake()
 }
@@ -296,6 +319,31 @@ func (g *gate) reset() {
 	defer g.mu.Unlock()
 	g.resets++
 	g.wake()
+}
+
+// resetOne ends the pick-th of the connections that are there.
+func (g *gate) resetOne(pick uint64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	alive := slices.DeleteFunc(slices.Clone(g.live), func(p *passage) bool { return p.doomed.Load() })
+	if len(alive) == 0 {
+		return false
+	}
+	alive[pick%uint64(len(alive))].doomed.Store(true)
+	g.wake()
+	return true
+}
+
+func (g *gate) enter(p *passage) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.live = append(g.live, p)
+}
+
+func (g *gate) leave(p *passage) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.live = slices.DeleteFunc(g.live, func(q *passage) bool { return q == p })
 }
 
 func (g *gate) get() (c Conditions, resets int, changed <-chan struct{}) {
@@ -353,7 +401,9 @@ type passage struct {
 	last   time.Time           // when the chunk before it was due
 	random *rand.Rand
 	gate   *gate
-	resets int // of the gate, when the connection was made
+	resets int         // of the gate, when the connection was made
+	doomed atomic.Bool // it is to be reset
+	burst  int         // chunks lost in a row
 }
 
 // NewState is called by Toxiproxy once per connection and way.
@@ -366,7 +416,9 @@ func (t *linkToxic) NewState() any {
 		close(g.closed)
 	}
 	_, resets, _ := g.get()
-	return &passage{gate: g, resets: resets, random: rand.New(rand.NewPCG(g.seed, uint64(g.opened.Add(1))))}
+	p := &passage{gate: g, resets: resets, random: rand.New(rand.NewPCG(g.seed, uint64(g.opened.Add(1))))}
+	g.enter(p)
+	return p
 }
 
 // Pipe moves chunks from input to output until the connection ends. It returns
@@ -378,7 +430,7 @@ func (t *linkToxic) Pipe(stub *toxics.ToxicStub) {
 		c, resets, changed := p.gate.get()
 		var next step
 		switch {
-		case resets != p.resets:
+		case resets != p.resets || p.doomed.Load():
 			p.gate.ended.Add(1)
 			next = abandon
 		case p.chunk == nil && !p.ended:
@@ -406,6 +458,7 @@ func (t *linkToxic) Pipe(stub *toxics.ToxicStub) {
 			// connection it writes to. The other way does the same, so the
 			// reader ends too; it has to be heard out until then, or it
 			// stays blocked for ever.
+			p.gate.leave(p)
 			stub.Close()
 			for !p.ended {
 				p.chunk = <-stub.Input
@@ -413,6 +466,7 @@ func (t *linkToxic) Pipe(stub *toxics.ToxicStub) {
 			}
 			return
 		case finish:
+			p.gate.leave(p)
 			stub.Close()
 			return
 		}
@@ -473,9 +527,10 @@ func (p *passage) pass(stub *toxics.ToxicStub, changed <-chan struct{}) step {
 	return again
 }
 
-// late returns how much longer the chunk has to wait for its latency.
+// late returns how much longer the chunk has to wait for its latency, or for
+// its loss.
 func (p *passage) late(c Conditions) time.Duration {
-	if c.Latency == 0 {
+	if c.Latency == 0 && c.Loss == 0 {
 		p.due = time.Time{}
 		return 0
 	}
@@ -484,11 +539,38 @@ func (p *passage) late(c Conditions) time.Duration {
 		if c.Jitter > 0 {
 			delay += time.Duration(p.random.Int64N(int64(2*c.Jitter))) - c.Jitter
 		}
-		p.due = p.chunk.Timestamp.Add(delay)
+		rto := p.lose(c)
+		p.due = p.chunk.Timestamp.Add(delay + rto)
 		if p.due.Before(p.last) {
 			p.due = p.last
 		}
-		p.gate.delayed.Add(1)
+		if time.Until(p.due) > 0 {
+			p.gate.delayed.Add(1)
+		}
+		if rto > 0 {
+			p.gate.lost.Add(1)
+		}
 	}
 	return time.Until(p.due)
+}
+
+// lose decides whether a chunk is lost, and returns by how much it is late
+// then. It is Gilbert's chain of two states: one in which nothing is lost, and
+// one in which everything is, entered and left so that Loss of all chunks fall
+// into it and it lasts for Burst chunks on average.
+func (p *passage) lose(c Conditions) time.Duration {
+	if c.Loss == 0 {
+		p.burst = 0
+		return 0
+	}
+	stay := 1 - 1/c.Burst
+	if p.burst == 0 {
+		stay = c.Loss / (c.Burst * (1 - c.Loss)) // enters
+	}
+	if p.random.Float64() >= stay {
+		p.burst = 0
+		return 0
+	}
+	p.burst++
+	return min(firstRTO<<min(p.burst-1, 10), maxRTO)
 }

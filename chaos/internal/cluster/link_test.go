@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strings"
@@ -514,5 +516,104 @@ func TestToxiproxy_halfClose(t *testing.T) {
 	}
 	if _, err := here.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the client reads %v, want the end: a half-close is now passed on as one", err)
+	}
+}
+
+// TestPassage_lose proves that losses are as frequent as asked, come in bursts
+// as long as asked, and take one retransmission timeout each that doubles
+// within a burst up to its bound.
+func TestPassage_lose(t *testing.T) {
+	for _, c := range []Conditions{{Loss: 0.05, Burst: 3}, {Loss: 0.05, Burst: 1}, {Loss: 0.3, Burst: 5}} {
+		p := &passage{random: rand.New(rand.NewPCG(1, 2))}
+		const n = 400_000
+		var lost, bursts int
+		want := time.Duration(0)
+		for range n {
+			d := p.lose(c)
+			if d == 0 {
+				want = 0
+				continue
+			}
+			lost++
+			if want = min(2*want, maxRTO); want == 0 {
+				bursts++
+				want = firstRTO
+			}
+			if d != want {
+				t.Fatalf("%+v: late by %v, want %v", c, d, want)
+			}
+		}
+		if share := float64(lost) / n; math.Abs(share-c.Loss) > 0.05*c.Loss {
+			t.Errorf("%+v: %.4f lost", c, share)
+		}
+		if mean := float64(lost) / float64(bursts); math.Abs(mean-c.Burst) > 0.05*c.Burst {
+			t.Errorf("%+v: bursts of %.2f", c, mean)
+		}
+	}
+}
+
+// TestLink_loss proves that a lossy link delivers everything in order, some of
+// it late, and says how much was.
+func TestLink_loss(t *testing.T) {
+	_, l := network(t)
+	c := dial(t, l)
+	lift := l.Apply(Forward, Conditions{Loss: 0.5, Burst: 1})
+	for i := range 8 {
+		s := fmt.Sprintf("chunk %d", i)
+		send(t, c, s)
+		expect(t, c, s)
+	}
+	lift()
+	if got := l.Traffic(Forward); got.Lost == 0 || got.Lost > 7 || got.Delayed < got.Lost {
+		t.Errorf("of 8 chunks at 50%% loss %d were lost and %d delayed", got.Lost, got.Delayed)
+	}
+	if got := l.Traffic(Backward); got.Lost != 0 {
+		t.Errorf("%d lost the other way", got.Lost)
+	}
+	lost := l.Traffic(Forward).Lost
+	for range 20 {
+		send(t, c, "x")
+		expect(t, c, "x")
+	}
+	if got := l.Traffic(Forward).Lost; got != lost {
+		t.Errorf("%d lost after it was lifted", got-lost)
+	}
+}
+
+// TestLink_resetOne proves that one connection of several is closed, at both
+// ends, and that the others and new ones work on.
+func TestLink_resetOne(t *testing.T) {
+	_, l := network(t)
+	if l.ResetOne(0) {
+		t.Error("closed a connection that is not there")
+	}
+	var conns []net.Conn
+	for range 3 {
+		c := dial(t, l)
+		send(t, c, "a")
+		expect(t, c, "a")
+		conns = append(conns, c)
+	}
+	if !l.ResetOne(4) { // the second of three
+		t.Fatal("found no connection")
+	}
+	if _, err := conns[1].Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the second connection is open: %v", err)
+	}
+	for _, c := range []net.Conn{conns[0], conns[2], dial(t, l)} {
+		send(t, c, "b")
+		expect(t, c, "b")
+	}
+	if got := l.Traffic(Forward).Reset; got != 1 {
+		t.Errorf("%d connections were reset", got)
+	}
+	// The ones that have ended are no longer chosen.
+	for left := 3; left > 0; left-- {
+		if !l.ResetOne(uint64(left)) {
+			t.Fatalf("found none with %d left", left)
+		}
+	}
+	if l.ResetOne(0) {
+		t.Error("found a fifth connection")
 	}
 }

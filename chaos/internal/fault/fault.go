@@ -16,14 +16,18 @@ import (
 
 // Spec says what to break.
 type Spec struct {
-	Action    string        // kill, term, pause, partition, isolate, latency, reset, leader-switch
-	Target    string        // leader, follower, followers, any, all, or a node's name
+	Action    string        // kill, term, pause, partition, isolate, stall, latency, loss, reset, leader-switch
+	Target    string        // leader, follower, followers, any, each, all, link, or a node's name
+	Count     int           // any, follower, each: so many nodes; 0 is 1
+	Turn      int           // each: the how-manieth time it is asked for, from 0
 	From      string        // partition: rest, followers, leader, or a node's name
 	Style     string        // partition, isolate: stall, reject
 	Direction string        // both, in, out, as seen from the target
 	Clients   string        // isolate: kept, cut
 	Latency   time.Duration // one way
 	Jitter    time.Duration // plus or minus
+	Loss      float64       // share of transmissions
+	Burst     int           // mean number of them in a row
 	To        string        // leader-switch: a node's name, or empty
 	Pick      uint64        // chooses where Target leaves a choice
 	// Begin is called when the targets are known and the deed begins: the
@@ -31,15 +35,17 @@ type Spec struct {
 	Begin func(targets []string)
 }
 
-func (s *Spec) begin(targets []*cluster.Node) {
+func (s *Spec) begin(targets []*cluster.Node) { s.beginAt(names(targets)...) }
+
+func (s *Spec) beginAt(targets ...string) {
 	if s.Begin != nil {
-		s.Begin(names(targets))
+		s.Begin(targets)
 	}
 }
 
 // Injection is a fault in force.
 type Injection struct {
-	Targets []string // the nodes it hit
+	Targets []string // the nodes it hit, or the link, as FROM>TO of who dials
 	Links   []string // the paths it cut or slowed, as FROM>TO of the traffic
 	Detail  string   // what was done, in a few words
 
@@ -66,7 +72,17 @@ var ErrNotAvailable = errors.New("fault: does not apply now")
 // Inject resolves the targets and breaks them. When it returns an error,
 // whatever it had done is healed again.
 func Inject(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, error) {
-	targets, err := resolve(ctx, c, s.Target, s.Pick)
+	if s.Target == "link" {
+		l, err := anyLink(c, s.Pick)
+		if err != nil {
+			return nil, err
+		}
+		if s.Action == "reset" {
+			return resetOne(l, s)
+		}
+		return stallLink(l, s), nil
+	}
+	targets, err := resolve(ctx, c, &s)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +93,7 @@ func Inject(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, error)
 		return pause(ctx, s, targets)
 	case "partition", "isolate":
 		return cut(ctx, c, s, targets)
-	case "latency":
+	case "latency", "loss":
 		return slow(c, s, targets)
 	case "reset":
 		return reset(c, s, targets)
@@ -92,18 +108,21 @@ func Inject(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, error)
 const leaderPatience = 3 * time.Second
 
 // resolve names the nodes that a target stands for at this moment.
-func resolve(ctx context.Context, c *cluster.Cluster, target string, pick uint64) ([]*cluster.Node, error) {
-	if n := c.Node(target); n != nil {
+func resolve(ctx context.Context, c *cluster.Cluster, s *Spec) ([]*cluster.Node, error) {
+	if n := c.Node(s.Target); n != nil {
 		return []*cluster.Node{n}, nil
 	}
 	all := c.Nodes()
-	switch target {
+	count := max(s.Count, 1)
+	switch s.Target {
 	case "":
 		return nil, nil
 	case "all":
 		return all, nil
 	case "any":
-		return all[pick%uint64(len(all)):][:1], nil
+		return some(all, s.Pick, count), nil
+	case "each":
+		return some(all, uint64(s.Turn*count), count), nil
 	}
 	leader, err := awaitLeader(ctx, c)
 	if err != nil {
@@ -111,15 +130,40 @@ func resolve(ctx context.Context, c *cluster.Cluster, target string, pick uint64
 	}
 	followers := without(all, []*cluster.Node{leader})
 	switch {
-	case target == "leader":
+	case s.Target == "leader":
 		return []*cluster.Node{leader}, nil
 	case len(followers) == 0:
-	case target == "followers":
+	case s.Target == "followers":
 		return followers, nil
-	case target == "follower":
-		return followers[pick%uint64(len(followers)):][:1], nil
+	case s.Target == "follower":
+		return some(followers, s.Pick, count), nil
 	}
-	return nil, fmt.Errorf("%w: no target %q in this cluster", ErrNotAvailable, target)
+	return nil, fmt.Errorf("%w: no target %q in this cluster", ErrNotAvailable, s.Target)
+}
+
+// some returns count of the nodes, from the one that pick falls on.
+func some(nodes []*cluster.Node, pick uint64, count int) []*cluster.Node {
+	var out []*cluster.Node
+	for i := range min(count, len(nodes)) {
+		out = append(out, nodes[(pick+uint64(i))%uint64(len(nodes))])
+	}
+	return out
+}
+
+// anyLink returns one of the links between nodes.
+func anyLink(c *cluster.Cluster, pick uint64) (*cluster.Link, error) {
+	var links []*cluster.Link
+	for _, from := range c.Names() {
+		for _, to := range c.Names() {
+			if l := c.Net.Link(from, to); l != nil {
+				links = append(links, l)
+			}
+		}
+	}
+	if len(links) == 0 {
+		return nil, fmt.Errorf("%w: there are no links between the nodes", ErrNotAvailable)
+	}
+	return links[pick%uint64(len(links))], nil
 }
 
 func awaitLeader(ctx context.Context, c *cluster.Cluster) (*cluster.Node, error) {
@@ -299,7 +343,7 @@ func pathNames(ps []path) []string {
 func cut(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
 	others := names(without(c.Nodes(), targets))
 	if s.Action == "partition" && s.From != "rest" {
-		from, err := resolve(ctx, c, s.From, s.Pick>>32)
+		from, err := resolve(ctx, c, &Spec{Target: s.From, Pick: s.Pick >> 32})
 		if err != nil {
 			return nil, err
 		}
@@ -441,7 +485,8 @@ func refused(ctx context.Context, links []*cluster.Link) (bool, string) {
 	return true, fmt.Sprintf("dials refused on %d links", len(links))
 }
 
-// slow delays all traffic between the targets and every other node.
+// slow delays all traffic between the targets and every other node, or a share
+// of it as a lossy network does.
 func slow(c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
 	hit := map[leg]bool{}
 	var ps []path
@@ -456,18 +501,23 @@ func slow(c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, erro
 		}
 	}
 	in := &Injection{Targets: names(targets), Links: pathNames(ps), Detail: fmt.Sprintf("%v ±%v one way", s.Latency, s.Jitter)}
+	what := cluster.Conditions{Latency: s.Latency, Jitter: s.Jitter}
 	delayed := func(p path) (n int64) {
 		for _, l := range p.legs {
 			n += l.link.Traffic(l.way).Delayed
 		}
 		return n
 	}
+	if s.Action == "loss" {
+		what = cluster.Conditions{Loss: s.Loss, Burst: float64(max(s.Burst, 1))}
+		in.Detail = fmt.Sprintf("%g%% late by a retransmission timeout, in bursts of %d", 100*s.Loss, max(s.Burst, 1))
+	}
 	before := make([]int64, len(ps))
 	for i, p := range ps {
 		before[i] = delayed(p)
 	}
 	s.begin(targets)
-	lift := apply(ps, cluster.Conditions{Latency: s.Latency, Jitter: s.Jitter})
+	lift := apply(ps, what)
 	in.heal = func(context.Context) error { lift(); return nil }
 	in.bit = func(context.Context) (bool, string) {
 		var total int64
@@ -526,6 +576,66 @@ func reset(c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, err
 		}
 	}
 	return in, nil
+}
+
+// resetOne closes one connection of a link.
+func resetOne(l *cluster.Link, s Spec) (*Injection, error) {
+	ended := func() int64 { return l.Traffic(cluster.Forward).Reset }
+	before := ended()
+	s.beginAt(l.String())
+	there := l.ResetOne(s.Pick >> 32)
+	return &Injection{
+		Targets: []string{l.String()}, Detail: "one connection closed",
+		heal: func(context.Context) error { return nil },
+		bit: func(ctx context.Context) (bool, string) {
+			if !there {
+				return false, l.String() + " had no connection to close"
+			}
+			ctx, cancel := context.WithTimeout(ctx, 5*settle)
+			defer cancel()
+			for ended() == before {
+				select {
+				case <-ctx.Done():
+					return false, "the connection of " + l.String() + " was not closed"
+				case <-time.After(time.Millisecond):
+				}
+			}
+			return true, "one connection of " + l.String() + " closed"
+		},
+	}, nil
+}
+
+// stallLink holds everything on one link, both ways. The other link between
+// the two nodes goes on.
+func stallLink(l *cluster.Link, s Spec) *Injection {
+	ways := []cluster.Way{cluster.Forward, cluster.Backward}
+	held := func() (n int64) {
+		for _, w := range ways {
+			n += l.Traffic(w).Held
+		}
+		return n
+	}
+	before := held()
+	s.beginAt(l.String())
+	var lifts []func()
+	for _, w := range ways {
+		lifts = append(lifts, l.Apply(w, cluster.Conditions{Stall: true}))
+	}
+	return &Injection{
+		Targets: []string{l.String()}, Detail: "bytes held",
+		heal: func(context.Context) error {
+			for _, lift := range lifts {
+				lift()
+			}
+			return nil
+		},
+		bit: func(context.Context) (bool, string) {
+			if n := held() - before; n > 0 {
+				return true, fmt.Sprintf("%d transmissions held on %s", n, l)
+			}
+			return false, "nothing was sent on " + l.String() + " that could have been held"
+		},
+	}
 }
 
 // switchPatience is how long the node may take to hand over.

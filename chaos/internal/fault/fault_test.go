@@ -67,6 +67,11 @@ func (e *events) count(line string) (n int) {
 // up starts three real nodes.
 func up(t *testing.T) (*cluster.Cluster, *events) {
 	t.Helper()
+	return upWith(t, cluster.Spec{})
+}
+
+func upWith(t *testing.T, spec cluster.Spec) (*cluster.Cluster, *events) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("starts processes")
 	}
@@ -75,7 +80,8 @@ func up(t *testing.T) (*cluster.Cluster, *events) {
 		t.Fatal(err)
 	}
 	seen := new(events)
-	c, err := cluster.Start(cluster.Spec{Binary: path, Nodes: 3, LogDir: t.TempDir(), Seed: 1, OnProcess: seen.add})
+	spec.Binary, spec.Nodes, spec.LogDir, spec.Seed, spec.OnProcess = path, 3, t.TempDir(), 1, seen.add
+	c, err := cluster.Start(spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,6 +131,9 @@ func TestInject(t *testing.T) {
 		{Action: "latency", Target: "all", Latency: 20 * time.Millisecond, Jitter: 10 * time.Millisecond, Direction: "both"},
 		{Action: "latency", Target: "n1", Latency: 20 * time.Millisecond, Direction: "in"},
 		{Action: "reset", Target: "all"},
+		{Action: "loss", Target: "all", Loss: 0.2, Burst: 2, Direction: "both"},
+		{Action: "reset", Target: "link", Pick: 3 | 1<<32},
+		{Action: "stall", Target: "link", Pick: 4},
 		{Action: "leader-switch"},
 	} {
 		t.Run(fmt.Sprintf("%s %s %s %s", s.Action, s.Target, s.Style, s.Direction), func(t *testing.T) {
@@ -160,6 +169,56 @@ func TestInject(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestInject_several proves that each takes the nodes in turn, several at once
+// if asked, and that a cluster that forgot everything comes back.
+func TestInject_several(t *testing.T) {
+	c, _ := up(t)
+	for turn, want := range [][]string{{"n1", "n2"}, {"n3", "n1"}} {
+		in, err := Inject(t.Context(), c, Spec{Action: "kill", Target: "each", Turn: turn, Count: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(in.Targets, want) {
+			t.Errorf("turn %d hit %v, want %v", turn, in.Targets, want)
+		}
+		if err := in.Heal(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ready, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		if err := c.WaitReady(ready); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestInject_direct proves that without links processes can be broken and
+// clients reach the nodes, and that a fault of a link does not apply.
+func TestInject_direct(t *testing.T) {
+	c, _ := upWith(t, cluster.Spec{Direct: true})
+	for _, n := range c.Nodes() {
+		if addr := c.ClientAddr(n.Name); addr != n.Identity {
+			t.Errorf("clients of %s dial %s, it listens on %s", n.Name, addr, n.Identity)
+		}
+	}
+	if _, err := Inject(t.Context(), c, Spec{Action: "reset", Target: "link"}); !errors.Is(err, ErrNotAvailable) {
+		t.Errorf("reset of a link: %v", err)
+	}
+	in, err := Inject(t.Context(), c, Spec{Action: "kill", Target: "leader"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Heal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	healthy(t, c)
+	for _, n := range c.Names() {
+		if o := write(t.Context(), t, c, n, "direct-"+n); o.Err != nil {
+			t.Errorf("write on %s: %v", n, o.Err)
+		}
 	}
 }
 

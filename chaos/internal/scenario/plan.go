@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -28,6 +29,8 @@ type Injection struct {
 	Name  string        // unique in the plan
 	At    time.Duration // with its random phase
 	Heal  time.Duration // At for a fault without duration; Length at most
+	Phase time.Duration // the part of At that is random
+	Turn  int           // the how-manieth injection of Fault, from 0
 	Pick  uint64        // chooses among nodes where the target leaves a choice
 }
 
@@ -35,36 +38,81 @@ type Injection struct {
 // injections when the scenario does not change it.
 const electionTimeout = 200 * time.Millisecond
 
+// phase is the upper end of the random phase: one election timeout.
+func (s *Scenario) phase() time.Duration {
+	if ms, err := strconv.Atoi(s.Cluster.Env["CACHE_ELECTION_TIMEOUT_MS"]); err == nil && ms > 0 && ms <= 60_000 {
+		return time.Duration(ms) * time.Millisecond
+	}
+	return electionTimeout
+}
+
 // NewPlan returns the plan of a valid scenario for a seed.
 func NewPlan(s *Scenario, seed uint64) *Plan {
 	p := &Plan{Scenario: s, Seed: seed, Warmup: s.Warmup(), Length: s.Length()}
 	rng := rand.New(rand.NewPCG(seed, 0x63_68_61_6f_73))
-	timeout := electionTimeout
-	if ms, err := strconv.Atoi(s.Cluster.Env["CACHE_ELECTION_TIMEOUT_MS"]); err == nil && ms > 0 {
-		timeout = time.Duration(ms) * time.Millisecond
-	}
+	timeout := s.phase()
 	seen := map[string]int{}
 	for _, f := range s.Faults {
 		// Drawn for every fault, used or not: adding a field to one
-		// fault must not move the others.
-		phase := time.Duration(rng.Int64N(int64(timeout)))
-		in := Injection{Fault: f, Name: f.Title(), At: f.At.D() + phase, Pick: rng.Uint64()}
-		if seen[in.Name]++; seen[in.Name] > 1 {
-			in.Name += " #" + strconv.Itoa(seen[in.Name])
+		// fault must not move the others. Repetitions have a source of
+		// their own for the same reason.
+		phase, pick := time.Duration(rng.Int64N(int64(timeout))), rng.Uint64()
+		own := rand.New(rand.NewPCG(seed, pick))
+		for turn := range f.Times {
+			if turn > 0 {
+				phase, pick = time.Duration(own.Int64N(int64(timeout))), own.Uint64()
+			}
+			in := Injection{Fault: f, Name: f.Title(), At: f.At.D() + time.Duration(turn)*f.Every.D() + phase, Phase: phase, Turn: turn, Pick: pick}
+			if seen[in.Name]++; seen[in.Name] > 1 {
+				in.Name += " #" + strconv.Itoa(seen[in.Name])
+			}
+			switch {
+			case Actions[f.Action].Instant:
+				in.Heal = in.At
+			case f.For == 0:
+				in.Heal = p.Length
+			default:
+				in.Heal = in.At + f.For.D()
+			}
+			in.At, in.Heal = min(in.At, p.Length), min(in.Heal, p.Length)
+			p.Injections = append(p.Injections, in)
 		}
-		switch {
-		case Actions[f.Action].Instant:
-			in.Heal = in.At
-		case f.For == 0:
-			in.Heal = p.Length
-		default:
-			in.Heal = in.At + f.For.D()
-		}
-		in.At, in.Heal = min(in.At, p.Length), min(in.Heal, p.Length)
-		p.Injections = append(p.Injections, in)
 	}
 	slices.SortStableFunc(p.Injections, func(a, b Injection) int { return cmp.Compare(a.At, b.At) })
 	return p
+}
+
+// Bounds of a scaled scenario: below them it would no longer be the same one.
+const (
+	leastLength = 5 * time.Second
+	leastFor    = time.Second
+)
+
+// Scale makes a valid scenario shorter, for a quick look: the load, and the
+// times at which faults begin and for which they last. Of a repeated fault it
+// is the number that shrinks, twice at least: how long each injection lasts
+// and what comes between them are what the fault is. The load stays long
+// enough for all faults. The factor is more than 0 and at most 1.
+func (s *Scenario) Scale(factor float64) {
+	scaled := func(d Duration, least time.Duration) Duration {
+		return min(d, max(Duration(float64(d)*factor), Duration(least)))
+	}
+	var need Duration
+	for _, f := range s.Faults {
+		f.At = scaled(f.At, 500*time.Millisecond)
+		if f.Repeated() {
+			f.Times = min(f.Times, max(2, int(math.Ceil(float64(f.Times)*factor))))
+		} else {
+			f.For = scaled(f.For, leastFor)
+		}
+		end := f.At + Duration(f.Times-1)*f.Every + f.For + Duration(s.phase())
+		need = max(need, end+max(f.Every-f.For, Duration(2*time.Second)))
+	}
+	longest := Duration(s.Length())
+	for _, w := range s.Load {
+		w.Warmup = scaled(w.Warmup, time.Second)
+		w.Duration = min(w.Duration, max(scaled(w.Duration, leastLength), min(need, longest)))
+	}
 }
 
 // Print writes the timeline as a table for people.
@@ -79,6 +127,12 @@ func (p *Plan) Print(w io.Writer) error {
 		rows = append(rows, row{0, "load", fmt.Sprintf("%s: %v, %v, ack %v, keys %d %v, value %dB, route %s, %v", name, l.Schedule, l.Op, l.Ack, l.Keys.Count, l.Keys.Dist, l.Value, l.Route, l.Duration)})
 	}
 	for _, in := range p.Injections {
+		if in.Turn == 1 && in.Fault.Times > 4 { // the first says it all
+			rows = append(rows, row{in.At, "...", fmt.Sprintf("%s: %d more, %v apart", in.Fault.Title(), in.Fault.Times-1, in.Fault.Every)})
+		}
+		if in.Turn > 0 && in.Fault.Times > 4 {
+			continue
+		}
 		rows = append(rows, row{in.At, "inject", in.Name + ": " + in.Fault.describe()})
 		if in.Heal > in.At {
 			rows = append(rows, row{in.Heal, "heal", in.Name})
@@ -108,6 +162,12 @@ func (f *Fault) describe() string {
 			}
 			s += part.value
 		}
+	}
+	if f.Count > 1 {
+		s += fmt.Sprintf(" (%d at once)", f.Count)
+	}
+	if f.Loss > 0 {
+		s += fmt.Sprintf(" %v in bursts of %d", f.Loss, f.Burst)
 	}
 	if f.Latency > 0 {
 		s += fmt.Sprintf(" %v ±%v", f.Latency, f.Jitter)

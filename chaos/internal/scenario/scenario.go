@@ -25,17 +25,24 @@ type Scenario struct {
 	Seed       uint64                 `json:"seed,omitempty" jsonschema:"seed of every random choice; chaos run --seed overrides it; 0 draws one"`
 	Cluster    Cluster                `json:"cluster" jsonschema:"the cluster that is started for each repetition"`
 	Load       map[string]*Workload   `json:"load" jsonschema:"workloads by name; all start together"`
+	Probes     Probes                 `json:"probes,omitempty" jsonschema:"the harness's own steady writes, through every node in turn; they time failovers"`
 	Faults     []*Fault               `json:"faults,omitempty" jsonschema:"the faults, in any order"`
 	Checks     Checks                 `json:"checks,omitempty" jsonschema:"what must hold; run validity is always checked first"`
-	Thresholds map[string][]Threshold `json:"thresholds,omitempty" jsonschema:"limits by metric: an operation such as insert or insert{phase:recovery,level:quorum}, errors, failover, leader_changes"`
+	Thresholds map[string][]Threshold `json:"thresholds,omitempty" jsonschema:"limits by metric: an operation such as insert or insert{phase:recovery,level:quorum}, errors, failed_writes, failover, recovery, leader_changes"`
 }
 
 // Cluster says which processes to start.
 type Cluster struct {
 	Nodes  int               `json:"nodes" jsonschema:"number of nodes, 1 to 7; they are called n1, n2 and so on"`
 	Caches []Cache           `json:"caches,omitempty" jsonschema:"not built yet"`
-	Env    map[string]string `json:"env,omitempty" jsonschema:"additional environment of every node, CACHE_... only"`
+	Env    map[string]string `json:"env,omitempty" jsonschema:"additional environment of every node: CACHE_... and variables of the Go runtime such as GOGC"`
+	// Proxies is false for nodes and clients that connect directly, so that no
+	// byte passes through the harness; nil is true.
+	Proxies *bool `json:"proxies,omitempty" jsonschema:"whether a proxy stands between nodes, and between clients and nodes (default true); without them only processes can be broken"`
 }
+
+// Proxied reports whether links stand between the nodes.
+func (c *Cluster) Proxied() bool { return c.Proxies == nil || *c.Proxies }
 
 // Cache is the policy of one named cache.
 type Cache struct {
@@ -59,6 +66,19 @@ type Workload struct {
 	Timeout  Duration `json:"timeout,omitempty" jsonschema:"after which an unanswered operation counts as unknown; default 3s"`
 }
 
+// Probes are writes of the harness itself, sent through every node in turn.
+type Probes struct {
+	Rate   Rate     `json:"rate,omitempty" jsonschema:"probes a second of each level, all nodes together; default 200/s"`
+	Levels []string `json:"levels,omitempty" jsonschema:"ack levels to probe; default quorum, once and leader"`
+}
+
+// Interval is the time between two probes of one level that go through the
+// nodes which one fault on a single node leaves: how finely it can be timed.
+func (p *Probes) Interval(nodes int) time.Duration {
+	left := float64(max(nodes-1, 1)) / float64(nodes)
+	return time.Duration(float64(time.Second) / (float64(p.Rate) * left))
+}
+
 // Keys says which keys a workload touches.
 type Keys struct {
 	Count Count `json:"count,omitempty" jsonschema:"number of keys; default 100k"`
@@ -71,14 +91,19 @@ type Fault struct {
 	Name      string   `json:"name,omitempty" jsonschema:"name in reports; default is the action and the target"`
 	At        Duration `json:"at" jsonschema:"start, counted from the end of the warm-up; a random phase of up to one election timeout is added"`
 	For       Duration `json:"for,omitempty" jsonschema:"how long until it heals; without it until the load ends"`
-	Action    string   `json:"action" jsonschema:"kill, term, pause, partition, isolate, latency, reset or leader-switch"`
-	Target    string   `json:"target,omitempty" jsonschema:"leader, follower (one, by seed), followers, any (one, by seed), all, or a node: n1, n2 and so on"`
+	Every     Duration `json:"every,omitempty" jsonschema:"the fault is injected again and again, this far apart; each time at another random phase, and only while all nodes are well"`
+	Times     int      `json:"times,omitempty" jsonschema:"how often, with every"`
+	Action    string   `json:"action" jsonschema:"kill, term, pause, partition, isolate, stall, latency, loss, reset or leader-switch"`
+	Target    string   `json:"target,omitempty" jsonschema:"leader, follower (one, by seed), followers, any (one, by seed), each (every node in turn), all, or a node: n1, n2 and so on; reset, stall: link (one, by seed) too"`
+	Count     int      `json:"count,omitempty" jsonschema:"kill, term, pause with target any, follower or each: so many nodes at once; default 1"`
 	From      string   `json:"from,omitempty" jsonschema:"partition: the other side: followers, leader, rest (default) or a node; without clients"`
 	Clients   string   `json:"clients,omitempty" jsonschema:"isolate: whether the target keeps its clients: kept (default) or cut"`
 	Style     string   `json:"style,omitempty" jsonschema:"partition, isolate: stall (default; bytes wait and are delivered on heal) or reject (connections closed, dials refused)"`
 	Direction string   `json:"direction,omitempty" jsonschema:"partition, isolate with style stall, latency: both (default), in or out, as seen from the target"`
 	Latency   Duration `json:"latency,omitempty" jsonschema:"latency: one way"`
 	Jitter    Duration `json:"jitter,omitempty" jsonschema:"latency: uniform, plus or minus"`
+	Loss      Percent  `json:"loss,omitempty" jsonschema:"loss: share of transmissions that are late by a retransmission timeout, as TCP makes of lost packets"`
+	Burst     int      `json:"burst,omitempty" jsonschema:"loss: mean number of transmissions in a row that are hit (Gilbert-Elliott); default 3"`
 	To        string   `json:"to,omitempty" jsonschema:"leader-switch: the node to hand over to; default is the node's choice"`
 }
 
@@ -130,28 +155,31 @@ func (s *Scenario) Length() time.Duration {
 // Action describes what one kind of fault takes.
 type Action struct {
 	About    string
-	Optional []string // fields besides name, at and action
+	Optional []string // fields besides name, at, every, times and action
 	Required []string
 	Nodes    int  // the least number of nodes that it makes sense with
 	Instant  bool // it has no duration
+	Links    bool // it needs proxies
 }
 
 // Actions are the faults that this version builds, by the name they have in files.
 var Actions = map[string]Action{
-	"kill":          {About: "SIGKILL; the process is started again on heal, empty and as a new member", Required: []string{"target"}, Optional: []string{"for"}, Nodes: 1},
-	"term":          {About: "SIGTERM, the orderly stop; the process is started again on heal", Required: []string{"target"}, Optional: []string{"for"}, Nodes: 1},
-	"pause":         {About: "SIGSTOP, SIGCONT on heal", Required: []string{"target"}, Optional: []string{"for"}, Nodes: 1},
-	"partition":     {About: "the links between target and from are cut; clients are not", Required: []string{"target"}, Optional: []string{"for", "from", "style", "direction"}, Nodes: 2},
-	"isolate":       {About: "the target is cut off from all other nodes, and from its clients if asked", Required: []string{"target"}, Optional: []string{"for", "clients", "style", "direction"}, Nodes: 2},
-	"latency":       {About: "every link between the target and other nodes becomes slow", Required: []string{"target", "latency"}, Optional: []string{"for", "jitter", "direction"}, Nodes: 2},
-	"reset":         {About: "every connection between the target and other nodes is closed once", Required: []string{"target"}, Nodes: 2, Instant: true},
+	"kill":          {About: "SIGKILL; the process is started again on heal, empty and as a new member", Required: []string{"target"}, Optional: []string{"for", "count"}, Nodes: 1},
+	"term":          {About: "SIGTERM, the orderly stop; the process is started again on heal", Required: []string{"target"}, Optional: []string{"for", "count"}, Nodes: 1},
+	"pause":         {About: "SIGSTOP, SIGCONT on heal", Required: []string{"target"}, Optional: []string{"for", "count"}, Nodes: 1},
+	"partition":     {About: "the links between target and from are cut; clients are not", Required: []string{"target"}, Optional: []string{"for", "from", "style", "direction"}, Nodes: 2, Links: true},
+	"isolate":       {About: "the target is cut off from all other nodes, and from its clients if asked", Required: []string{"target"}, Optional: []string{"for", "clients", "style", "direction"}, Nodes: 2, Links: true},
+	"stall":         {About: "one link delivers nothing until it heals, the others are left alone", Required: []string{"target", "for"}, Nodes: 2, Links: true},
+	"latency":       {About: "every link between the target and other nodes becomes slow", Required: []string{"target", "latency"}, Optional: []string{"for", "jitter", "direction"}, Nodes: 2, Links: true},
+	"loss":          {About: "transmissions between the target and other nodes are late, as lost packets are; nothing is missing", Required: []string{"target", "loss"}, Optional: []string{"for", "burst", "direction"}, Nodes: 2, Links: true},
+	"reset":         {About: "every connection between the target and other nodes is closed once; with target link one connection of one link", Required: []string{"target"}, Nodes: 2, Instant: true, Links: true},
 	"leader-switch": {About: "an operator asks the leader to hand over", Optional: []string{"to"}, Nodes: 2, Instant: true},
 }
 
 // notYet are actions of the design that a file may well ask for; they get a
 // message of their own instead of "unknown".
 var notYet = []string{
-	"loss", "bandwidth", "slicer", "slow-close", "limit", "half-open", "bridge", "ring", "flapping",
+	"bandwidth", "slicer", "slow-close", "limit", "half-open", "bridge", "ring", "flapping",
 	"crash-loop", "cpu", "memory", "fd-limit", "clock", "failpoint", "overload", "reconnect-storm",
 }
 
@@ -168,6 +196,9 @@ func (f *Fault) OnLeader() bool {
 	}
 	return false
 }
+
+// Repeated reports whether the fault is injected more than once.
+func (f *Fault) Repeated() bool { return f.Times > 1 }
 
 // Title returns the fault's name in reports.
 func (f *Fault) Title() string {

@@ -39,7 +39,7 @@ func golden(t *testing.T, path string, got []byte) {
 // TestParse_mistakes proves that every mistake of a file is reported at once,
 // each with its place and with what was expected. Read the golden files.
 func TestParse_mistakes(t *testing.T) {
-	for _, name := range []string{"design", "typos", "syntax", "empty", "small"} {
+	for _, name := range []string{"design", "typos", "syntax", "empty", "small", "repeat", "unprobed"} {
 		t.Run(name, func(t *testing.T) {
 			data, err := os.ReadFile(filepath.Join("testdata", name+".yaml"))
 			if err != nil {
@@ -181,6 +181,108 @@ func TestPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "testdata/valid.plan", out.Bytes())
+}
+
+const repeated = `version: 1
+name: repeated
+about: Faults that come again.
+cluster: {nodes: 3, proxies: false}
+probes: {rate: 1500/s, levels: [quorum]}
+load: {writers: {schedule: {constant: 10/s}, duration: 160s, warmup: 2s, op: insert}}
+faults:
+  - {at: 2s, every: 3s, times: 50, for: 1s, action: kill, target: leader}
+  - {at: 1s, action: leader-switch}
+  - {at: 2s, every: 5s, times: 3, for: 1s, action: pause, target: each, count: 2}
+`
+
+func parse(t *testing.T, text string) *Scenario {
+	t.Helper()
+	s, err := Parse("f.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestPlan_repeated proves that a repeated fault is planned as often as asked,
+// each time at a phase of its own, and that asking for more of it moves no
+// other fault.
+func TestPlan_repeated(t *testing.T) {
+	s := parse(t, repeated)
+	if p := s.Probes; p.Rate != 1500 || len(p.Levels) != 1 || p.Interval(3) != time.Millisecond {
+		t.Errorf("probes %+v, %v apart through two of three nodes", p, p.Interval(3))
+	}
+	if s.Cluster.Proxied() {
+		t.Error("has proxies")
+	}
+	p := NewPlan(s, 7)
+	phases, names, turns := map[time.Duration]int{}, map[string]bool{}, map[*Fault]int{}
+	for _, in := range p.Injections {
+		f := in.Fault
+		if base := f.At.D() + time.Duration(in.Turn)*f.Every.D(); in.At != base+in.Phase || in.Phase < 0 || in.Phase >= electionTimeout {
+			t.Errorf("%s at %v, want %v and a phase", in.Name, in.At, base)
+		}
+		if in.Turn != turns[f] {
+			t.Errorf("%s is turn %d, want %d: a later one comes first", in.Name, in.Turn, turns[f])
+		}
+		turns[f]++
+		if f.Action == "kill" {
+			phases[in.Phase]++
+		}
+		if names[in.Name] {
+			t.Errorf("%s is there twice", in.Name)
+		}
+		names[in.Name] = true
+	}
+	if turns[s.Faults[0]] != 50 || turns[s.Faults[1]] != 1 || turns[s.Faults[2]] != 3 {
+		t.Errorf("injections %v", turns)
+	}
+	if len(phases) < 45 {
+		t.Errorf("50 injections at %d phases", len(phases))
+	}
+	once := NewPlan(parse(t, strings.Replace(repeated, "times: 50", "times: 40", 1)), 7)
+	at := func(p *Plan, name string) time.Duration {
+		for _, in := range p.Injections {
+			if in.Name == name {
+				return in.At
+			}
+		}
+		return 0
+	}
+	for _, name := range []string{"leader-switch", "pause each #2", "kill leader #40"} {
+		if a, b := at(p, name), at(once, name); a != b || a == 0 {
+			t.Errorf("%s at %v with 50 kills, at %v with 40", name, a, b)
+		}
+	}
+	var out bytes.Buffer
+	if err := p.Print(&out); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "testdata/repeated.plan", out.Bytes())
+}
+
+// TestScale proves that a scaled scenario is shorter, keeps what a repeated
+// fault is, and still has room for all of its faults.
+func TestScale(t *testing.T) {
+	s := parse(t, repeated)
+	s.Scale(0.1)
+	kill, pause := s.Faults[0], s.Faults[2]
+	if kill.Times != 5 || kill.Every.D() != 3*time.Second || kill.For.D() != time.Second || pause.Times != 2 {
+		t.Errorf("kill %d times every %v for %v, pause %d times", kill.Times, kill.Every, kill.For, pause.Times)
+	}
+	if s.Length() < 15*time.Second || s.Length() > 20*time.Second {
+		t.Errorf("the load lasts %v", s.Length())
+	}
+	for _, in := range NewPlan(s, 1).Injections {
+		if in.Heal >= s.Length() || in.Heal-in.At != in.Fault.For.D() {
+			t.Errorf("%s from %v to %v, in a load of %v", in.Name, in.At, in.Heal, s.Length())
+		}
+	}
+	whole := parse(t, repeated)
+	whole.Scale(1)
+	if d := cmp.Diff(parse(t, repeated), whole); d != "" {
+		t.Errorf("scaling by 1 changes something:\n%s", d)
+	}
 }
 
 // TestHint proves that a hint is given for a slip of the finger and not for

@@ -36,6 +36,7 @@ func Schema() ([]byte, error) {
 		reflect.TypeFor[Rate]():      rate,
 		reflect.TypeFor[Count]():     number(`^[0-9.]+[kM]?$`, "a number: 64, 100k, 1M"),
 		reflect.TypeFor[Size]():      number(`^[0-9]+(B|KiB|MiB|GiB)?$`, "a size: 128B, 4KiB, 256MiB"),
+		reflect.TypeFor[Percent]():   text(`^[0-9.]+%$`, "a share: 5%, 0.1%"),
 		reflect.TypeFor[Op]():        weights(ops),
 		reflect.TypeFor[Ack]():       weights(levels),
 		reflect.TypeFor[Dist]():      text(`^(uniform|sequential|once|zipf\(0?\.[0-9]+\))$`, "uniform, sequential, once or zipf(THETA)"),
@@ -54,6 +55,7 @@ func Schema() ([]byte, error) {
 	for field, names := range map[string][]string{"style": {"stall", "reject"}, "direction": {"both", "in", "out"}, "clients": {"kept", "cut"}} {
 		fault.Properties[field].Enum = anys(names)
 	}
+	s.Properties["probes"].Properties["levels"].Items.Enum = anys(levels)
 	data, err := json.MarshalIndent(s, "", "  ")
 	return append(data, '\n'), err
 }

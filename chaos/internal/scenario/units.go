@@ -23,6 +23,11 @@ type Count int
 // Size is a number of bytes. In YAML: 128B, 4KiB, 256MiB; a bare number is bytes.
 type Size int
 
+// Percent is a share of one. In YAML: 5%, 0.1%.
+type Percent float64
+
+func (p Percent) String() string { return strconv.FormatFloat(100*float64(p), 'g', 6, 64) + "%" }
+
 // Schedule says when operations are intended to start. Exactly one of
 // Constant, Poisson and Closed is set.
 type Schedule struct {
@@ -116,6 +121,16 @@ func (c *Count) decode(dec *decoder, n *yaml.Node, path string) {
 		return
 	}
 	*c = Count(v)
+}
+
+func (p *Percent) decode(dec *decoder, n *yaml.Node, path string) {
+	num, ok := strings.CutSuffix(n.Value, "%")
+	v, err := strconv.ParseFloat(num, 64)
+	if n.Kind != yaml.ScalarNode || !ok || err != nil || !(v > 0 && v <= 50) {
+		dec.errorf(n, "%s: %s is not a share; expected more than 0%% and 50%% at most, such as 5%%", path, shown(n))
+		return
+	}
+	*p = Percent(v / 100)
 }
 
 // parseScaled reads a number with an optional k or M after it.
@@ -215,6 +230,8 @@ type Threshold struct {
 var thresholdFuncs = map[string][]string{
 	"latency":        {"p", "max"},
 	"errors":         {"rate"},
+	"failed_writes":  {"count", "rate"},
+	"recovery":       {"p", "max"},
 	"failover":       {"p", "max"},
 	"leader_changes": {"count"},
 }
@@ -276,7 +293,7 @@ func (t Threshold) Holds(v float64) bool {
 
 // Metric is what a threshold limits.
 type Metric struct {
-	Name   string // an operation, errors, failover, leader_changes
+	Name   string // an operation, errors, failed_writes, failover, recovery, leader_changes
 	Phase  string // before, during, recovery; empty: the whole run
 	Level  string // quorum, once, leader; empty: all
 	Family string // key into the functions it has
@@ -292,7 +309,7 @@ func ParseMetric(s string) (Metric, error) {
 	case thresholdFuncs[m.Name] != nil && m.Name != "latency":
 		m.Family = m.Name
 	default:
-		all := append(slices.Clone(ops), "errors", "failover", "leader_changes")
+		all := append(slices.Clone(ops), "errors", "failed_writes", "failover", "recovery", "leader_changes")
 		return m, fmt.Errorf("unknown metric %q%s; expected one of %s", m.Name, hint(m.Name, all), strings.Join(all, ", "))
 	}
 	if !labelled {

@@ -20,6 +20,8 @@ const (
 	maxNodes    = 7
 	maxLength   = time.Hour
 	maxFaults   = 1000
+	maxTimes    = 2000 // injections of one fault
+	maxProbes   = 10_000
 	minValue    = 32 // room for writer, sequence number and checksum
 	maxValue    = 1 << 20
 	maxStreams  = 1024
@@ -35,6 +37,7 @@ func (s *Scenario) validate(d *decoder) {
 		d.errorAt("name", "%q; expected lower case letters, digits and single hyphens, such as leader-kill", s.Name)
 	}
 	s.validateCluster(d)
+	s.validateProbes(d)
 	if len(s.Load) == 0 && d.at["load"] != nil {
 		d.errorAt("load", "no workload; a run without load shows nothing")
 	}
@@ -69,6 +72,26 @@ func (s *Scenario) validateCluster(d *decoder) {
 			d.errorAt(path, "is set by the harness itself and cannot be changed")
 		case !strings.HasPrefix(k, "CACHE_") && !slices.Contains([]string{"GOGC", "GOMAXPROCS", "GOMEMLIMIT", "GODEBUG"}, k):
 			d.errorAt(path, "expected a variable of cachenode (CACHE_...) or of the Go runtime")
+		}
+	}
+}
+
+func (s *Scenario) validateProbes(d *decoder) {
+	p := &s.Probes
+	def(&p.Rate, 200)
+	if p.Rate > maxProbes {
+		d.errorAt("probes.rate", "%v; expected %d/s at most", p.Rate, maxProbes)
+	}
+	if d.at["probes.levels"] == nil {
+		p.Levels = slices.Clone(levels)
+	} else if len(p.Levels) == 0 {
+		d.errorAt("probes.levels", "none; expected one or several of %s, or leave it out for all", strings.Join(levels, ", "))
+	}
+	for i, l := range p.Levels {
+		path := fmt.Sprintf("probes.levels[%d]", i)
+		oneOf(d, path, l, levels...)
+		if slices.Contains(p.Levels[:i], l) {
+			d.errorAt(path, "%s is given twice", l)
 		}
 	}
 }
@@ -126,7 +149,7 @@ func (f *Fault) validate(d *decoder, path string, s *Scenario) {
 		}
 		return
 	}
-	for _, field := range []string{"for", "target", "from", "clients", "style", "direction", "latency", "jitter", "to"} {
+	for _, field := range []string{"for", "target", "count", "from", "clients", "style", "direction", "latency", "jitter", "loss", "burst", "to"} {
 		given := d.at[path+"."+field] != nil
 		if given && !a.TakesField(field) {
 			d.errorAt(path+"."+field, "action %s has no such field", f.Action)
@@ -138,15 +161,18 @@ func (f *Fault) validate(d *decoder, path string, s *Scenario) {
 	if s.Cluster.Nodes >= 1 && s.Cluster.Nodes < a.Nodes {
 		d.errorAt(path+".action", "%s needs %d nodes at least; the cluster has %d", f.Action, a.Nodes, s.Cluster.Nodes)
 	}
-	if length := s.Length(); length > 0 && f.At.D() >= length {
-		d.errorAt(path+".at", "%v is after the load has ended (%v)", f.At, length)
-	} else if length > 0 && f.At.D()+f.For.D() > length {
-		d.errorAt(path+".for", "it would heal at %v, after the load has ended (%v); leave it out to last until then", Duration(f.At.D()+f.For.D()), length)
+	if a.Links && !s.Cluster.Proxied() {
+		d.errorAt(path+".action", "%s breaks links, and cluster.proxies is false: there are none; expected one of %s", f.Action, strings.Join(unlinked(), ", "))
 	}
+	f.validateTimes(d, path, s, a)
 	if d.at[path+".for"] != nil && f.For == 0 {
 		d.errorAt(path+".for", "0; expected more, or leave it out to last until the load ends")
 	}
 	f.validateTargets(d, path, s)
+	if f.Action == "loss" {
+		def(&f.Burst, 3)
+		between(d, path+".burst", f.Burst, 1, 100)
+	}
 	if a.TakesField("style") {
 		def(&f.Style, "stall")
 		oneOf(d, path+".style", f.Style, "stall", "reject")
@@ -172,13 +198,67 @@ func (f *Fault) validate(d *decoder, path string, s *Scenario) {
 	}
 }
 
+// unlinked are the actions that need no proxies.
+func unlinked() []string {
+	return slices.DeleteFunc(sortedKeys(Actions), func(name string) bool { return Actions[name].Links })
+}
+
+// validateTimes checks at, for, every and times against each other and
+// against the length of the load.
+func (f *Fault) validateTimes(d *decoder, path string, s *Scenario, a Action) {
+	timesGiven, everyGiven := d.at[path+".times"] != nil, d.at[path+".every"] != nil
+	switch {
+	case timesGiven && !everyGiven:
+		d.errorAt(path+".times", "how far apart is not said; expected the field every too")
+	case everyGiven && !timesGiven:
+		d.errorAt(path+".every", "how often is not said; expected the field times too")
+	case timesGiven:
+		between(d, path+".times", f.Times, 2, maxTimes)
+		if least := f.For.D() + s.phase() + time.Second/2; f.Every.D() < least {
+			d.errorAt(path+".every", "%v; expected %v at least: for, a random phase of up to %v, and 500ms in which the nodes recover", f.Every, least, s.phase())
+		}
+		if f.For == 0 && !a.Instant && a.TakesField("for") && d.at[path+".for"] == nil {
+			d.errorAt(path, "a fault that is repeated has to heal; expected the field for")
+		}
+	}
+	def(&f.Times, 1)
+	length := s.Length()
+	last := f.At.D() + time.Duration(min(max(f.Times, 1), maxTimes)-1)*min(f.Every.D(), maxLength)
+	switch {
+	case length == 0:
+	case f.At.D() >= length:
+		d.errorAt(path+".at", "%v is after the load has ended (%v)", f.At, length)
+	case last >= length:
+		d.errorAt(path+".times", "the last one would begin at %v, after the load has ended (%v)", last, length)
+	case last+f.For.D() > length:
+		d.errorAt(path+".for", "it would heal at %v, after the load has ended (%v); leave it out to last until then", last+f.For.D(), length)
+	}
+}
+
 func (f *Fault) validateTargets(d *decoder, path string, s *Scenario) {
 	if f.Target != "" {
-		roles := []string{"leader", "follower", "followers", "any", "all"}
-		if f.Action == "partition" || f.Action == "isolate" {
-			roles = []string{"leader", "follower", "any"}
+		roles := []string{"leader", "follower", "followers", "any", "each", "all"}
+		switch f.Action {
+		case "partition", "isolate":
+			roles = []string{"leader", "follower", "any", "each"}
+		case "reset":
+			roles = append(roles, "link")
+		case "stall":
+			roles = []string{"link"}
 		}
-		validTarget(d, path+".target", f.Target, s.Cluster.Nodes, roles)
+		if f.Action == "stall" { // a node has several links; partition and isolate cut those
+			if !slices.Contains(roles, f.Target) {
+				d.errorAt(path+".target", "%q; expected link, one by seed (partition and isolate cut nodes off)", f.Target)
+			}
+		} else {
+			validTarget(d, path+".target", f.Target, s.Cluster.Nodes, roles)
+		}
+	}
+	if d.at[path+".count"] != nil {
+		if !slices.Contains([]string{"any", "follower", "each"}, f.Target) {
+			d.errorAt(path+".count", "target %q leaves no choice; expected target any, follower or each", f.Target)
+		}
+		between(d, path+".count", f.Count, 1, max(s.Cluster.Nodes, 1))
 	}
 	if f.Action == "partition" {
 		def(&f.From, "rest")
@@ -264,6 +344,12 @@ func (s *Scenario) validateThresholds(d *decoder) {
 		}
 		if m.Family == "latency" && !s.exercises(m) {
 			d.errorAt(path, "no workload has this operation at this level, so it would limit nothing")
+		}
+		if m.Family == "recovery" && len(s.Faults) == 0 {
+			d.errorAt(path, "there is no fault to recover from, so it would limit nothing")
+		}
+		if (m.Family == "recovery" || m.Family == "failover") && !slices.Contains(s.Probes.Levels, "quorum") {
+			d.errorAt(path, "it is measured with probes at quorum, and probes.levels leaves them out")
 		}
 		if m.Family == "failover" && !slices.ContainsFunc(s.Faults, (*Fault).OnLeader) {
 			d.errorAt(path, "no fault takes the leader away, so it would limit nothing")
