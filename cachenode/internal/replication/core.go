@@ -246,6 +246,7 @@ type peer struct {
 	id      uint64 // newest incarnation seen; 0: none yet
 	idAt    time.Duration
 	up      [directions][lanes]bool
+	upID    [directions][lanes]uint64 // who is at the other end, 0 if unknown
 	breaks  uint64
 	heardAt time.Duration // anything from the current incarnation
 
@@ -271,8 +272,6 @@ type peer struct {
 	seeks      position // its last pre-vote
 	seeksAt    time.Duration
 	seeksTS    int64
-
-	past [4]uint64 // earlier incarnations: dead, whatever still arrives of them
 }
 
 // owedPong is a Ping that waits for its Pong until Raft's answer to the heartbeat in it is known.

@@ -212,7 +212,10 @@ func (c *Core) heard(slot int, id uint64) *peer {
 		return nil
 	}
 	p := c.peers[slot]
-	if p.id != id && !c.meet(p, id) {
+	if p.id == 0 {
+		c.meet(p, id)
+	}
+	if p.id != id {
 		c.stats.LettersDropped++
 		return nil
 	}
@@ -220,23 +223,17 @@ func (c *Core) heard(slot int, id uint64) *peer {
 	return p
 }
 
-// meet records a new incarnation at a slot. The one before it is dead: a slot has one process at a time. It reports
-// false for an incarnation that is itself long gone, whose last words came late.
-func (c *Core) meet(p *peer, id uint64) bool {
-	if slices.Contains(p.past[:], id) {
-		return false
-	}
+// meet makes id the current incarnation at a slot: the one whose stream came up last. Streams of two incarnations overlap
+// for a moment, and ids have no order, so this may be wrong for as long as the older one's streams live; PeerDown mends it.
+func (c *Core) meet(p *peer, id uint64) {
 	was := p.id
 	// What the transport knows of connections does not change with our knowledge of who is behind them.
-	*p = peer{slot: p.slot, addr: p.addr, up: p.up, breaks: p.breaks, id: id, idAt: c.now, past: p.past}
+	*p = peer{slot: p.slot, addr: p.addr, up: p.up, upID: p.upID, breaks: p.breaks, id: id, idAt: c.now}
 	if was != 0 {
-		copy(p.past[1:], p.past[:])
-		p.past[0] = was
 		c.log.Info("peer has a new incarnation", "slot", p.slot, "was", idString(was), "is", idString(id))
 		c.transfers.abort(c, was)
 		c.election.replaced(c, was)
 	}
-	return true
 }
 
 // open takes the status and the letter out of an envelope. It reports whether a letter was accepted.

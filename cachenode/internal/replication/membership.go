@@ -49,8 +49,11 @@ func (c *Core) PeerUp(slot int, id uint64, dir Direction, lane Lane) {
 		return
 	}
 	p := c.peers[slot]
-	p.up[dir][lane] = true
-	if id != 0 && (id == p.id || c.meet(p, id)) {
+	p.up[dir][lane], p.upID[dir][lane] = true, id
+	if id != 0 {
+		if id != p.id {
+			c.meet(p, id)
+		}
 		p.heardAt = c.now
 		c.election.leaderBack(p)
 	}
@@ -63,12 +66,30 @@ func (c *Core) PeerDown(slot int, id uint64, dir Direction, lane Lane) {
 		return
 	}
 	p := c.peers[slot]
-	p.up[dir][lane] = false
+	p.up[dir][lane], p.upID[dir][lane] = false, 0
 	p.breaks++
+	if id := p.remaining(); id != 0 {
+		c.meet(p, id)
+	}
 	if !p.linked() {
 		p.status = nil
 		c.election.linkLost(c, p)
 	}
+}
+
+// remaining returns the incarnation at the other end of the streams that are up, if it is not the current one and the
+// current one has none left; else 0.
+func (p *peer) remaining() uint64 {
+	other := uint64(0)
+	for dir := range p.upID {
+		for _, id := range p.upID[dir] {
+			if id == p.id {
+				return 0
+			}
+			other = max(other, id)
+		}
+	}
+	return other
 }
 
 // DialFailed reports a failed attempt to open a stream to slot: refused, or silent for too long.

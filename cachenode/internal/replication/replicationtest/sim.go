@@ -391,7 +391,11 @@ func (s *Sim) dial(a, b, tries int) {
 	default:
 		to.ensure()
 		s.At(rtt, func() {
-			if s.nodes[a] != from || s.nodes[b] != to {
+			if s.nodes[a] != from {
+				return
+			}
+			if s.nodes[b] != to {
+				again(backoff) // it was another process that this dial was on its way to
 				return
 			}
 			for _, lane := range []replication.Lane{replication.LaneControl, replication.LaneData} {
@@ -399,7 +403,8 @@ func (s *Sim) dial(a, b, tries int) {
 					continue
 				}
 				if to.local(a) < 0 {
-					return // refused: the other does not know this host
+					again(backoff) // refused: the other does not know this host
+					return
 				}
 				from.linkUp(replication.Outgoing, lane, to)
 				to.linkUp(replication.Incoming, lane, from)
