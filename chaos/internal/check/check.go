@@ -30,8 +30,11 @@ type Input struct {
 	Planned []Planned
 	// Demands are the operations that the load had to contain.
 	Demands []Demand
-	// ProbeInterval is the time between two probe writes of one level.
+	// ProbeInterval is the time between two probe writes of one level through
+	// the nodes that a fault on one of them leaves.
 	ProbeInterval time.Duration
+	// Scale is the factor by which the scenario was shortened; 0: it was not.
+	Scale float64
 
 	Facts Facts
 	Limit Limits
@@ -42,7 +45,14 @@ type Planned struct {
 	Name     string
 	Action   string
 	OnLeader bool // it takes the leader away: a failover must follow
+	// Series names the repeated fault that it belongs to; empty: it comes once.
+	// An injection of a series is made only while all nodes are ready.
+	Series string
 }
+
+// Skipped is the action of the note that says that an injection of a series
+// was left out because the nodes were not ready for it.
+const Skipped = "skipped"
 
 // Demand is a kind of operation that the load was told to issue.
 type Demand struct {
@@ -123,6 +133,9 @@ func All(in *Input) *Verdicts {
 	v.add(liveness(in, windows))
 	v.failovers(in, windows)
 	v.thresholds(in, windows)
+	if in.Scale > 0 {
+		v.Warnings = append(v.Warnings, fmt.Sprintf("a quick look: the scenario was scaled by %g, so this is shorter, and has fewer injections, than what it stands for", in.Scale))
+	}
 	if in.Facts.Generator != "" {
 		v.Warnings = append(v.Warnings, "generator limited: "+in.Facts.Generator+"; the latencies say little about the nodes")
 	}
@@ -188,19 +201,7 @@ func validity(in *Input, windows []result.Window) result.Check {
 			problem("only %d ok %s, expected %d at least", n, strings.TrimSpace(d.Kind+" "+d.Level), minimum)
 		}
 	}
-	for _, p := range in.Planned {
-		i := slices.IndexFunc(windows, func(w result.Window) bool { return w.Fault == p.Name })
-		switch {
-		case i < 0:
-			problem("fault %q was not injected", p.Name)
-		case windows[i].Open:
-			problem("fault %q was not healed", p.Name)
-		case windows[i].Bit == nil:
-			problem("fault %q: it is not known whether it took effect", p.Name)
-		case !*windows[i].Bit:
-			problem("fault %q was not seen to take effect: %s", p.Name, cmp.Or(windows[i].Detail, "no evidence"))
-		}
-	}
+	took, tolerated := injections(in, windows, problem)
 	if in.Limit.LostWrites && !in.Facts.FinalReads {
 		problem("not every key was read on every node at the end: %s", cmp.Or(in.Facts.FinalError, "the run ended before"))
 	}
@@ -212,8 +213,87 @@ func validity(in *Input, windows []result.Window) result.Check {
 		}
 		return c
 	}
-	c.Detail = fmt.Sprintf("%d operations recorded, %d of %d faults took effect", len(h.Ops), len(windows), len(in.Planned))
+	c.Detail = fmt.Sprintf("%d operations recorded, %d of %d faults took effect", len(h.Ops), took, len(in.Planned))
+	c.Examples = tolerated
+	if len(tolerated) > 0 {
+		c.Detail += fmt.Sprintf(" (%s)", strings.Join(tolerated, "; "))
+	}
 	return c
+}
+
+// tolerable is the share of the injections of a series that may fail without
+// making the run invalid: it says less then, but what it says is true.
+const tolerable = 0.1
+
+// injections counts the planned injections that took effect, and reports what
+// was wrong with the others: each one that stands alone, and the series of
+// which too many were wrong. What was tolerated is returned.
+func injections(in *Input, windows []result.Window, problem func(format string, args ...any)) (took int, tolerated []string) {
+	window := map[string]*result.Window{}
+	for i := range windows {
+		window[windows[i].Fault] = &windows[i]
+	}
+	skipped := map[string]bool{}
+	for _, e := range in.Events {
+		if e.Kind == result.Note && e.Action == Skipped {
+			skipped[e.Fault] = true
+		}
+	}
+	type tally struct {
+		all, bad, skipped int
+		first             string
+	}
+	series := map[string]*tally{}
+	var order []string
+	for _, p := range in.Planned {
+		wrong := ""
+		switch w := window[p.Name]; {
+		case w == nil && skipped[p.Name]:
+			wrong = fmt.Sprintf("fault %q was skipped: the nodes were not ready", p.Name)
+		case w == nil:
+			wrong = fmt.Sprintf("fault %q was not injected", p.Name)
+		case w.Open:
+			wrong = fmt.Sprintf("fault %q was not healed", p.Name)
+		case w.Bit == nil:
+			wrong = fmt.Sprintf("fault %q: it is not known whether it took effect", p.Name)
+		case !*w.Bit:
+			wrong = fmt.Sprintf("fault %q was not seen to take effect: %s", p.Name, cmp.Or(w.Detail, "no evidence"))
+		default:
+			took++
+		}
+		if p.Series == "" {
+			if wrong != "" {
+				problem("%s", wrong)
+			}
+			continue
+		}
+		t := series[p.Series]
+		if t == nil {
+			t = new(tally)
+			series[p.Series] = t
+			order = append(order, p.Series)
+		}
+		t.all++
+		if wrong == "" {
+			continue
+		}
+		t.bad++
+		t.first = cmp.Or(t.first, wrong)
+		if skipped[p.Name] {
+			t.skipped++
+		}
+	}
+	for _, name := range order {
+		t := series[name]
+		say := fmt.Sprintf("%s: %d of %d injections without effect, %d of them skipped", name, t.bad, t.all, t.skipped)
+		switch {
+		case float64(t.bad) > tolerable*float64(t.all):
+			problem("%s; the first: %s", say, t.first)
+		case t.bad > 0:
+			tolerated = append(tolerated, say)
+		}
+	}
+	return took, tolerated
 }
 
 // converged checks that the nodes came to agree after everything healed.

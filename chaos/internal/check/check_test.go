@@ -20,7 +20,8 @@ import (
 //	remove k quorum 120..130 info       get k=1 n2 150..151
 //	final k=1                           final k=- n2,n3
 //	fault cut kill n1 100..300          observe n1 leader 3 50 [follows n2]
-//	exit n1 500                         probe quorum 100
+//	exit n1 500                         probe quorum 100 [n3] [info]
+//	skip k
 func evidence(t *testing.T, text string) *Input {
 	t.Helper()
 	in := &Input{
@@ -90,7 +91,14 @@ func evidence(t *testing.T, text string) *Input {
 			record(o)
 		case "probe":
 			at := ms(f[2])
-			record(history.Op{Kind: "insert", Cache: "_chaos", Key: "p" + line, Version: int64(1e6) + int64(len(in.History.Ops)), Level: f[1], Node: "n1", Phase: history.Probe, Outcome: history.OK, Send: at - time.Millisecond, Return: at})
+			o = history.Op{Kind: "insert", Cache: "_chaos", Key: "p" + line, Version: int64(1e6) + int64(len(in.History.Ops)), Level: f[1], Node: "n2", Phase: history.Probe, Outcome: history.OK, Send: at - time.Millisecond, Return: at}
+			if len(f) > 3 {
+				o.Node = f[3]
+			}
+			if len(f) > 4 {
+				o.Outcome, o.Reason = history.Outcome(f[4]), "timeout"
+			}
+			record(o)
 		case "final":
 			o.Kind, o.Mode, o.Phase = "get", "local", history.Final
 			value(f[1], &o)
@@ -109,6 +117,9 @@ func evidence(t *testing.T, text string) *Input {
 				result.Event{T: from, Kind: result.Inject, Fault: f[1], Action: f[2], Targets: targets},
 				result.Event{T: to, Kind: result.Heal, Fault: f[1], Action: f[2], Bit: new(true)})
 			in.Planned = append(in.Planned, Planned{Name: f[1], Action: f[2], OnLeader: strings.HasSuffix(f[1], "-leader")})
+		case "skip":
+			in.Events = append(in.Events, result.Event{Kind: result.Note, Fault: f[1], Action: Skipped, Detail: "not ready"})
+			in.Planned = append(in.Planned, Planned{Name: f[1]})
 		case "observe":
 			term, err := strconv.ParseUint(f[3], 10, 64)
 			if err != nil {
@@ -538,6 +549,9 @@ func TestFailover(t *testing.T) {
 	for i := range 20 {
 		text += fmt.Sprintf("probe quorum %d\n", 140+i*5)
 	}
+	for i := range 200 { // what the old leader still acks, or acks again, ends no gap
+		text += fmt.Sprintf("probe quorum %d n1\n", 5+i)
+	}
 	in := evidence(t, text)
 	v := new(Verdicts)
 	v.failovers(in, faultWindows(in.Events, in.end()))
@@ -558,6 +572,129 @@ func TestFailover(t *testing.T) {
 	}
 	if o := v.Outages[0]; o.Level != "quorum" || o.To != 10*time.Second {
 		t.Errorf("longest outage %+v, want the one after the last probe", o)
+	}
+}
+
+// TestDistribution proves the ranks by hand.
+func TestDistribution(t *testing.T) {
+	for n, want := range map[int]Distribution{
+		0:  {},
+		1:  {1, 1, 1, 1, 1},
+		2:  {2, 1, 1, 2, 2},
+		10: {10, 1, 5, 9, 10},
+		50: {50, 1, 25, 45, 50},
+	} {
+		var ds []time.Duration
+		for i := range n {
+			ds = append(ds, time.Duration(n-i))
+		}
+		if got := distributionOf(ds); got != want {
+			t.Errorf("1 to %d: %+v, want %+v", n, got, want)
+		}
+	}
+}
+
+// threshold measures one.
+func threshold(t *testing.T, in *Input, name, fn string) (value float64, got string, ok bool) {
+	t.Helper()
+	return new(Verdicts).measure(in, faultWindows(in.Events, in.end()), &Threshold{Name: name, Func: fn})
+}
+
+// TestRecovery proves that a recovery counts from the heal to the first quorum
+// write acknowledged, and that one which never came is not met however late
+// the limit.
+func TestRecovery(t *testing.T) {
+	text := "fault a kill n1,n2,n3 100..200\nprobe quorum 150\nprobe once 220\nprobe quorum 260\nprobe quorum 400\n" +
+		"fault b kill n1,n2,n3 500..600\nprobe quorum 890\n"
+	in := evidence(t, text)
+	if value, got, ok := threshold(t, in, "recovery", "max"); !ok || time.Duration(value) != 290*time.Millisecond {
+		t.Errorf("%v, %s, %t; want 290ms", time.Duration(value), got, ok)
+	}
+	in = evidence(t, text+"fault c kill n1 1000..1100\nprobe once 1200\n")
+	if _, got, ok := threshold(t, in, "recovery", "max"); ok || got != "1 of 3 times not at all" {
+		t.Errorf("%s, %t: the third time nothing was acknowledged", got, ok)
+	}
+}
+
+// TestFailedWrites proves which writes count: those that were not acknowledged,
+// through nodes that no fault had hit just then.
+func TestFailedWrites(t *testing.T) {
+	for text, want := range map[string]float64{
+		"probe quorum 50 n2 info":                                                         1,
+		"probe quorum 50 n2 fail":                                                         1,
+		"insert a=1 quorum 40..50 info":                                                   1,
+		"put a=1 40..50 fail":                                                             1,
+		"get a=- n2 40..50":                                                               0,
+		"fault k kill n1 100..200\nprobe quorum 150 n1 info":                              0,
+		"fault k kill n1 100..200\nprobe quorum 150 n2 info":                              1,
+		"fault k kill n1 100..200\nprobe quorum 99 n1 info":                               1, // before it
+		"fault k kill n1 100..200\nprobe quorum 5100 n1 info":                             0, // it may still be joining
+		"fault k kill n1 100..200\nprobe quorum 5300 n1 info":                             1,
+		"fault k latency n1,n2,n3 100..200\nprobe quorum 150 n1 info":                     1, // no excuse
+		"fault k reset n1>n2 100..100\nprobe quorum 101 n1 info":                          1,
+		"fault k kill n1 100..200\nfault l kill n2 3000..3100\nprobe quorum 3050 n1 info": 1, // n1 was back before n2 went
+	} {
+		in := evidence(t, text+"\nprobe quorum 7000 n3")
+		if value, got, ok := threshold(t, in, "failed_writes", "count"); !ok || value != want {
+			t.Errorf("%s: %s, %t; want %v", text, got, ok, want)
+		}
+	}
+	in := evidence(t, "fault k kill n1 100..200\nprobe quorum 150 n1 info")
+	if _, got, ok := threshold(t, in, "failed_writes", "count"); ok {
+		t.Errorf("met with %s", got)
+	}
+}
+
+// TestInjections proves that a series tolerates a few injections that were
+// skipped or did nothing, says so, and no more than a few; and that a fault
+// that stands alone tolerates none.
+func TestInjections(t *testing.T) {
+	for name, c := range map[string]struct {
+		bad, all int
+		alone    bool
+		ok       bool
+	}{
+		"all took effect": {0, 10, false, true}, "one in ten": {1, 10, false, true}, "two in ten": {2, 10, false, false},
+		"five in fifty": {5, 50, false, true}, "one of one": {1, 1, true, false},
+	} {
+		var text strings.Builder
+		for i := range c.all {
+			if i < c.bad {
+				fmt.Fprintf(&text, "skip k%d\n", i)
+			} else {
+				fmt.Fprintf(&text, "fault k%d kill n1 %d..%d\n", i, 100*i, 100*i+50)
+			}
+		}
+		in := evidence(t, text.String())
+		for i := range in.Planned {
+			if !c.alone {
+				in.Planned[i].Series = "k"
+			}
+		}
+		got := validity(in, faultWindows(in.Events, in.end()))
+		if (got.Verdict == result.Pass) != c.ok {
+			t.Errorf("%s: %s, %s", name, got.Verdict, got.Detail)
+		}
+		if !c.alone && c.bad > 0 && !strings.Contains(got.Detail, fmt.Sprintf("%d of %d injections without effect, %d of them skipped", c.bad, c.all, c.bad)) {
+			t.Errorf("%s: does not say so: %s", name, got.Detail)
+		}
+	}
+}
+
+// TestIdentity_series proves that nodes killed one after the other in a series
+// are not a majority that failed at once: all were ready in between. Without
+// the series nobody knows, and a reset is taken for legal.
+func TestIdentity_series(t *testing.T) {
+	text := "observe n1 leader 2 10\nfault a kill n1 100..101\nfault b kill n2 3100..3101\nobserve n3 leader 1 3500 cluster B"
+	for _, series := range []string{"", "each"} {
+		in := evidence(t, text)
+		for i := range in.Planned {
+			in.Planned[i].Series = series
+		}
+		c := identity(in, faultWindows(in.Events, in.end()))
+		if (c.Verdict == result.Violated) != (series != "") {
+			t.Errorf("series %q: %s, %s", series, c.Verdict, c.Detail)
+		}
 	}
 }
 

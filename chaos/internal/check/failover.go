@@ -2,7 +2,11 @@ package check
 
 import (
 	"cmp"
+	"fmt"
+	"maps"
+	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hacache/hacache/chaos/internal/history"
@@ -13,6 +17,9 @@ import (
 // faults that take the leader away were followed by one. The parts come from
 // the observer's polls, the first acknowledged write and the gaps from the
 // probes: nothing here is known better than their intervals.
+//
+// Only what the other nodes answered counts: a client of a dead node has to
+// find another one, which says nothing about how soon that one could serve it.
 func (v *Verdicts) failovers(in *Input, windows []result.Window) {
 	oks := probeOKs(in.History)
 	levels := make([]string, 0, len(oks))
@@ -26,26 +33,34 @@ func (v *Verdicts) failovers(in *Input, windows []result.Window) {
 	}
 	slices.SortStableFunc(v.Outages, func(a, b result.Outage) int { return cmp.Compare(b.To-b.From, a.To-a.From) })
 
+	onLeader := map[string]bool{}
+	for _, p := range in.Planned {
+		onLeader[p.Name] = p.OnLeader
+	}
+	end := in.end()
+	before := map[string][]time.Duration{} // gaps right before the injections
 	c := result.Check{Name: "failover", Verdict: result.NotExercised, Detail: "no fault took the leader away"}
 	for i, w := range windows {
-		p := slices.IndexFunc(in.Planned, func(p Planned) bool { return p.Name == w.Fault })
-		if p < 0 || !in.Planned[p].OnLeader {
+		if !onLeader[w.Fault] {
 			continue
 		}
-		until := in.end()
+		until := end
 		if i+1 < len(windows) {
 			until = windows[i+1].From
 		}
 		f := breakdown(in, w, until)
 		for _, level := range levels {
 			r := result.Recovery{Level: level}
-			if g, ok := gapAt(oks[level], w.From, min(w.To, until)); ok {
+			if g, ok := gapAt(oks[level], w.Targets, w.From, min(max(w.To, w.From+f.Agreed), until)); ok {
 				r.Gap = g.to - g.from
 			}
 			// The first ok is the one that ends the gap of the failover
 			// itself, not of something later in the fault's time.
-			if g, ok := gapAt(oks[level], w.From, w.From+cmp.Or(f.Agreed, f.Elected, min(w.To, until)-w.From)); ok {
+			if g, ok := gapAt(oks[level], w.Targets, w.From, w.From+cmp.Or(f.Agreed, f.Elected, min(w.To, until)-w.From)); ok {
 				r.FirstOK = g.to - w.From
+			}
+			if g, ok := gapAt(oks[level], w.Targets, w.From-controlTime, w.From-controlTime/10); ok {
+				before[level] = append(before[level], g.to-g.from)
 			}
 			f.Levels = append(f.Levels, r)
 		}
@@ -61,8 +76,79 @@ func (v *Verdicts) failovers(in *Input, windows []result.Window) {
 		c.Verdict, c.Detail = result.Violated, c.Examples[0]
 	case c.Checked > 0:
 		c.Verdict, c.Detail = result.Pass, "after every fault that took the leader away another node led"
+		for _, g := range Gaps(v.Failovers) {
+			c.Detail += fmt.Sprintf("; gap at %s: %s", g.Level, g)
+			if b := distributionOf(before[g.Level]); b.N > 0 {
+				c.Detail += fmt.Sprintf(", without a fault: %s", b)
+			}
+		}
 	}
 	v.add(c)
+}
+
+// controlTime is how long before an injection the same gaps are measured
+// without a fault: the part of a gap that the machine, the probes and a calm
+// cluster make.
+const controlTime = time.Second
+
+// Distribution is what several durations have in common. A percentile is the
+// smallest of them that so many are not above.
+type Distribution struct {
+	N                     int
+	Min, Median, P90, Max time.Duration
+}
+
+func (d Distribution) String() string {
+	r := func(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
+	return fmt.Sprintf("n %d, min %v, median %v, p90 %v, max %v", d.N, r(d.Min), r(d.Median), r(d.P90), r(d.Max))
+}
+
+func distributionOf(ds []time.Duration) Distribution {
+	n := len(ds)
+	if n == 0 {
+		return Distribution{}
+	}
+	slices.Sort(ds)
+	at := func(q float64) time.Duration { return ds[max(0, int(math.Ceil(float64(n)*q))-1)] }
+	return Distribution{N: n, Min: ds[0], Median: at(0.5), P90: at(0.9), Max: ds[n-1]}
+}
+
+// GapsOf is the distribution of one level's gaps.
+type GapsOf struct {
+	Level string
+	Distribution
+}
+
+// Gaps returns the distribution of the gaps of several failovers for each level
+// that has any.
+func Gaps(fs []result.Failover) []GapsOf {
+	var out []GapsOf
+	for _, level := range exposed {
+		ds := Distribute(fs, func(f *result.Failover) time.Duration {
+			for _, l := range f.Levels {
+				if l.Level == level {
+					return l.Gap
+				}
+			}
+			return 0
+		})
+		if ds.N > 0 {
+			out = append(out, GapsOf{level, ds})
+		}
+	}
+	return out
+}
+
+// Distribute returns the distribution of one part of several failovers; those
+// in which it was not observed are left out.
+func Distribute(fs []result.Failover, of func(*result.Failover) time.Duration) Distribution {
+	var ds []time.Duration
+	for i := range fs {
+		if d := of(&fs[i]); d > 0 {
+			ds = append(ds, d)
+		}
+	}
+	return distributionOf(ds)
 }
 
 // settleWithin is how long a fault on the leader has to last before a new
@@ -128,48 +214,68 @@ func agreed(nodes []string, role map[string]result.Event, f *result.Failover, w 
 	return true
 }
 
-// probeOKs returns, for each level, when its probes were acknowledged, in
-// order.
-func probeOKs(h *history.History) map[string][]time.Duration {
-	oks := map[string][]time.Duration{}
+// probeOK is an acknowledged probe.
+type probeOK struct {
+	at   time.Duration
+	node string // whose stream carried it
+}
+
+// probeOKs returns, for each level, when its probes were acknowledged and by
+// which node, in order.
+func probeOKs(h *history.History) map[string][]probeOK {
+	oks := map[string][]probeOK{}
 	for i := range h.Ops {
 		if o := &h.Ops[i]; o.Phase == history.Probe && o.Outcome == history.OK {
-			oks[o.Level] = append(oks[o.Level], o.Return)
+			oks[o.Level] = append(oks[o.Level], probeOK{o.Return, o.Node})
 		}
 	}
-	for _, ts := range oks {
-		slices.Sort(ts)
+	for _, ps := range oks {
+		slices.SortFunc(ps, func(a, b probeOK) int { return cmp.Compare(a.at, b.at) })
 	}
 	return oks
 }
 
 type gap struct{ from, to time.Duration }
 
-// gapAt returns the longest time between two oks that overlaps the fault.
-// There is none if no ok came before or after.
-func gapAt(oks []time.Duration, from, to time.Duration) (gap, bool) {
+// gapAt returns the longest time between two oks that overlaps an interval,
+// without those of some nodes. There is none if no ok came before or after.
+func gapAt(oks []probeOK, without []string, from, to time.Duration) (gap, bool) {
+	counts := func(p probeOK) bool { return !slices.Contains(without, p.node) }
+	i, _ := slices.BinarySearchFunc(oks, from, func(p probeOK, t time.Duration) int { return cmp.Compare(p.at, t) })
+	last := i - 1
+	for last >= 0 && !counts(oks[last]) {
+		last--
+	}
 	var longest gap
-	i, _ := slices.BinarySearch(oks, from)
-	for i = max(i, 1); i < len(oks) && oks[i-1] <= to; i++ {
-		if g := (gap{oks[i-1], oks[i]}); g.to-g.from > longest.to-longest.from {
-			longest = g
+	for ; i < len(oks); i++ {
+		if !counts(oks[i]) {
+			continue
 		}
+		if last >= 0 {
+			if oks[last].at > to {
+				break
+			}
+			if g := (gap{oks[last].at, oks[i].at}); g.to-g.from > longest.to-longest.from {
+				longest = g
+			}
+		}
+		last = i
 	}
 	return longest, longest.to > longest.from
 }
 
 // longest returns the longest time without an ok of a level during the load.
-func longest(in *Input, windows []result.Window, level string, oks []time.Duration) result.Outage {
+func longest(in *Input, windows []result.Window, level string, oks []probeOK) result.Outage {
 	out := result.Outage{Level: level}
 	prev := in.Facts.LoadFrom
-	for _, t := range append(slices.Clone(oks), in.Facts.LoadTo) {
-		if t < in.Facts.LoadFrom || t > in.Facts.LoadTo {
+	for _, p := range append(slices.Clone(oks), probeOK{at: in.Facts.LoadTo}) {
+		if p.at < in.Facts.LoadFrom || p.at > in.Facts.LoadTo {
 			continue
 		}
-		if t-prev > out.To-out.From {
-			out.From, out.To = prev, t
+		if p.at-prev > out.To-out.From {
+			out.From, out.To = prev, p.at
 		}
-		prev = t
+		prev = p.at
 	}
 	for _, w := range windows {
 		if w.From <= out.To && out.From <= w.To {
@@ -177,4 +283,77 @@ func longest(in *Input, windows []result.Window, level string, oks []time.Durati
 		}
 	}
 	return out
+}
+
+// recoveries returns, for each fault, the time from its heal to the first
+// quorum write that was acknowledged to a probe, by any node. If none came
+// before the next fault or the end, it is the time until then, and never says
+// how often that was so.
+func recoveries(in *Input, windows []result.Window) (times []time.Duration, never int) {
+	oks := probeOKs(in.History)["quorum"]
+	for i, w := range windows {
+		until := in.Facts.LoadTo
+		if i+1 < len(windows) {
+			until = windows[i+1].From
+		}
+		if w.Open || w.To >= until {
+			continue // there was no time after it
+		}
+		k, _ := slices.BinarySearchFunc(oks, w.To, func(p probeOK, t time.Duration) int { return cmp.Compare(p.at, t) })
+		if k < len(oks) && oks[k].at < until {
+			times = append(times, oks[k].at-w.To)
+			continue
+		}
+		never++
+		times = append(times, until-w.To)
+	}
+	return times, never
+}
+
+// disturbing are the faults that a client of the node which they hit must
+// expect to notice.
+var disturbing = []string{"kill", "term", "pause", "isolate", "partition", "leader-switch"}
+
+// failedWrites counts the writes of load and probes that were not acknowledged,
+// but for those through a node that a fault had hit. reasons are the most
+// frequent ones.
+func failedWrites(in *Input, windows []result.Window) (failed, all int, reasons string) {
+	type span struct{ from, to time.Duration }
+	hit := map[string][]span{}
+	for i, w := range windows {
+		if !slices.Contains(disturbing, w.Action) {
+			continue
+		}
+		until := w.To + rejoin
+		if i+1 < len(windows) {
+			until = max(w.To, min(until, windows[i+1].From))
+		}
+		for _, n := range w.Targets {
+			hit[n] = append(hit[n], span{w.From, until})
+		}
+	}
+	why := map[string]int{}
+	for i := range in.History.Ops {
+		o := &in.History.Ops[i]
+		if !o.Write() || o.Phase != history.Load && o.Phase != history.Probe {
+			continue
+		}
+		node := o.Node
+		if node == "" && o.Phase == history.Probe { // probes have one stream to each node
+			node = in.Nodes[o.Stream%int64(len(in.Nodes))]
+		}
+		if slices.ContainsFunc(hit[node], func(s span) bool { return s.from <= o.Return && o.Send <= s.to }) {
+			continue
+		}
+		all++
+		if o.Outcome != history.OK {
+			failed++
+			why[fmt.Sprintf("%s %s", o.Outcome, o.Reason)]++
+		}
+	}
+	names := slices.SortedFunc(maps.Keys(why), func(a, b string) int { return cmp.Or(cmp.Compare(why[b], why[a]), strings.Compare(a, b)) })
+	for _, n := range names[:min(len(names), 3)] {
+		reasons += fmt.Sprintf(", %d %s", why[n], n)
+	}
+	return failed, all, strings.TrimPrefix(reasons, ", ")
 }

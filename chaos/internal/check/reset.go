@@ -47,12 +47,20 @@ func resetsOf(in *Input, windows []result.Window) (legal resets, illegal []strin
 
 // majorityFailed reports whether at some moment between two others a majority
 // of the nodes was failed at once. A node that was killed counts as failed
-// until it may be a full member again.
+// until it may be a full member again, or was seen to be: before each injection
+// of a series all nodes are.
 func majorityFailed(in *Input, windows []result.Window, from, to time.Duration) bool {
+	series := map[string]bool{}
+	for _, p := range in.Planned {
+		series[p.Name] = p.Series != ""
+	}
 	for _, at := range windows {
 		failed := map[string]bool{}
 		for _, w := range windows {
 			ended := w.Action == "kill" || w.Action == "term"
+			if series[at.Fault] && w.To < at.From {
+				continue
+			}
 			if ended && w.From <= at.From && at.From <= w.To+rejoin && at.From <= to && w.To+rejoin >= from {
 				for _, n := range w.Targets {
 					failed[n] = true

@@ -14,7 +14,7 @@ import (
 type Threshold struct {
 	Metric string  // as written
 	Expr   string  // as written
-	Name   string  // an operation, errors, failover, leader_changes
+	Name   string  // an operation, errors, failed_writes, failover, recovery, leader_changes
 	Phase  string  // of an operation: before, during, recovery; empty: all
 	Level  string  // of an operation; empty: all
 	Func   string  // p, max, rate, count
@@ -46,7 +46,7 @@ func (v *Verdicts) thresholds(in *Input, windows []result.Window) {
 
 // latency reports whether the metric is what the generator measures.
 func (t *Threshold) latency() bool {
-	return t.Name != "errors" && t.Name != "leader_changes" && t.Name != "failover"
+	return !slices.Contains([]string{"errors", "failed_writes", "leader_changes", "failover", "recovery"}, t.Name)
 }
 
 func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (value float64, got string, ok bool) {
@@ -79,6 +79,26 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (va
 			}
 		}
 		return duration(gaps, t, 1)
+	case "recovery":
+		times, never := recoveries(in, windows)
+		value, got, ok = duration(times, t, 1)
+		if never > 0 {
+			return value, fmt.Sprintf("%d of %d times not at all", never, len(times)), false
+		}
+		return value, got, ok
+	case "failed_writes":
+		failed, all, reasons := failedWrites(in, windows)
+		if all == 0 {
+			return 0, "no write", false
+		}
+		got = fmt.Sprintf("%d of %d", failed, all)
+		if reasons != "" {
+			got += " (" + reasons + ")"
+		}
+		if t.Func == "rate" {
+			return float64(failed) / float64(all), got, true
+		}
+		return float64(failed), got, true
 	}
 	var times []time.Duration
 	for i := range in.History.Ops {

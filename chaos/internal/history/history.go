@@ -129,6 +129,8 @@ type Header struct {
 	Scenario string   `json:"scenario"`
 	Seed     uint64   `json:"seed"`
 	Nodes    []string `json:"nodes"`
+	// Scale is the factor by which the scenario was shortened; 0: it was not.
+	Scale float64 `json:"scale,omitempty"`
 }
 
 // History is what was recorded, in the order of Return as far as concurrent

@@ -13,7 +13,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hacache/hacache/chaos/internal/check"
 	"github.com/hacache/hacache/chaos/internal/history"
@@ -122,6 +121,9 @@ func Load(dir string) (*check.Input, error) {
 			return nil, fmt.Errorf("%s: %w", FactsFile, err)
 		}
 	}
+	if in.Scale = in.History.Header.Scale; in.Scale > 0 {
+		s.Scale(in.Scale)
+	}
 	expect(in, scenario.NewPlan(s, in.History.Header.Seed))
 	return in, nil
 }
@@ -130,10 +132,14 @@ func Load(dir string) (*check.Input, error) {
 func expect(in *check.Input, p *scenario.Plan) {
 	s := p.Scenario
 	in.Nodes = in.History.Header.Nodes
-	in.ProbeInterval = time.Second / probeRate
+	in.ProbeInterval = s.Probes.Interval(s.Cluster.Nodes)
 	for i := range p.Injections {
 		j := &p.Injections[i]
-		in.Planned = append(in.Planned, check.Planned{Name: j.Name, Action: j.Fault.Action, OnLeader: j.Fault.OnLeader()})
+		p := check.Planned{Name: j.Name, Action: j.Fault.Action, OnLeader: j.Fault.OnLeader()}
+		if j.Fault.Repeated() {
+			p.Series = j.Fault.Title()
+		}
+		in.Planned = append(in.Planned, p)
 	}
 	demands := map[check.Demand]bool{}
 	for _, w := range s.Load {

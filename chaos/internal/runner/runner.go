@@ -9,7 +9,6 @@
 package runner
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,11 +36,16 @@ type System interface {
 	// WaitHealthy waits until all nodes are up, agree, and have applied the
 	// same. Its error says what was missing.
 	WaitHealthy(ctx context.Context) error
+	// WaitReady waits until all nodes are up and agree, under load.
+	WaitReady(ctx context.Context) error
 	// Observe asks a node for its role. Role, Term, Leader, Cluster and Detail
 	// of the event are used.
 	Observe(ctx context.Context, node string) (result.Event, error)
 	// Target is where load goes: to the leader, or to any node.
 	Target(toAny bool, streams, window int) (load.Target, error)
+	// Spread is where probes go: one stream to each node, in the order of
+	// Nodes.
+	Spread(window int) (load.Target, error)
 	// Read starts a read on a node's own connection, which no fault touches.
 	Read(node string, op *client.Op, done func(client.Outcome)) error
 	// Inject breaks something. begin is called with the nodes it hits at the
@@ -70,13 +74,19 @@ type Boot struct {
 	Env    map[string]string
 	LogDir string
 	Seed   uint64
+	// Direct leaves the proxies out.
+	Direct bool
 	// Process is to be called whenever a process changes its state.
 	Process func(node string, state result.State, detail string)
 }
 
-// Config of a run. All fields but Progress, Probe and Sleep are required.
+// Config of a run. All fields but Scale, Progress, Probe and Sleep are
+// required.
 type Config struct {
 	Plan *scenario.Plan
+	// Scale is the factor by which the plan's scenario was shortened, see
+	// [scenario.Scenario.Scale]; 0: it was not.
+	Scale float64
 	// Source is the scenario file, byte for byte.
 	Source []byte
 	// Dir is the run directory. It exists and is empty.
@@ -134,6 +144,8 @@ type run struct {
 	roles  map[string]result.Event
 	open   []*active
 	phase  string
+	// injected says that there was a fault.
+	injected bool
 }
 
 // active is a fault that was injected and not healed.
@@ -191,7 +203,7 @@ func (r *run) prepare() error {
 	if r.file, err = os.Create(filepath.Join(r.Dir, result.EventsFile)); err != nil {
 		return err
 	}
-	r.history, err = history.Create(filepath.Join(r.Dir, result.HistoryFile), history.Header{Scenario: r.Plan.Scenario.Name, Seed: r.Plan.Seed, Nodes: names})
+	r.history, err = history.Create(filepath.Join(r.Dir, result.HistoryFile), history.Header{Scenario: r.Plan.Scenario.Name, Seed: r.Plan.Seed, Nodes: names, Scale: r.Scale})
 	if err != nil {
 		r.file.Close()
 	}
@@ -237,7 +249,7 @@ func (r *run) execute(ctx context.Context) (err error) {
 	}
 
 	s := r.Plan.Scenario
-	boot := Boot{Nodes: s.Cluster.Nodes, Env: s.Cluster.Env, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed}
+	boot := Boot{Nodes: s.Cluster.Nodes, Env: s.Cluster.Env, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed, Direct: !s.Cluster.Proxied()}
 	boot.Process = func(node string, state result.State, detail string) {
 		r.log(result.Event{T: r.now(), Kind: result.Process, Node: node, State: state, Detail: detail})
 	}
@@ -359,13 +371,16 @@ func (r *run) offer(ctx context.Context) error {
 		targets = append(targets, g.Target)
 		generators = append(generators, g)
 	}
-	prober := &load.Generator{
-		Source: probes{writer(len(names))}, Recorder: r.probing, Schedule: load.Constant{PerSecond: probeRate * float64(len(client.Levels))},
-		Warmup: r.Plan.Warmup, Duration: r.Plan.Length, InFlight: 1024, Drop: true, Drain: drainPatience,
-		Observer: watch(writer(len(names)), history.Probe), Sleep: r.Sleep,
+	source, err := newProbes(writer(len(names)), s)
+	if err != nil {
+		return fmt.Errorf("probes: %w", err)
 	}
-	var err error
-	if prober.Target, err = r.system.Target(false, 1, 1024); err != nil {
+	prober := &load.Generator{
+		Source: source, Recorder: r.probing, Schedule: load.Constant{PerSecond: float64(s.Probes.Rate) * float64(len(s.Probes.Levels))},
+		Warmup: r.Plan.Warmup, Duration: r.Plan.Length, InFlight: probeWindow, Drop: true, Drain: drainPatience,
+		Observer: watch(source.as, history.Probe), Sleep: r.Sleep,
+	}
+	if prober.Target, err = r.system.Spread(probeWindow); err != nil {
 		return fmt.Errorf("probes: %w", err)
 	}
 	targets = append(targets, prober.Target)
@@ -391,6 +406,10 @@ func (r *run) offer(ctx context.Context) error {
 	return nil
 }
 
+// probeWindow is how many probes may be open on one node. Those that a dead
+// one holds end by their deadline.
+const probeWindow = 1024
+
 // nameOf maps the address of a connection to the name of its node.
 func (r *run) nameOf() func(addr string) string {
 	names := map[string]string{}
@@ -400,35 +419,77 @@ func (r *run) nameOf() func(addr string) string {
 	return func(addr string) string { return names[addr] }
 }
 
-// timeline injects and heals at the times of the plan.
+// timeline injects and heals at the times of the plan. Each fault has its own
+// pace: one that waits for the nodes must not keep another from healing.
 func (r *run) timeline(ctx context.Context) {
-	type step struct {
-		at   time.Duration
-		in   *scenario.Injection
-		heal bool
-	}
-	var steps []step
-	for i := range r.Plan.Injections {
-		in := &r.Plan.Injections[i]
-		steps = append(steps, step{in.At, in, false}, step{in.Heal, in, true})
-	}
-	slices.SortStableFunc(steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
 	if !r.waitUntil(ctx, -phaseLead) {
 		return
 	}
 	r.enter("load")
 	r.rec.Phase("before")
-	for _, s := range steps {
-		if !r.waitUntil(ctx, s.at) {
-			return
-		}
-		if s.heal {
-			r.heal(ctx, s.in)
-		} else {
-			r.inject(ctx, s.in)
-		}
+	series := map[*scenario.Fault][]*scenario.Injection{}
+	for i := range r.Plan.Injections {
+		in := &r.Plan.Injections[i]
+		series[in.Fault] = append(series[in.Fault], in)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, ins := range series {
+		wg.Go(func() {
+			for _, in := range ins {
+				if !r.carryOut(ctx, in) {
+					return
+				}
+			}
+		})
 	}
 }
+
+// carryOut waits for the time of an injection, performs it, and heals it. It
+// returns false when ctx is done.
+func (r *run) carryOut(ctx context.Context, in *scenario.Injection) bool {
+	at := in.At
+	if in.Fault.Repeated() {
+		if !r.waitUntil(ctx, in.At-in.Phase) {
+			return false
+		}
+		// Nodes that recovered late are hit late, by as much as leaves the
+		// next injection its time. The phase counts from when they had: else
+		// a late one would always come right after a recovery.
+		patience := in.Fault.Every.D() - in.Fault.For.D() - in.Phase - injectReserve
+		ready, cancel := context.WithTimeout(ctx, patience)
+		err := r.system.WaitReady(ready)
+		cancel()
+		if ctx.Err() != nil {
+			return false
+		}
+		at = max(at, r.now()-r.origin+in.Phase)
+		if err == nil && at >= r.Plan.Length {
+			err = errors.New("the load had ended when they were")
+		}
+		if err != nil {
+			r.log(result.Event{T: r.now(), Kind: result.Note, Fault: in.Name, Action: check.Skipped, Detail: fmt.Sprintf("%s skipped: the nodes were not ready: %v", in.Name, err)})
+			return true
+		}
+	}
+	if !r.waitUntil(ctx, at) {
+		return false
+	}
+	r.inject(ctx, in)
+	if !r.waitUntil(ctx, min(at+(in.Heal-in.At), r.Plan.Length)) {
+		return false
+	}
+	r.heal(ctx, in)
+	return true
+}
+
+// injectReserve is the time left for an injection itself, so that a late one
+// does not delay the next.
+const injectReserve = 100 * time.Millisecond
+
+// manyInjections is from when on the numbers of the load are not kept apart for
+// each injection, but as one phase from the first to the last.
+const manyInjections = 12
 
 // phaseLead is how much earlier than the first recorded operation its phase
 // begins, so that it does not fall into the one before.
@@ -450,14 +511,14 @@ func (r *run) inject(ctx context.Context, in *scenario.Injection) {
 	begun := false
 	what, err := r.system.Inject(ctx, in, func(targets []string) {
 		begun = true
-		r.rec.Phase("during")
+		r.during()
 		r.log(result.Event{T: r.now(), Kind: result.Inject, Fault: in.Name, Action: in.Fault.Action, Targets: targets, Detail: in.Fault.Describe()})
 	})
 	if err != nil {
 		r.note("fault %s: %v", in.Name, err)
 		if begun { // it had begun, and was undone
 			r.log(result.Event{T: r.now(), Kind: result.Heal, Fault: in.Name, Action: in.Fault.Action, Bit: new(false), Detail: err.Error()})
-			r.rec.Phase(r.between())
+			r.after(in)
 		}
 		return
 	}
@@ -510,7 +571,25 @@ func (r *run) heal(ctx context.Context, in *scenario.Injection) {
 	for _, l := range a.what.Links {
 		r.link(l, "")
 	}
-	r.rec.Phase(r.between())
+	r.after(in)
+}
+
+// during begins the phase of a fault for the numbers of the load.
+func (r *run) during() {
+	r.mu.Lock()
+	first := !r.injected
+	r.injected = true
+	r.mu.Unlock()
+	if first || len(r.Plan.Injections) < manyInjections {
+		r.rec.Phase("during")
+	}
+}
+
+// after ends it.
+func (r *run) after(in *scenario.Injection) {
+	if last := r.Plan.Injections[len(r.Plan.Injections)-1]; len(r.Plan.Injections) < manyInjections || in.Name == last.Name {
+		r.rec.Phase(r.between())
+	}
 }
 
 // between names the phase between two faults.

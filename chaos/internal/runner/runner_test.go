@@ -41,6 +41,9 @@ type fake struct {
 	loses     func(node string, op *client.Op) bool // a node forgets an acknowledged write
 	refuses   int                                   // so many first reads on a connection of the harness are refused
 	unread    bool                                  // n2 refuses final reads for ever
+	// readyAfter is how long the nodes take to be ready, the next time that is
+	// asked; negative: for ever.
+	readyAfter time.Duration
 
 	mu     sync.Mutex
 	leader int // index; -1: none
@@ -97,6 +100,20 @@ func (f *fake) WaitHealthy(ctx context.Context) error {
 	return nil
 }
 
+func (f *fake) WaitReady(ctx context.Context) error {
+	f.call("wait ready")
+	f.mu.Lock()
+	ready := f.readyAfter
+	f.readyAfter = 0
+	f.mu.Unlock()
+	if ready < 0 {
+		<-ctx.Done()
+		return errors.New("n1 is undefined")
+	}
+	time.Sleep(ready)
+	return nil
+}
+
 func (f *fake) Observe(_ context.Context, node string) (result.Event, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -114,22 +131,37 @@ func (f *fake) Observe(_ context.Context, node string) (result.Event, error) {
 
 func (f *fake) Target(bool, int, int) (load.Target, error) { return fakeTarget{f}, nil }
 
+func (f *fake) Spread(int) (load.Target, error) { return fakeSpread{fakeTarget{f}}, nil }
+
 type fakeTarget struct{ f *fake }
 
 func (fakeTarget) Streams() int { return 1 }
 func (fakeTarget) Close() error { return nil }
 
 func (t fakeTarget) Start(_ int, op *client.Op, done func(client.Outcome)) error {
+	return t.f.later("addr-n2", op, done)
+}
+
+// fakeSpread has a stream to each node.
+type fakeSpread struct{ fakeTarget }
+
+func (fakeSpread) Streams() int { return 3 }
+
+func (t fakeSpread) Start(stream int, op *client.Op, done func(client.Outcome)) error {
+	return t.f.later("addr-"+t.f.name(stream), op, done)
+}
+
+func (f *fake) later(node string, op *client.Op, done func(client.Outcome)) error {
 	o := *op
 	o.Value = slices.Clone(op.Value)
-	time.AfterFunc(time.Millisecond, func() { done(t.f.serve(&o)) })
+	time.AfterFunc(time.Millisecond, func() { done(f.serve(node, &o)) })
 	return nil
 }
 
-func (f *fake) serve(op *client.Op) client.Outcome {
+func (f *fake) serve(node string, op *client.Op) client.Outcome {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	out := client.Outcome{Node: "addr-n2", Term: f.term}
+	out := client.Outcome{Node: node, Term: f.term}
 	k := entry{op.Cache, op.Key}
 	switch {
 	case op.Kind == client.KindGet:
@@ -219,12 +251,17 @@ checks: {lost_writes: true, stale_reads: {max: 500ms}, converge: 5s}
 thresholds: {failover: ["max < 200ms"]}
 `
 
-// carryOut runs a scenario against a fake in a bubble of virtual time.
+// carryOut runs killOnce against a fake in a bubble of virtual time.
 func carryOut(t *testing.T, f *fake, interruptAfter time.Duration) (r *result.Run, dir string) {
+	t.Helper()
+	return carryOutText(t, f, killOnce, interruptAfter)
+}
+
+func carryOutText(t *testing.T, f *fake, text string, interruptAfter time.Duration) (r *result.Run, dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		s, err := scenario.Parse("kill-once.yaml", []byte(killOnce))
+		s, err := scenario.Parse("f.yaml", []byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -235,7 +272,7 @@ func carryOut(t *testing.T, f *fake, interruptAfter time.Duration) (r *result.Ru
 		}
 		shown := 0
 		r, err = Run(ctx, Config{
-			Plan: scenario.NewPlan(s, 3), Source: []byte(killOnce), Dir: dir, Boot: f.start, Sleep: time.Sleep,
+			Plan: scenario.NewPlan(s, 3), Source: []byte(text), Dir: dir, Boot: f.start, Sleep: time.Sleep,
 			Progress: func(Status) { shown++ },
 		})
 		if err != nil {
@@ -304,6 +341,112 @@ func TestRun_pass(t *testing.T) {
 	}
 	if len(back.Events) != len(r.Events) || len(back.Resources) == 0 || len(back.Series) == 0 {
 		t.Errorf("read back: %d events of %d, %d resources, %d series", len(back.Events), len(r.Events), len(back.Resources), len(back.Series))
+	}
+}
+
+const killOften = `version: 1
+name: kill-often
+about: The leader is killed again and again.
+cluster: {nodes: 3, proxies: false}
+probes: {rate: 300/s, levels: [quorum]}
+load: {writers: {schedule: {constant: 50/s}, duration: 60s, op: insert}}
+faults: [{at: 1s, every: 3s, times: 19, for: 1s, action: kill, target: leader}]
+checks: {lost_writes: true, converge: 5s}
+thresholds: {failover: ["max < 200ms"]}
+`
+
+// TestRun_repeated proves that a repeated fault waits until the nodes are
+// ready: late by as much as they are and a phase, and left out if they never
+// are; and that a run of many failovers gives a distribution.
+func TestRun_repeated(t *testing.T) {
+	for name, c := range map[string]struct {
+		ready   time.Duration // of the first injection
+		skipped int
+		late    bool
+	}{
+		"ready at once": {0, 0, false},
+		"ready late":    {time.Second, 0, true},
+		"never ready":   {-1, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &fake{readyAfter: c.ready}
+			r, dir := carryOutText(t, f, killOften, 0)
+			if r.Verdict != result.Pass {
+				t.Errorf("%s: %q", r.Verdict, r.Reasons)
+			}
+			if !f.boot.Direct {
+				t.Error("booted with proxies")
+			}
+			s, err := scenario.Parse("f.yaml", []byte(killOften))
+			if err != nil {
+				t.Fatal(err)
+			}
+			planned := scenario.NewPlan(s, 3).Injections
+			windows := r.Windows()
+			if len(windows) != len(planned)-c.skipped || len(r.Failovers) != len(windows) {
+				t.Fatalf("%d injections of %d, %d failovers", len(windows), len(planned), len(r.Failovers))
+			}
+			for i, w := range windows {
+				in := planned[i+c.skipped]
+				at := in.At
+				if c.late && i == 0 {
+					at += c.ready
+				}
+				if w.Fault != in.Name || w.From != at || w.To-w.From != time.Second {
+					t.Errorf("%s from %v to %v, want %s at %v for 1s", w.Fault, w.From, w.To, in.Name, at)
+				}
+			}
+			if len(r.Phases) > 4 {
+				t.Errorf("%d phases: their numbers are in memory", len(r.Phases))
+			}
+			v, err := Judge(dir, &result.Run{Kind: result.KindScenario, Name: "again"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v.Failovers[3].Resolution != 5*time.Millisecond {
+				t.Errorf("resolution %v, want that of 200/s through two nodes", v.Failovers[3].Resolution)
+			}
+			for _, f := range v.Failovers {
+				if gap := f.Levels[0].Gap; gap < 50*time.Millisecond || gap > 65*time.Millisecond {
+					t.Errorf("%s: gap %v", f.Fault, gap)
+				}
+			}
+		})
+	}
+}
+
+// TestProbes proves that each level is probed through each node, and that the
+// keys are bounded.
+func TestProbes(t *testing.T) {
+	s, err := scenario.Parse("f.yaml", []byte(killOnce))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := newProbes(1, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, keys := map[string]int{}, map[string]bool{}
+	const n = 900
+	for i := range uint64(n) {
+		var op client.Op
+		p.Op(i, &op, nil)
+		seen[fmt.Sprint(op.Level, i%3)]++
+		keys[op.Key] = true
+	}
+	if len(seen) != 9 || len(keys) != n {
+		t.Errorf("levels and nodes %v, %d keys", seen, len(keys))
+	}
+	for what, times := range seen {
+		if times != n/9 {
+			t.Errorf("%s probed %d times, want %d", what, times, n/9)
+		}
+	}
+	var first, again client.Op
+	p.Op(5, &first, nil)
+	p.Op(5+probeKeys, &again, nil)
+	if first.Key != again.Key || string(first.Value) == string(again.Value) {
+		t.Errorf("keys %s and %s, want the same with another value", first.Key, again.Key)
 	}
 }
 

@@ -22,7 +22,7 @@ func Processes(binary string) func(context.Context, Boot) (System, error) {
 	return func(_ context.Context, b Boot) (System, error) {
 		states := [...]result.State{cluster.Running: result.ProcessRunning, cluster.Paused: result.ProcessStopped, cluster.Ended: result.ProcessExited}
 		c, err := cluster.Start(cluster.Spec{
-			Binary: binary, Nodes: b.Nodes, Env: b.Env, LogDir: b.LogDir, Seed: b.Seed,
+			Binary: binary, Nodes: b.Nodes, Env: b.Env, LogDir: b.LogDir, Seed: b.Seed, Direct: b.Direct,
 			OnProcess: func(node string, s cluster.State, detail string) { b.Process(node, states[s], detail) },
 		})
 		if err != nil {
@@ -70,6 +70,10 @@ func (p processes) Target(toAny bool, streams, window int) (load.Target, error) 
 	return newRouted(p.Nodes(), p.Token(), streams, window, toAny)
 }
 
+func (p processes) Spread(window int) (load.Target, error) {
+	return newSpread(p.Nodes(), p.Token(), window)
+}
+
 func (p processes) Read(node string, op *client.Op, done func(client.Outcome)) error {
 	return p.Node(node).Conn().Start(op, done)
 }
@@ -78,7 +82,8 @@ func (p processes) Inject(ctx context.Context, in *scenario.Injection, begin fun
 	f := in.Fault
 	what, err := fault.Inject(ctx, p.Cluster, fault.Spec{
 		Action: f.Action, Target: f.Target, From: f.From, Style: f.Style, Direction: f.Direction, Clients: f.Clients,
-		Latency: f.Latency.D(), Jitter: f.Jitter.D(), To: f.To, Pick: in.Pick, Begin: begin,
+		Latency: f.Latency.D(), Jitter: f.Jitter.D(), Loss: float64(f.Loss), Burst: f.Burst, To: f.To,
+		Count: f.Count, Turn: in.Turn, Pick: in.Pick, Begin: begin,
 	})
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/loadgen/load"
@@ -98,6 +99,37 @@ func (r *routed) Close() error {
 				wg.Go(func() { c.Close() })
 			}
 		}
+	}
+	wg.Wait()
+	return nil
+}
+
+// spread is a load.Target with one stream to each node. What cannot be sent on
+// a stream fails: nothing is sent by another way.
+type spread []*client.Conn
+
+func newSpread(nodes []Endpoint, token string, window int) (load.Target, error) {
+	var s spread
+	for _, n := range nodes {
+		c, err := client.NewConn(client.Config{Addr: n.Addr, Token: token, Window: window, Batch: true, BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond})
+		if err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+		s = append(s, c)
+	}
+	return s, nil
+}
+
+func (s spread) Streams() int { return len(s) }
+
+func (s spread) Start(stream int, op *client.Op, done func(client.Outcome)) error {
+	return s[stream].Start(op, done)
+}
+
+func (s spread) Close() error {
+	var wg sync.WaitGroup
+	for _, c := range s {
+		wg.Go(func() { c.Close() })
 	}
 	wg.Wait()
 	return nil

@@ -89,20 +89,40 @@ func (o once) Op(i uint64, op *client.Op, scratch []byte) []byte {
 	return scratch
 }
 
-// probes are inserts at each ack level in turn, each of a key of its own.
-type probes struct{ as writer }
+// probes are inserts at some ack levels in turn, through every node in turn.
+type probes struct {
+	as     writer
+	levels []client.Level
+	nodes  uint64
+}
 
-// probeRate is how often each level is probed: it bounds how finely a failover
-// can be seen.
-const probeRate = 200
+// probeKeys is how many keys the probes write, each once unless a run has
+// more probes: then over again, long after the one before was given up. It
+// bounds the final reads of a long run.
+const probeKeys = 1 << 16
+
+// newProbes makes the source of the probes of a scenario.
+func newProbes(as writer, s *scenario.Scenario) (probes, error) {
+	p := probes{as: as, nodes: uint64(s.Cluster.Nodes)}
+	for _, name := range s.Probes.Levels {
+		l, err := client.ParseLevel(name)
+		if err != nil {
+			return p, err
+		}
+		p.levels = append(p.levels, l)
+	}
+	return p, nil
+}
 
 var probeFiller [64]byte
 
 func (p probes) Op(i uint64, op *client.Op, scratch []byte) []byte {
 	scratch = load.CheckedValue(scratch[:0], p.as.String(), i, probeFiller[:])
 	*op = client.Op{
-		Kind: client.KindInsert, Cache: probeCache, Key: "p" + strconv.FormatUint(i, 10), Value: scratch,
-		Level: client.Levels[i%uint64(len(client.Levels))], Deadline: probeTimeout,
+		Kind: client.KindInsert, Cache: probeCache, Key: "p" + strconv.FormatUint(i%probeKeys, 10), Value: scratch,
+		// The generator takes the nodes in turn too: a level that changed in
+		// step with them would be probed through one node only.
+		Level: p.levels[i/p.nodes%uint64(len(p.levels))], Deadline: probeTimeout,
 	}
 	return scratch
 }
