@@ -8,9 +8,12 @@ TESTFLAGS  ?=
 # A package that hangs says where within this time instead of holding everything up.
 TIMEOUT    ?= 10m
 BENCHFLAGS ?=
+CHAOSFLAGS ?=
 SEEDS      ?= 1-200
 
 COMMANDS := cachenode loadgen chaos reports
+FAILOVER := kill kill-loaded isolated paused term switch
+CALM     := idle latency-100-jitter-100 loss-5pct reset-1s stall-250ms gogc-5
 
 .DEFAULT_GOAL := help
 .PHONY: help build test race bench sim mutants smoke lint generate tidy verify clean
@@ -40,6 +43,14 @@ mutants: ## planted bugs of the core, each of which the simulation has to find
 
 smoke: build ## one short scenario with a fault on real processes, judged by its exit code
 	bin/chaos run --out $(OUT) scenarios/smoke.yaml
+
+# Each scenario prints its own verdict; all run, whatever one of them finds. For a quick look:
+# make failover CHAOSFLAGS='--duration-scale 0.1'
+failover: build ## 220 failovers by kill, kill under load, cut links, SIGSTOP, SIGTERM, operator: how long writes stop; 13 minutes
+	bin/chaos run --out $(OUT) $(CHAOSFLAGS) $(FAILOVER:%=scenarios/failover-%.yaml)
+
+calm: build ## no leader may change, no write may fail: idle, slow, lossy, resets, stalls, GC; ten minutes each, an hour in all
+	bin/chaos run --out $(OUT) $(CHAOSFLAGS) $(CALM:%=scenarios/calm-%.yaml)
 
 lint: ## go vet, staticcheck, gofumpt
 	$(GO) vet ./...

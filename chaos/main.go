@@ -93,6 +93,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 				Flags: []cli.Flag{
 					&cli.IntFlag{Name: "repeat", Value: 1, Usage: "run each scenario `N` times, with the seeds SEED, SEED+1 and so on"},
 					seed,
+					&cli.Float64Flag{Name: "duration-scale", Usage: "`FACTOR` by which load and faults are shortened for a quick look, such as 0.1; of repeated faults there are fewer"},
 					&cli.BoolFlag{Name: "fail-fast", Usage: "stop after the first run that is not a pass"},
 					&cli.StringFlag{Name: "keep", Value: "all", Usage: "which run directories to keep: `all or failed`"},
 					&cli.StringFlag{Name: "out", Value: "out", Usage: "`DIR` in which the run directories are made"},

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +49,8 @@ func TestCommand_mistakes(t *testing.T) {
 		"the same, validated":  {[]string{"validate", file, good}, []string{file + ":5:58:", file + ":6:1:"}, 2},
 		"repeat of nothing":    {[]string{"run", good, "--repeat", "0"}, []string{"--repeat 0; expected 1 to 10000"}, 1},
 		"repeat of a word":     {[]string{"run", good, "--repeat", "x"}, []string{"repeat"}, 1},
+		"scaled to nothing":    {[]string{"run", good, "--duration-scale", "0"}, []string{"--duration-scale 0; expected more than 0 and 1 at most"}, 1},
+		"scaled up":            {[]string{"run", good, "--duration-scale", "10"}, []string{"--duration-scale 10; expected more than 0"}, 1},
 		"keep what":            {[]string{"run", good, "--keep", "some"}, []string{`--keep "some"; expected all or failed`}, 1},
 		"no such program":      {[]string{"run", good, "--cachenode", filepath.Join(dir, "nothing")}, []string{"expected an executable file"}, 1},
 		"not a program":        {[]string{"run", good, "--cachenode", file}, []string{"expected an executable file"}, 1},
@@ -168,6 +172,33 @@ func TestMerge(t *testing.T) {
 	}
 	if len(all.Failovers) != 2 || all.Failovers[1].Repeat != 3 || all.Losses[0].Repeat != 2 || len(all.Repeats) != 3 {
 		t.Errorf("failovers %+v, losses %+v", all.Failovers, all.Losses)
+	}
+}
+
+// TestPrintFailovers proves that of many failovers the slowest are listed, and
+// that all of them are in the distribution.
+func TestPrintFailovers(t *testing.T) {
+	var fs []result.Failover
+	for i := range 50 {
+		ms := time.Duration(i+1) * time.Millisecond
+		fs = append(fs, result.Failover{
+			Fault: fmt.Sprintf("kill leader #%d", i+1), OldLeader: "n1", NewLeader: "n2", Elected: ms, Resolution: time.Millisecond,
+			Levels: []result.Recovery{{Level: "quorum", FirstOK: ms, Gap: 2 * ms}},
+		})
+	}
+	var out strings.Builder
+	printFailovers(&out, fs)
+	var rows []string
+	for line := range strings.Lines(out.String()) {
+		rows = append(rows, strings.Join(strings.Fields(line), " "))
+	}
+	for _, want := range []string{"kill leader #50 n1 n2 - - 50.0ms - 50.0ms - - 100.0ms", "gap: quorum 50 2.0ms 50.0ms 90.0ms 100.0ms", "elected 50 1.0ms 25.0ms 45.0ms 50.0ms"} {
+		if !slices.Contains(rows, want) {
+			t.Errorf("no line %q in\n%s", want, out.String())
+		}
+	}
+	if n := strings.Count(out.String(), "kill leader #"); n != slowest {
+		t.Errorf("%d failovers listed, want %d", n, slowest)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/hacache/hacache/chaos/internal/check"
 	"github.com/hacache/hacache/chaos/internal/runner"
 	"github.com/hacache/hacache/reports/result"
 )
@@ -73,22 +75,72 @@ func printChecks(w io.Writer, r *result.Run) {
 	tw.Flush()
 }
 
+// maxRows is how many failovers are listed one by one; of more, the slowest.
+const (
+	maxRows = 10
+	slowest = 5
+)
+
+// printFailovers writes each failover, or the slowest of many, and what they
+// have in common.
 func printFailovers(w io.Writer, fs []result.Failover) {
 	if len(fs) == 0 {
 		return
 	}
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(tw, "  failover\tfrom\tto\tsuspected\tcandidate\telected\tagreed\tfirst ok: quorum\tonce\tleader\tgap: quorum\t\n")
-	for _, f := range fs {
-		first, gap := map[string]string{}, map[string]string{}
+	of := func(f *result.Failover) (first, gap map[string]time.Duration) {
+		first, gap = map[string]time.Duration{}, map[string]time.Duration{}
 		for _, l := range f.Levels {
-			first[l.Level], gap[l.Level] = short(l.FirstOK), short(l.Gap)
+			first[l.Level], gap[l.Level] = l.FirstOK, l.Gap
 		}
+		return first, gap
+	}
+	rows := slices.Clone(fs)
+	title := "failover"
+	if len(rows) > maxRows {
+		slices.SortStableFunc(rows, func(a, b result.Failover) int {
+			_, x := of(&a)
+			_, y := of(&b)
+			return cmp.Compare(y["quorum"], x["quorum"])
+		})
+		rows, title = rows[:slowest], fmt.Sprintf("slowest %d of %d", slowest, len(fs))
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(tw, "  %s\tfrom\tto\tsuspected\tcandidate\telected\tagreed\tfirst ok: quorum\tonce\tleader\tgap: quorum\t\n", title)
+	for _, f := range rows {
+		first, gap := of(&f)
 		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", f.Fault, dash(f.OldLeader), dash(f.NewLeader),
-			short(f.Suspect), short(f.Candidate), short(f.Elected), short(f.Agreed), dash(first["quorum"]), dash(first["once"]), dash(first["leader"]), dash(gap["quorum"]))
+			short(f.Suspect), short(f.Candidate), short(f.Elected), short(f.Agreed), short(first["quorum"]), short(first["once"]), short(first["leader"]), short(gap["quorum"]))
 	}
 	tw.Flush()
-	fmt.Fprintf(w, "  (times since the injection, known to about %v)\n", fs[0].Resolution)
+	if len(fs) > 1 {
+		printDistribution(w, fs)
+	}
+	fmt.Fprintf(w, "  (times since the injection, by probes about %v apart through the other nodes)\n", fs[0].Resolution.Round(10*time.Microsecond))
+}
+
+// printDistribution writes what several failovers have in common.
+func printDistribution(w io.Writer, fs []result.Failover) {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(tw, "  all %d\tn\tmin\tmedian\tp90\tmax\t\n", len(fs))
+	row := func(name string, d check.Distribution) {
+		if d.N > 0 {
+			fmt.Fprintf(tw, "  %s\t%d\t%s\t%s\t%s\t%s\t\n", name, d.N, short(d.Min), short(d.Median), short(d.P90), short(d.Max))
+		}
+	}
+	row("suspected", check.Distribute(fs, func(f *result.Failover) time.Duration { return f.Suspect }))
+	row("elected", check.Distribute(fs, func(f *result.Failover) time.Duration { return f.Elected }))
+	row("agreed", check.Distribute(fs, func(f *result.Failover) time.Duration { return f.Agreed }))
+	for _, g := range check.Gaps(fs) {
+		row("first ok: "+g.Level, check.Distribute(fs, func(f *result.Failover) time.Duration {
+			i := slices.IndexFunc(f.Levels, func(l result.Recovery) bool { return l.Level == g.Level })
+			if i < 0 {
+				return 0
+			}
+			return f.Levels[i].FirstOK
+		}))
+		row("gap: "+g.Level, g.Distribution)
+	}
+	tw.Flush()
 }
 
 // printLine writes one repetition on one line.
@@ -97,7 +149,14 @@ func printLine(w io.Writer, n int, r *result.Run, seed uint64) {
 	for _, e := range r.Exposures {
 		parts = append(parts, fmt.Sprintf("%s %d/%d lost", e.Level, e.Lost, e.Acked))
 	}
-	for _, f := range r.Failovers {
+	failovers := r.Failovers
+	if len(failovers) > maxRows {
+		failovers = nil
+		for _, g := range check.Gaps(r.Failovers) {
+			parts = append(parts, fmt.Sprintf("gap at %s: %s", g.Level, g))
+		}
+	}
+	for _, f := range failovers {
 		s := fmt.Sprintf("elected %s", short(f.Elected))
 		for _, l := range f.Levels {
 			if l.Level == "quorum" {
@@ -118,41 +177,9 @@ func printLine(w io.Writer, n int, r *result.Run, seed uint64) {
 func printSummary(w io.Writer, all *result.Run) {
 	fmt.Fprintf(w, "all %d: %s\n", len(all.Repeats), verdictOf(all))
 	printChecks(w, all)
-	parts := []struct {
-		name string
-		of   func(f *result.Failover) time.Duration
-	}{
-		{"suspected", func(f *result.Failover) time.Duration { return f.Suspect }},
-		{"elected", func(f *result.Failover) time.Duration { return f.Elected }},
-		{"agreed", func(f *result.Failover) time.Duration { return f.Agreed }},
-		{"quorum gap", func(f *result.Failover) time.Duration {
-			for _, l := range f.Levels {
-				if l.Level == "quorum" {
-					return l.Gap
-				}
-			}
-			return 0
-		}},
+	if len(all.Failovers) > 0 {
+		printDistribution(w, all.Failovers)
 	}
-	if len(all.Failovers) == 0 {
-		return
-	}
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(tw, "  failover\tn\tmin\tmedian\tmax\t\n")
-	for _, p := range parts {
-		var ds []time.Duration
-		for i := range all.Failovers {
-			if d := p.of(&all.Failovers[i]); d > 0 {
-				ds = append(ds, d)
-			}
-		}
-		if len(ds) == 0 {
-			continue
-		}
-		slices.Sort(ds)
-		fmt.Fprintf(tw, "  %s\t%d\t%s\t%s\t%s\t\n", p.name, len(ds), short(ds[0]), short(ds[len(ds)/2]), short(ds[len(ds)-1]))
-	}
-	tw.Flush()
 }
 
 func short(d time.Duration) string {

@@ -27,6 +27,7 @@ type campaign struct {
 	binary   string
 	out      string
 	repeat   int
+	scale    float64 // 0: none
 	failFast bool
 	keepAll  bool
 }
@@ -47,6 +48,11 @@ func runCommand(ctx context.Context, c *cli.Command) error {
 	if r.repeat < 1 || r.repeat > 10_000 {
 		return usagef("run: --repeat %d; expected 1 to 10000", r.repeat)
 	}
+	if c.IsSet("duration-scale") {
+		if r.scale = c.Float64("duration-scale"); !(r.scale > 0 && r.scale <= 1) {
+			return usagef("run: --duration-scale %g; expected more than 0 and 1 at most", r.scale)
+		}
+	}
 	if keep := c.String("keep"); keep != "all" && keep != "failed" {
 		return usagef("run: --keep %q; expected all or failed", keep)
 	}
@@ -58,6 +64,9 @@ func runCommand(ctx context.Context, c *cli.Command) error {
 		source, err := os.ReadFile(paths[i])
 		if err != nil {
 			return err
+		}
+		if r.scale > 0 {
+			s.Scale(r.scale)
 		}
 		seed := cmp.Or(c.Uint64("seed"), s.Seed, uint64(rand.Uint32()))
 		done, err := r.scenario(ctx, s, source, seed)
@@ -151,7 +160,7 @@ func (c *campaign) finish(r *result.Run, dir string) error {
 func (c *campaign) once(ctx context.Context, s *scenario.Scenario, source []byte, seed uint64, dir, which string) (*result.Run, error) {
 	defer c.live.clear()
 	return runner.Run(ctx, runner.Config{
-		Plan: scenario.NewPlan(s, seed), Source: source, Dir: dir, Boot: runner.Processes(c.binary),
+		Plan: scenario.NewPlan(s, seed), Scale: c.scale, Source: source, Dir: dir, Boot: runner.Processes(c.binary),
 		Probe:    result.Watch(seed, os.Args),
 		Progress: func(st runner.Status) { c.live.show(s.Name+which, st) },
 	})
@@ -177,6 +186,11 @@ func merge(all, r *result.Run, repeat int, dir string, seed uint64) {
 		o := &all.Exposures[i]
 		o.Acked, o.Lost, o.Allowed = o.Acked+e.Acked, o.Lost+e.Lost, o.Allowed+e.Allowed
 		o.Stale, o.Unknown, o.Window = o.Stale+e.Stale, o.Unknown+e.Unknown, max(o.Window, e.Window)
+	}
+	for _, w := range r.Warnings {
+		if !slices.Contains(all.Warnings, w) {
+			all.Warnings = append(all.Warnings, w)
+		}
 	}
 	for _, c := range r.Checks {
 		i := slices.IndexFunc(all.Checks, func(o result.Check) bool { return o.Name == c.Name })
