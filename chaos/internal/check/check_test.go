@@ -535,6 +535,7 @@ func TestFailover(t *testing.T) {
 		observe n2 follower 2 10 follows n1
 		observe n3 follower 2 10 follows n1
 		fault kill-leader kill n1 100..3000
+		exit n1 104
 		observe n1 undefined 2 105
 		observe n2 dead 2 112
 		observe n3 dead 2 113
@@ -564,8 +565,14 @@ func TestFailover(t *testing.T) {
 	if d := cmp.Diff(want, v.Failovers); d != "" {
 		t.Errorf("failover (-want +got):\n%s", d)
 	}
-	if c := find(t, v, "failover"); c.Verdict != result.Pass {
+	c := find(t, v, "failover")
+	if c.Verdict != result.Pass {
 		t.Errorf("verdict %s: %s", c.Verdict, c.Detail)
+	}
+	for _, want := range []string{"gap at quorum: n 1, min 45ms, median 45ms, p90 45ms, max 45ms", "took to end: n 1, min 4ms,"} {
+		if !strings.Contains(c.Detail, want) {
+			t.Errorf("lacks %q: %s", want, c.Detail)
+		}
 	}
 	if n := LeaderChanges(in.Events, 50*ms, 10*time.Second); n != 1 {
 		t.Errorf("%d leader changes, want 1", n)

@@ -39,6 +39,7 @@ func (v *Verdicts) failovers(in *Input, windows []result.Window) {
 	}
 	end := in.end()
 	before := map[string][]time.Duration{} // gaps right before the injections
+	var died []time.Duration               // how long killed processes took to end
 	c := result.Check{Name: "failover", Verdict: result.NotExercised, Detail: "no fault took the leader away"}
 	for i, w := range windows {
 		if !onLeader[w.Fault] {
@@ -49,6 +50,9 @@ func (v *Verdicts) failovers(in *Input, windows []result.Window) {
 			until = windows[i+1].From
 		}
 		f := breakdown(in, w, until)
+		if d, ok := endOf(in.Events, w); ok && w.Action == "kill" {
+			died = append(died, d)
+		}
 		for _, level := range levels {
 			r := result.Recovery{Level: level}
 			if g, ok := gapAt(oks[level], w.Targets, w.From, min(max(w.To, w.From+f.Agreed), until)); ok {
@@ -83,7 +87,23 @@ func (v *Verdicts) failovers(in *Input, windows []result.Window) {
 			}
 		}
 	}
+	// A process that is killed needs a processor to die, and keeps its
+	// connections until then: on a busy machine that is no part of the nodes.
+	if d := distributionOf(died); d.N > 0 && c.Count == 0 {
+		c.Detail += fmt.Sprintf("; the killed processes took to end: %s", d)
+	}
 	v.add(c)
+}
+
+// endOf returns how long after the injection the last of the processes that it
+// ended was gone.
+func endOf(events []result.Event, w result.Window) (d time.Duration, ok bool) {
+	for _, e := range events {
+		if e.Kind == result.Process && e.State == result.ProcessExited && slices.Contains(w.Targets, e.Node) && w.From <= e.T && e.T <= w.To {
+			d, ok = max(d, e.T-w.From), true
+		}
+	}
+	return d, ok
 }
 
 // controlTime is how long before an injection the same gaps are measured
