@@ -427,7 +427,7 @@ func (n *Node) dialFailed(slot int, refused bool) {
 	if w := n.sim.opt.Watch; w != nil {
 		w.DialFailed(n, slot, refused)
 	}
-	n.step(func() { n.Core.DialFailed(slot, refused) })
+	n.step(func() { n.Core.DialFailed(n.local(slot), refused) })
 }
 
 func (s *Sim) sent(from *Node, to int, lane replication.Lane, m proto.Message, lost bool) {
