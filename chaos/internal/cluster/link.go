@@ -39,15 +39,15 @@ type Conditions struct {
 	// up to Jitter, uniformly. Order is kept.
 	Latency, Jitter time.Duration
 	// Loss delays a share of the chunks, in bursts of Burst chunks on average,
-	// as TCP delays what was in lost packets: by a retransmission timeout that
-	// begins at [firstRTO] and doubles while the burst lasts. What comes behind
-	// waits too. Nothing is missing in the end.
+	// as TCP delays what was in lost packets: by a retransmission timeout, and
+	// by one twice as long if what was sent again is lost too. What comes
+	// behind waits as well. Nothing is missing in the end.
 	Loss  float64
 	Burst float64 // 1 at least
 }
 
 // The retransmission timeout after a loss, as Linux has it: at first, and the
-// most that a burst makes of it.
+// longest that losing the same chunk again makes of it.
 const (
 	firstRTO = 200 * time.Millisecond
 	maxRTO   = 1600 * time.Millisecond
@@ -403,7 +403,7 @@ type passage struct {
 	gate   *gate
 	resets int         // of the gate, when the connection was made
 	doomed atomic.Bool // it is to be reset
-	burst  int         // chunks lost in a row
+	losing bool        // the last chunk was lost
 }
 
 // NewState is called by Toxiproxy once per connection and way.
@@ -557,20 +557,20 @@ func (p *passage) late(c Conditions) time.Duration {
 // lose decides whether a chunk is lost, and returns by how much it is late
 // then. It is Gilbert's chain of two states: one in which nothing is lost, and
 // one in which everything is, entered and left so that Loss of all chunks fall
-// into it and it lasts for Burst chunks on average.
+// into it and it lasts for Burst chunks on average. A timeout outlasts a burst,
+// so what is sent again is lost like any other chunk.
 func (p *passage) lose(c Conditions) time.Duration {
-	if c.Loss == 0 {
-		p.burst = 0
-		return 0
-	}
-	stay := 1 - 1/c.Burst
-	if p.burst == 0 {
+	stay := 1 - 1/max(c.Burst, 1)
+	if !p.losing {
 		stay = c.Loss / (c.Burst * (1 - c.Loss)) // enters
 	}
-	if p.random.Float64() >= stay {
-		p.burst = 0
+	if p.losing = c.Loss > 0 && p.random.Float64() < stay; !p.losing {
 		return 0
 	}
-	p.burst++
-	return min(firstRTO<<min(p.burst-1, 10), maxRTO)
+	rto, late := firstRTO, firstRTO
+	for rto < maxRTO && p.random.Float64() < c.Loss {
+		rto *= 2
+		late += rto
+	}
+	return late
 }

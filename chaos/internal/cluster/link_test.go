@@ -520,35 +520,43 @@ func TestToxiproxy_halfClose(t *testing.T) {
 }
 
 // TestPassage_lose proves that losses are as frequent as asked, come in bursts
-// as long as asked, and take one retransmission timeout each that doubles
-// within a burst up to its bound.
+// as long as asked, and take a retransmission timeout each, which doubles as
+// often as what is sent again is lost.
 func TestPassage_lose(t *testing.T) {
 	for _, c := range []Conditions{{Loss: 0.05, Burst: 3}, {Loss: 0.05, Burst: 1}, {Loss: 0.3, Burst: 5}} {
 		p := &passage{random: rand.New(rand.NewPCG(1, 2))}
 		const n = 400_000
-		var lost, bursts int
-		want := time.Duration(0)
+		var lost, bursts float64
+		late := map[time.Duration]float64{}
+		before := false
 		for range n {
 			d := p.lose(c)
-			if d == 0 {
-				want = 0
-				continue
+			if d > 0 {
+				lost++
+				late[d]++
+				if !before {
+					bursts++
+				}
 			}
-			lost++
-			if want = min(2*want, maxRTO); want == 0 {
-				bursts++
-				want = firstRTO
-			}
-			if d != want {
-				t.Fatalf("%+v: late by %v, want %v", c, d, want)
+			before = d > 0
+		}
+		near := func(what string, got, want float64) {
+			t.Helper()
+			if math.Abs(got-want) > 0.05*want {
+				t.Errorf("%+v: %s %.4f, want %.4f", c, what, got, want)
 			}
 		}
-		if share := float64(lost) / n; math.Abs(share-c.Loss) > 0.05*c.Loss {
-			t.Errorf("%+v: %.4f lost", c, share)
+		near("share lost", lost/n, c.Loss)
+		near("share late by one timeout", late[200*time.Millisecond]/lost, 1-c.Loss)
+		near("share late by more than two", (lost-late[200*time.Millisecond]-late[600*time.Millisecond])/lost, c.Loss*c.Loss)
+		// A burst that follows another at once looks like one.
+		near("length of bursts", lost/bursts, c.Burst)
+		if len(late) > 4 || late[3*time.Second] == 0 && c.Loss > 0.1 {
+			t.Errorf("%+v: late by %v, want 200ms, 600ms, 1.4s or 3s", c, late)
 		}
-		if mean := float64(lost) / float64(bursts); math.Abs(mean-c.Burst) > 0.05*c.Burst {
-			t.Errorf("%+v: bursts of %.2f", c, mean)
-		}
+	}
+	if d := (&passage{random: rand.New(rand.NewPCG(1, 2)), losing: true}).lose(Conditions{Latency: time.Second}); d != 0 {
+		t.Errorf("late by %v without loss", d)
 	}
 }
 
