@@ -439,7 +439,7 @@ func TestAblationIsSafe(t *testing.T) {
 	for i, name := range seedMessages {
 		t.Run(name, func(t *testing.T) {
 			eaten := 0
-			for seed := range uint64(3) {
+			for seed := range uint64(ablationSeeds) {
 				a := newArena(t, uint64(i)*20+seed+1, Options{Nodes: 3 + 2*int(seed%2), LogRetainEntries: 8})
 				over := a.now + 4*time.Second // about when the faults end
 				var flip func()
@@ -455,8 +455,8 @@ func TestAblationIsSafe(t *testing.T) {
 				}
 				a.At(2*time.Second, flip)
 				// Before that, the two events that send the rarer messages, in any case with the message eaten.
-				for i := range 5 {
-					a.At(time.Second+time.Duration(i)*50*time.Millisecond, func() {
+				for i := range 8 {
+					a.At(time.Duration(500+100*i)*time.Millisecond, func() {
 						a.eat = name
 						if l := a.Leader(); l != nil {
 							l.Step(func() { l.Core.Transfer(-1) })

@@ -77,7 +77,7 @@ func TestLeaderKilled(t *testing.T) {
 // TestSchedules runs random schedules and checks every invariant after each step. SIM_SEEDS=1-2000 runs more of them;
 // a failure names the seed, and SIM_SEEDS=<seed> repeats it.
 func TestSchedules(t *testing.T) {
-	first, last := uint64(1), uint64(40)
+	first, last := uint64(1), uint64(seedsByDefault)
 	if v := os.Getenv("SIM_SEEDS"); v != "" {
 		if n, _ := fmt.Sscanf(v, "%d-%d", &first, &last); n == 1 {
 			last = first
