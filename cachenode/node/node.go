@@ -361,9 +361,10 @@ func (n *Node) MembersSet(ctx context.Context, hosts []string) error {
 	if callErr := n.runner.Call(ctx, func(c *replication.Core) {
 		address = c.Host(c.Leader())
 		if c.Leading() && !slices.Contains(list, c.Host(n.cfg.Self)) {
-			heir = firstCommon(c.Members(), list)
+			heir = heirFor(c, list)
 		}
 		if heir == "" {
+			// Also if nobody who stays is in sight: then this leader steps down when the change is made.
 			err = c.SetMembers(list)
 		}
 	}); callErr != nil {
@@ -396,7 +397,7 @@ func (n *Node) MembersSet(ctx context.Context, hosts []string) error {
 		case !pending && slices.Equal(now, list):
 			return nil
 		case !pending:
-			return &server.Error{Code: cachepb.Code_NOT_LEADER, Detail: "leadership changed meanwhile; ask the new leader again"}
+			return &server.Error{Code: cachepb.Code_INDETERMINATE, Detail: "leadership changed meanwhile; ask again, it is harmless"}
 		}
 		if err := n.pause(ctx, 10*time.Millisecond); err != nil {
 			// Nobody waits any more. New hosts that come up next week must not join by surprise.
@@ -406,11 +407,11 @@ func (n *Node) MembersSet(ctx context.Context, hosts []string) error {
 	}
 }
 
-// firstCommon returns the first element of a that is in b, or "".
-func firstCommon(a, b []string) string {
-	for _, s := range a {
-		if slices.Contains(b, s) {
-			return s
+// heirFor returns a member that is in list and connected, or "".
+func heirFor(c *replication.Core, list []string) string {
+	for _, name := range c.Members() {
+		if slices.Contains(list, name) && c.Linked(c.Slot(name)) {
+			return name
 		}
 	}
 	return ""

@@ -3008,6 +3008,7 @@ type NodeStatus struct {
 	VotersOutgoing []uint64               `protobuf:"fixed64,11,rep,packed,name=voters_outgoing,json=votersOutgoing,proto3" json:"voters_outgoing,omitempty"`
 	Learners       []uint64               `protobuf:"fixed64,12,rep,packed,name=learners,proto3" json:"learners,omitempty"`
 	SlotsHash      uint64                 `protobuf:"fixed64,13,opt,name=slots_hash,json=slotsHash,proto3" json:"slots_hash,omitempty"`
+	JoinOnly       bool                   `protobuf:"varint,14,opt,name=join_only,json=joinOnly,proto3" json:"join_only,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -3131,6 +3132,13 @@ func (x *NodeStatus) GetSlotsHash() uint64 {
 		return x.SlotsHash
 	}
 	return 0
+}
+
+func (x *NodeStatus) GetJoinOnly() bool {
+	if x != nil {
+		return x.JoinOnly
+	}
+	return false
 }
 
 type Beat struct {
@@ -4341,7 +4349,7 @@ const file_cache_proto_rawDesc = "" +
 	"\x04Peer\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x12\n" +
 	"\x04raft\x18\x02 \x01(\fR\x04raft\x12)\n" +
-	"\x06status\x18\x03 \x01(\v2\x11.cache.NodeStatusR\x06status\"\xe2\x02\n" +
+	"\x06status\x18\x03 \x01(\v2\x11.cache.NodeStatusR\x06status\"\xff\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
@@ -4359,7 +4367,8 @@ const file_cache_proto_rawDesc = "" +
 	"\x0fvoters_outgoing\x18\v \x03(\x06R\x0evotersOutgoing\x12\x1a\n" +
 	"\blearners\x18\f \x03(\x06R\blearners\x12\x1d\n" +
 	"\n" +
-	"slots_hash\x18\r \x01(\x06R\tslotsHash\"\x89\x01\n" +
+	"slots_hash\x18\r \x01(\x06R\tslotsHash\x12\x1b\n" +
+	"\tjoin_only\x18\x0e \x01(\bR\bjoinOnly\"\x89\x01\n" +
 	"\x04Beat\x12\x12\n" +
 	"\x04sent\x18\x01 \x01(\x03R\x04sent\x12\x12\n" +
 	"\x04echo\x18\x02 \x01(\x03R\x04echo\x12\"\n" +

@@ -84,6 +84,7 @@ func (t *Transport) Serve(stream grpc.BidiStreamingServer[cachepb.CacheRequest, 
 	}
 	defer t.wg.Done()
 
+	own := t.cfg.ID()
 	l := t.newLink(p, Incoming, lane, id)
 	l.push(greeting(t.cfg.Greeting()))
 	p.accept[lane].Lock()
@@ -93,6 +94,9 @@ func (t *Transport) Serve(stream grpc.BidiStreamingServer[cachepb.CacheRequest, 
 	}
 	l.up(nil)
 	p.accept[lane].Unlock()
+	if t.cfg.ID() != own {
+		l.end(ErrReconnect) // the id changed while the greeting was on its way here, and Reconnect did not see this stream
+	}
 
 	// Who can reach us can probably be reached.
 	t.Probe(slot)

@@ -210,6 +210,7 @@ type Core struct {
 	lastClock time.Duration
 	resumedAt time.Duration // end of the last stall that was long enough for others to elect somebody
 	leadSince time.Duration
+	excusedAt time.Duration // the last stall that held ticks back
 
 	election  election
 	fresh     freshness
@@ -247,16 +248,16 @@ type peer struct {
 	idAt    time.Duration
 	up      [directions][lanes]bool
 	upID    [directions][lanes]uint64 // who is at the other end, 0 if unknown
-	breaks  uint64
-	heardAt time.Duration // anything from the current incarnation
+	breaks  uint64                    // of the lanes that carry operations
+	heardAt time.Duration             // anything from the current incarnation
 
 	status   *cachepb.NodeStatus // of the current incarnation
 	statusAt time.Duration
 
-	pingAt    time.Duration // last Ping sent
-	pongSent  int64         // Beat.sent of its newest Pong, echoed in our next Ping
-	contactAt time.Duration // send time of the newest Ping of ours that a MsgHeartbeatResp of our term answers
-	answerAt  time.Duration // when that answer came
+	pingAt    [lanes]time.Duration // last Ping sent
+	pongSent  int64                // Beat.sent of its newest Pong, echoed in our next Ping
+	contactAt time.Duration        // send time of the newest Ping of ours that a MsgHeartbeatResp of our term answers
+	answerAt  time.Duration        // when that answer came
 	contacted bool
 	rtt       time.Duration
 	owed      [lanes]owedPong
@@ -393,16 +394,20 @@ func (c *Core) Clock(now time.Duration) {
 		return
 	}
 	c.now = now
-	if gap := now - c.lastClock; gap > stallGap {
+	// A gap is time beyond the moment at which the caller was asked to be back.
+	if gap := now - max(c.lastClock, c.NextWake()); gap > max(stallGap, heartbeatTicks*c.tick) {
 		// This process or machine did not run. What it believes about others is as old as the gap: let the messages
-		// that piled up meanwhile be read before a timeout is drawn from silence that was our own.
+		// that piled up meanwhile be read before a timeout is drawn from silence that was our own. Once in a while
+		// only: under steady throttling each turn comes late, and time must go on. A leader has nothing to wait for.
 		c.stats.Stalls++
-		c.nextTick = now + heartbeatTicks*c.tick
+		if c.role != raft.StateLeader && now-c.excusedAt > c.cfg.ElectionTimeout {
+			c.excusedAt, c.nextTick = now, now+heartbeatTicks*c.tick
+		}
 		if gap > c.cfg.ElectionTimeout/2 {
 			c.resumedAt = now
 			for _, p := range c.peers {
 				if p != nil {
-					p.pingAt = 0 // ask at once who still follows
+					p.pingAt = [lanes]time.Duration{} // ask at once who still follows
 				}
 			}
 		}
@@ -601,7 +606,7 @@ func (c *Core) AppliedTerm() uint64 { return c.appliedTerm }
 // Now returns the time of the current turn.
 func (c *Core) Now() time.Duration { return c.now }
 
-// Breaks returns how many connections with the node at slot have broken so far. A message sent before a break may be
+// Breaks returns how many connections that may carry operations to the node at slot have broken so far. A message sent before a break may be
 // lost, so whoever waits for its answer sends it again when the number moves.
 func (c *Core) Breaks(slot int) uint64 {
 	if !c.known(slot) {

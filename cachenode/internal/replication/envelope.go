@@ -281,7 +281,11 @@ func (c *Core) open(p *peer, env *cachepb.Peer, form *cachepb.Form) bool {
 		}
 	}
 	// An error here is raft's own refusal (a response from somebody who is not in the configuration); to drop is right.
-	return c.rn.Step(m) == nil
+	err := c.rn.Step(m)
+	if m.GetType() == raftpb.MsgSnap {
+		c.ready() // now: what the letter filter saw of the transfer must still be there when it is installed
+	}
+	return err == nil
 }
 
 // admit is the letter filter. Dropping a letter is always safe, so whatever is doubtful goes. It is not cosmetic: a
@@ -300,8 +304,10 @@ func (c *Core) admit(p *peer, cluster uint64, m *raftpb.Message) error {
 		return fmt.Errorf("%v for %s", m.GetType(), idString(m.GetTo()))
 	case m.GetFrom() != p.id:
 		return fmt.Errorf("%v signed by %s over a stream of %s", m.GetType(), idString(m.GetFrom()), idString(p.id))
-	case m.GetTerm() == 0 && m.GetType() != raftpb.MsgReadIndex: // which raft forwards without one
-		return fmt.Errorf("%v without a term", m.GetType())
+	case (m.GetTerm() == 0) != (m.GetType() == raftpb.MsgReadIndex): // which raft forwards without one
+		return fmt.Errorf("%v of term %d", m.GetType(), m.GetTerm())
+	case m.GetTerm() > c.term+maxTermJump:
+		return fmt.Errorf("%v of term %d, ours is %d", m.GetType(), m.GetTerm(), c.term)
 	}
 	switch m.GetType() {
 	case raftpb.MsgPreVote, raftpb.MsgVote:
@@ -345,6 +351,10 @@ func (c *Core) admit(p *peer, cluster uint64, m *raftpb.Message) error {
 	}
 	return fmt.Errorf("%v is not for the wire", m.GetType())
 }
+
+// maxTermJump bounds how far ahead of ours a term may be. Terms grow by one an election; a term near the end of its range
+// would spread and end in an overflow.
+const maxTermJump = 1 << 32
 
 func admitEntries(m *raftpb.Message) error {
 	for i, e := range m.GetEntries() {

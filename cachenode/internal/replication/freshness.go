@@ -166,8 +166,8 @@ func (c *Core) ping(p *peer, env *cachepb.Peer, via ...Lane) {
 		beat.QuorumAgeUs = uint64(c.quorumAge() / time.Microsecond)
 	}
 	req := mgmt(&cachepb.MgmtRequest{Method: &cachepb.MgmtRequest_Ping{Ping: &cachepb.Ping{Peer: env, Beat: beat}}})
-	p.pingAt = c.now
 	for _, lane := range via {
+		p.pingAt[lane] = c.now
 		c.send(p.slot, lane, req)
 	}
 }
@@ -176,8 +176,17 @@ func (c *Core) ping(p *peer, env *cachepb.Peer, via ...Lane) {
 // lanes: the transport takes a stream on which nothing comes for dead.
 func (c *Core) pingIdle() {
 	for _, p := range c.peers {
-		if p != nil && p.linked() && c.now-p.pingAt >= statusInterval {
-			c.ping(p, nil, LaneControl, LaneData, LaneSnapshot)
+		if p == nil || !p.linked() {
+			continue
+		}
+		var due []Lane
+		for lane, at := range p.pingAt {
+			if c.now-at >= statusInterval {
+				due = append(due, Lane(lane))
+			}
+		}
+		if len(due) > 0 {
+			c.ping(p, nil, due...)
 		}
 	}
 }
@@ -249,7 +258,11 @@ func (c *Core) sendPong(p *peer, lane Lane, env *cachepb.Peer) {
 
 func (c *Core) receivePong(p *peer, m *cachepb.Pong) {
 	term := c.term
-	followed := c.open(p, m.GetPeer(), nil) && c.role == raft.StateLeader && m.GetPeer().GetStatus().GetTerm() == term
+	letter := c.open(p, m.GetPeer(), nil)
+	status := m.GetPeer().GetStatus()
+	// Who says that it follows us in our term proves as much as an answered heartbeat does.
+	followed := c.role == raft.StateLeader && m.GetPeer().GetCluster() == c.cluster && status.GetTerm() == term &&
+		(letter || status.GetLeader() == c.id)
 	b := m.GetBeat()
 	sent := time.Duration(b.GetEcho())
 	if b == nil || sent <= 0 || sent > c.now {

@@ -225,8 +225,7 @@ func decodeHosts(b []byte) ([]string, error) {
 // noteHosts follows the list through an applied configuration change.
 func (c *Core) noteHosts(cc *raftpb.ConfChangeV2) {
 	h := &c.hosts
-	switch {
-	case len(cc.GetContext()) > 0:
+	if len(cc.GetContext()) > 0 {
 		list, err := decodeHosts(cc.GetContext())
 		if err != nil {
 			panic(fmt.Sprintf("replication: a committed change of hosts: %v", err)) // a leader of this version proposed it
@@ -234,7 +233,8 @@ func (c *Core) noteHosts(cc *raftpb.ConfChangeV2) {
 		h.before = h.members
 		c.setMembers(list)
 		c.log.Info("the cluster's hosts changed", "were", h.names(h.before), "are", h.names(h.members))
-	case len(c.conf.GetVotersOutgoing()) == 0:
+	}
+	if len(c.conf.GetVotersOutgoing()) == 0 {
 		h.before = nil
 	}
 }

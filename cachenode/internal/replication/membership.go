@@ -67,7 +67,9 @@ func (c *Core) PeerDown(slot int, id uint64, dir Direction, lane Lane) {
 	}
 	p := c.peers[slot]
 	p.up[dir][lane], p.upID[dir][lane] = false, 0
-	p.breaks++
+	if lane != LaneSnapshot {
+		p.breaks++
+	}
 	if id := p.remaining(); id != 0 {
 		c.meet(p, id)
 	}
@@ -104,7 +106,7 @@ func (c *Core) DialFailed(slot int, refused bool) {
 func (c *Core) status() *cachepb.NodeStatus {
 	s := &cachepb.NodeStatus{
 		Id: c.id, Slot: uint32(c.cfg.Self), Cluster: c.cluster, Term: c.term, Leader: c.lead,
-		Leading: c.Leading(), Applied: c.applied, SlotsHash: c.hosts.hash,
+		Leading: c.Leading(), Applied: c.applied, SlotsHash: c.hosts.hash, JoinOnly: c.cfg.JoinOnly,
 	}
 	if c.rn != nil {
 		s.LastIndex, s.LastTerm = c.store.last(), c.store.lastTerm()
@@ -181,7 +183,7 @@ func (c *Core) tryForm() bool {
 			return false
 		}
 		place := slices.Index(members, p.slot)
-		if s.GetCluster() != 0 || place < 0 {
+		if s.GetCluster() != 0 || s.GetJoinOnly() || place < 0 {
 			continue
 		}
 		if place < self {
@@ -245,7 +247,11 @@ func (c *Core) reconcile() {
 		return
 	}
 	if len(c.conf.GetVotersOutgoing()) > 0 {
-		return // raft leaves a joint configuration by itself
+		// Raft leaves a joint configuration by itself, unless a transfer of leadership made it drop the proposal.
+		if c.now-c.member.changingAt > changeRetry && c.now-c.leadSince > changeRetry {
+			c.proposeChange(&raftpb.ConfChangeV2{})
+		}
+		return
 	}
 	if c.Transferring() {
 		return
@@ -437,7 +443,11 @@ func (c *Core) liveMajority() (live, all bool, seen int) {
 			newest = s
 		}
 	}
-	return hasMajority(newest.GetVoters(), alive) && hasMajority(newest.GetVotersOutgoing(), alive), seen == len(c.hosts.members), seen
+	live = hasMajority(newest.GetVoters(), alive)
+	if len(newest.GetVotersOutgoing()) > 0 {
+		live = live && hasMajority(newest.GetVotersOutgoing(), alive)
+	}
+	return live, seen == len(c.hosts.members), seen
 }
 
 func hasMajority(ids []uint64, alive map[uint64]bool) bool {
@@ -447,7 +457,7 @@ func hasMajority(ids []uint64, alive map[uint64]bool) bool {
 			n++
 		}
 	}
-	return len(ids) == 0 || n > len(ids)/2
+	return n > len(ids)/2 // an empty list has none: a learner that never got a configuration knows of nobody
 }
 
 // abandon forgets everything: the node is empty again, under a new id.
