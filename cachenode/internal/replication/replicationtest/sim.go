@@ -272,7 +272,8 @@ func (s *Sim) Crash(slot int) {
 					continue
 				}
 				o, dir, lane := o, dir, lane
-				s.At(s.delay(slot, o.slot), func() {
+				// The end of a connection is read after what was sent on it.
+				s.At(max(s.delay(slot, o.slot), n.lastAt[lane][o.slot]-s.now), func() {
 					if s.cut[[2]int{slot, o.slot}] {
 						return // the reset is lost: the connection looks alive
 					}
