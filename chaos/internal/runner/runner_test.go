@@ -442,6 +442,12 @@ func TestProbes(t *testing.T) {
 			t.Errorf("%s probed %d times, want %d", what, times, n/9)
 		}
 	}
+	for rate, want := range map[scenario.Rate]time.Duration{1: 10 * time.Second, 100: 5120 * time.Millisecond, 200: 2560 * time.Millisecond, 5000: time.Second} {
+		s.Probes.Rate = rate
+		if p, err := newProbes(1, s); err != nil || p.timeout != want {
+			t.Errorf("%v at three levels: a probe waits %v, want %v: the window must outlast it", rate, p.timeout, want)
+		}
+	}
 	var first, again client.Op
 	p.Op(5, &first, nil)
 	p.Op(5+probeKeys, &again, nil)

@@ -91,9 +91,10 @@ func (o once) Op(i uint64, op *client.Op, scratch []byte) []byte {
 
 // probes are inserts at some ack levels in turn, through every node in turn.
 type probes struct {
-	as     writer
-	levels []client.Level
-	nodes  uint64
+	as      writer
+	levels  []client.Level
+	nodes   uint64
+	timeout time.Duration
 }
 
 // probeKeys is how many keys the probes write, each once unless a run has
@@ -111,6 +112,11 @@ func newProbes(as writer, s *scenario.Scenario) (probes, error) {
 		}
 		p.levels = append(p.levels, l)
 	}
+	// As long as half of a node's window lasts when nothing is answered: a
+	// probe that hangs must not hold up the next ones. Where there is room it
+	// is as patient as a client, for a slow answer is no failure.
+	onNode := float64(s.Probes.Rate) * float64(len(p.levels)) / float64(p.nodes)
+	p.timeout = min(max(time.Duration(probeWindow/2/onNode*float64(time.Second)), minProbeTimeout), maxProbeTimeout)
 	return p, nil
 }
 
@@ -122,13 +128,16 @@ func (p probes) Op(i uint64, op *client.Op, scratch []byte) []byte {
 		Kind: client.KindInsert, Cache: probeCache, Key: "p" + strconv.FormatUint(i%probeKeys, 10), Value: scratch,
 		// The generator takes the nodes in turn too: a level that changed in
 		// step with them would be probed through one node only.
-		Level: p.levels[i/p.nodes%uint64(len(p.levels))], Deadline: probeTimeout,
+		Level: p.levels[i/p.nodes%uint64(len(p.levels))], Deadline: p.timeout,
 	}
 	return scratch
 }
 
-// probeTimeout is short, so that a probe that hangs does not hold a window.
-const probeTimeout = time.Second
+// Bounds of how long a probe waits.
+const (
+	minProbeTimeout = time.Second
+	maxProbeTimeout = 10 * time.Second
+)
 
 // scribe turns operations into history. It is the load.Observer of every
 // generator of a run.
