@@ -215,7 +215,7 @@ func (n *Node) Get(get *cachepb.Get) *cachepb.GetAck {
 // ReadAsync implements server.Backend.
 func (n *Node) ReadAsync(to server.Responder, get *cachepb.Get) {
 	if get.GetRead().GetMode() == cachepb.ReadTag_LEADER_ON_MISS {
-		if ack := n.Get(get); ack.Value != nil {
+		if ack := n.Get(get); ack.Value != nil || n.gw.Deleted(get) {
 			to.Deliver(&cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: ack}})
 			return
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -17,10 +16,12 @@ import (
 
 // Bounds. Reaching one is counted in Stats and answered OVERLOADED, or makes the operation wait its turn.
 const (
-	batchOps       = 1024    // operations in one log entry or one forwarded message
-	batchBytes     = 1 << 20 // and their bytes
-	batchesInLog   = 4       // own proposals that are not applied yet; what waits meanwhile fills the next batch
-	resendAfter    = time.Second
+	batchOps       = 1024                    // operations in one log entry or one forwarded message
+	batchBytes     = 1 << 20                 // and their bytes
+	batchesInLog   = 4                       // own proposals that are not applied yet; what waits meanwhile fills the next batch
+	resendAfter    = 1500 * time.Millisecond // what was forwarded and not answered for so long is taken for lost
+	acksPerMessage = 1024
+	ackBytes       = 1 << 20
 	notLeaderPause = 5 * time.Millisecond // before an operation that found no leader there is sent again
 )
 
@@ -66,14 +67,18 @@ type Gateway struct {
 
 	queue   []*op // queue[head:] waits for a leader or its turn, in order of arrival
 	head    int
-	foreign int // how many of queue another gateway forwarded
+	back    []*op // to be put back into the queue at its place
+	dead    int   // finished operations that still stand in the queue
+	foreign int   // how many of queue another gateway forwarded
 	n       uint64
 	bytes   int
 	wheel   wheel
 
 	session   session
 	byTag     map[tag]*op
-	forwarded map[uint64]*op
+	forwarded map[uint64]*op // by their number in the stream of forwards
+	stream    forwardStream
+	streams   map[uint64]*forwardStream // of other gateways, by id, while this node leads
 
 	proposals []proposal // own entries not applied yet, by index
 	once      []*op      // wait for another voter's log, by index
@@ -85,6 +90,7 @@ type Gateway struct {
 	breaks     uint64
 	holdUntil  time.Duration // after a NOT_LEADER
 	restored   bool
+	checkedAt  time.Duration
 
 	reads   reads
 	overlay overlay
@@ -112,12 +118,16 @@ func New(cfg Config) *Gateway {
 	}
 	return &Gateway{
 		cfg: cfg, store: cfg.Store, log: cfg.Logger,
-		byTag: make(map[tag]*op), forwarded: make(map[uint64]*op),
+		byTag: make(map[tag]*op), forwarded: make(map[uint64]*op), streams: make(map[uint64]*forwardStream),
 	}
 }
 
 // Attach gives the gateway its core, whose Upper it is. It is called once, before anything else.
-func (g *Gateway) Attach(core *replication.Core) { g.core = core }
+func (g *Gateway) Attach(core *replication.Core) {
+	g.core = core
+	// Answers to an earlier process at this host must not be taken for ours.
+	g.stream.epoch, g.reads.n = g.cfg.Rand()>>16, g.cfg.Rand()>>16
+}
 
 // Submit implements replication.Driven.
 func (g *Gateway) Submit(s replication.Submission) {
@@ -131,6 +141,12 @@ func (g *Gateway) Submit(s replication.Submission) {
 	}
 	o.to = s.To
 	now := g.core.Now()
+	if o.session != 0 && o.seq != 0 {
+		if first := g.byTag[tag{o.session, o.seq}]; first != nil {
+			g.joinTwin(first, o)
+			return
+		}
+	}
 	switch {
 	case g.bytes+o.size > g.cfg.MaxBytes || g.overlay.bytes > g.cfg.MaxBytes:
 		g.stats.FullPending++
@@ -141,15 +157,10 @@ func (g *Gateway) Submit(s replication.Submission) {
 		return
 	}
 	if o.session != 0 {
-		t := tag{o.session, o.seq}
-		if first := g.byTag[t]; first != nil {
-			g.joinTwin(first, o)
-			return
-		}
-		g.byTag[t] = o
+		g.byTag[tag{o.session, o.seq}] = o
 	}
 	g.n++
-	o.n, o.ref = g.n, strconv.FormatUint(g.n, 36)
+	o.n = g.n
 	if !g.admit(o, now) {
 		delete(g.byTag, tag{o.session, o.seq})
 		return
@@ -182,13 +193,14 @@ func (g *Gateway) admit(o *op, now time.Duration) bool {
 
 // joinTwin lets a repeated submission of a tagged operation wait for the same outcome.
 func (g *Gateway) joinTwin(first, o *op) {
-	if first.to == nil { // answered at its level, not applied yet
-		first.to = o.to
-		first.reqID, first.hasReqID = o.reqID, o.hasReqID
-		g.answerAt(first, cachepb.Code_OK, "", first.index, first.term)
-		return
+	first.twins = append(first.twins, twin{o.to, o.reqID, o.hasReqID, o.level})
+	if first.acked {
+		g.answerReached(first, first.level, first.index, first.term)
 	}
-	first.twins = append(first.twins, twin{o.to, o.reqID, o.hasReqID})
+	if first.waiters() > 0 && first.bucket < 0 {
+		first.deadline = g.core.Now() + cmp.Or(o.deadline, g.cfg.Deadline)
+		g.wheel.add(first, g.core.Now())
+	}
 }
 
 func (g *Gateway) fresh(now time.Duration) bool {
@@ -207,6 +219,7 @@ func (g *Gateway) unavailable() cachepb.Code {
 // Flush implements replication.Driven.
 func (g *Gateway) Flush() {
 	g.noteLeadership()
+	g.merge()
 	if g.queued() > 0 {
 		leader := g.core.Leader()
 		switch {
@@ -225,7 +238,43 @@ func (g *Gateway) Flush() {
 	g.sendAcks()
 }
 
-func (g *Gateway) queued() int { return len(g.queue) - g.head }
+func (g *Gateway) queued() int { return len(g.queue) - g.head + len(g.back) }
+
+// merge puts operations back into the queue at their place: operations on one key must leave in the order in which they
+// came, or an older one undoes a newer one that was acknowledged.
+func (g *Gateway) merge() {
+	if g.dead > 1024 && g.dead > g.queued()/2 {
+		// Without a leader nothing takes operations out, and those that were answered at their deadline pile up.
+		g.queue = slices.DeleteFunc(g.queue[g.head:], func(o *op) bool {
+			if o.state == stateDone && o.foreign {
+				g.foreign--
+			}
+			return o.state == stateDone
+		})
+		g.head, g.dead = 0, 0
+	}
+	if len(g.back) == 0 {
+		return
+	}
+	slices.SortFunc(g.back, func(a, b *op) int { return cmp.Compare(a.n, b.n) })
+	rest := g.queue[g.head:]
+	merged := make([]*op, 0, len(g.back)+len(rest))
+	for _, o := range g.back {
+		for len(rest) > 0 && rest[0].n < o.n {
+			merged, rest = append(merged, rest[0]), rest[1:]
+		}
+		merged = append(merged, o)
+	}
+	g.queue, g.head = append(merged, rest...), 0
+	clear(g.back)
+	g.back = g.back[:0]
+}
+
+// giveBack lets an operation wait in the queue again.
+func (g *Gateway) giveBack(o *op) {
+	o.state = stateQueued
+	g.back = append(g.back, o)
+}
 
 // take removes up to a batch of operations from the queue. Each is tagged; one that cannot be tagged yet ends the batch,
 // so that operations leave in their order.
@@ -247,6 +296,9 @@ func (g *Gateway) take() []*op {
 		}
 		if o.foreign {
 			g.foreign--
+		}
+		if o.state == stateDone {
+			g.dead--
 		}
 		g.queue[g.head] = nil
 		g.head++
@@ -302,7 +354,8 @@ func (g *Gateway) propose() bool {
 	g.stats.Batches++
 	g.stats.BatchedOps += uint64(len(ops))
 	for _, o := range ops {
-		o.state, o.sentBefore, o.index, o.term = stateProposed, true, index, term
+		o.state, o.index, o.term = stateProposed, index, term
+		o.copies++
 		switch {
 		case !o.kind.waits() || o.level == levelQuorum:
 		case o.level == levelLeader:
@@ -330,8 +383,11 @@ func (g *Gateway) reached(o *op) {
 // answered gives the positive answer of a level that comes before the operation is applied here.
 func (g *Gateway) answered(o *op) {
 	g.overlay.put(o)
-	g.answerAt(o, cachepb.Code_OK, "", o.index, o.term)
-	g.wheel.remove(o)
+	o.acked = true
+	g.answerReached(o, o.level, o.index, o.term)
+	if o.waiters() == 0 {
+		g.wheel.remove(o) // else a twin at a stronger level keeps the deadline
+	}
 	g.settled = append(g.settled, o)
 }
 
@@ -346,6 +402,7 @@ func (g *Gateway) forward(leader int) bool {
 		if o.own {
 			o.first = g.session.base
 		}
+		o.ref = g.stream.name(uint64(i))
 		items[i] = o.request(false)
 	}
 	req := items[0]
@@ -358,11 +415,14 @@ func (g *Gateway) forward(leader int) bool {
 	}
 	g.stats.Forwarded += uint64(len(ops))
 	for _, o := range ops {
-		if o.sentBefore {
+		if o.copies > 0 {
 			g.stats.Resent++
 		}
-		o.state, o.sentBefore = stateForwarded, true
-		g.forwarded[o.n] = o
+		o.state, o.sentAt = stateForwarded, g.core.Now()
+		o.copies++
+		o.number = g.stream.next
+		g.forwarded[o.number] = o
+		g.stream.next++
 	}
 	return true
 }
@@ -382,6 +442,7 @@ func (g *Gateway) refuseForeign() {
 			g.refuseTo(o, cachepb.Code_NOT_LEADER, "")
 			g.finish(o)
 		}
+		g.dead--
 	}
 	clear(g.queue[len(kept):])
 	g.queue, g.foreign = kept, 0
@@ -410,6 +471,11 @@ func (g *Gateway) PeerRequest(slot int, id uint64, req *cachepb.CacheRequest) {
 		return
 	}
 	o.foreign, o.slot, o.from, o.ref = true, slot, id, o.reqID
+	if g.core.Elected() && !g.inOrder(id, o.ref) {
+		// Something before it was lost or came another way. Its gateway sends everything again, in order.
+		g.refuseTo(o, cachepb.Code_NOT_LEADER, "out of order")
+		return
+	}
 	if code, detail := g.store.Validate(req); code != cachepb.Code_OK {
 		g.refuseTo(o, code, detail)
 		return
@@ -423,8 +489,9 @@ func (g *Gateway) PeerRequest(slot int, id uint64, req *cachepb.CacheRequest) {
 	default:
 		g.stats.ForeignTaken++
 		g.bytes += o.size
-		o.deadline = g.core.Now() + g.cfg.Deadline
-		g.wheel.add(o, g.core.Now())
+		// It has no deadline here: its gateway keeps that, and to drop it would break the order.
+		g.n++
+		o.n = g.n
 		g.queue = append(g.queue, o)
 		g.foreign++
 	}
@@ -453,31 +520,33 @@ func (g *Gateway) PeerAck(slot int, id uint64, ack *cachepb.Ack) {
 	default:
 		return
 	}
-	n, err := strconv.ParseUint(ref, 36, 64)
+	epoch, n, err := parseForward(ref)
 	o := g.forwarded[n]
-	if err != nil || o == nil || id != g.leaderID {
+	if err != nil || epoch != g.stream.epoch || o == nil || id != g.leaderID {
 		return
 	}
 	if ok {
-		if o.to != nil && o.level != levelQuorum {
-			delete(g.forwarded, n)
+		if o.to != nil && o.level != levelQuorum && !o.acked {
 			o.index, o.term = out.GetIndex(), out.GetTerm()
 			g.answered(o)
 		}
 		return
 	}
-	delete(g.forwarded, n)
-	g.leaderRefused(o, out)
+	g.leaderRefused(n, o, out)
 }
 
 // leaderRefused handles a leader's no. It is about one copy of the operation; if an earlier copy may be in a log, it says
 // nothing about that one.
-func (g *Gateway) leaderRefused(o *op, out *cachepb.Outcome) {
+func (g *Gateway) leaderRefused(n uint64, o *op, out *cachepb.Outcome) {
 	switch out.GetCode() {
 	case cachepb.Code_NOT_LEADER, cachepb.Code_NO_LEADER, cachepb.Code_NO_QUORUM:
 		g.holdUntil = g.core.Now() + notLeaderPause
-		g.untake([]*op{o})
+		g.requeue(stateForwarded)
 	default:
+		delete(g.forwarded, n)
+		if o.copies > 1 && o.kind.waits() {
+			return // an earlier copy may take effect yet: applied, or unknown at the deadline
+		}
 		if !o.kind.waits() {
 			g.stats.PutsLost++
 		}
@@ -497,6 +566,7 @@ func (g *Gateway) noteLeadership() {
 	switch {
 	case id != g.leaderID || term != g.leaderTerm:
 		g.proposals = g.proposals[:0]
+		clear(g.streams)
 		for _, o := range g.once {
 			if o.foreign && o.state != stateDone {
 				g.finish(o) // its own gateway sends it again
@@ -505,19 +575,33 @@ func (g *Gateway) noteLeadership() {
 		g.once = g.once[:0]
 		g.requeue(stateProposed, stateForwarded)
 		g.holdUntil = 0
-	case breaks != g.breaks || g.restored:
+	case breaks != g.breaks || g.restored || g.overdue():
 		g.requeue(stateForwarded)
 	}
 	g.leaderID, g.leaderTerm, g.breaks, g.restored = id, term, breaks, false
 }
 
-// requeue puts sent operations in one of the given states back to the front of the queue, in their order, unless they
-// were answered at their level.
+// overdue reports whether something that was forwarded got no answer for too long. It is looked for once in a while.
+func (g *Gateway) overdue() bool {
+	now := g.core.Now()
+	if len(g.forwarded) == 0 || now-g.checkedAt < resendAfter/4 {
+		return false
+	}
+	g.checkedAt = now
+	for _, o := range g.forwarded {
+		if now-o.sentAt > resendAfter && !o.acked {
+			return true
+		}
+	}
+	return false
+}
+
+// requeue puts sent operations in one of the given states back into the queue, unless they were answered at their level,
+// and begins a new stream of forwards.
 func (g *Gateway) requeue(states ...state) {
-	var again []*op
 	pick := func(o *op) {
-		if o != nil && slices.Contains(states, o.state) && (o.to != nil || !o.kind.waits()) {
-			again = append(again, o)
+		if o != nil && slices.Contains(states, o.state) && !o.acked && (o.to != nil || len(o.twins) > 0 || !o.kind.waits()) {
+			g.giveBack(o)
 		}
 	}
 	for seq := g.session.base; seq < g.session.next; seq++ {
@@ -527,11 +611,8 @@ func (g *Gateway) requeue(states ...state) {
 		pick(o)
 	}
 	clear(g.forwarded)
-	if len(again) == 0 {
-		return
-	}
-	slices.SortFunc(again, func(a, b *op) int { return cmp.Compare(a.n, b.n) })
-	g.untake(again)
+	g.stream.epoch++
+	g.stream.next = 0
 }
 
 // Apply implements replication.StateMachine.
@@ -582,6 +663,7 @@ func (g *Gateway) complete(o *op, r store.Result, index, term uint64) {
 	if o.own {
 		g.session.opened = true
 	}
+	g.overlay.dropOlder(o)
 	switch {
 	case r.Code == cachepb.Code_OK:
 		g.answerAt(o, cachepb.Code_OK, "", cmp.Or(r.Index, index), term)
@@ -619,7 +701,9 @@ func (g *Gateway) Settle() (again bool) {
 	if len(g.settled) > 0 {
 		g.settled = slices.DeleteFunc(g.settled, func(o *op) bool {
 			if o.state != stateDone && (g.core.Applied() >= o.index || g.core.AppliedTerm() > o.term) {
-				g.finish(o) // applied past it: what was not applied by now never will be
+				// Applied past it: what was not applied by now never will be, except by a copy that is still on its way.
+				g.answer(o, cachepb.Code_INDETERMINATE, "lost with its leader after it was acknowledged at its level")
+				g.finish(o)
 			}
 			return o.state == stateDone
 		})
@@ -643,10 +727,9 @@ func (g *Gateway) NextWake() time.Duration {
 // expire ends an operation whose deadline has passed.
 func (g *Gateway) expire(o *op) {
 	switch {
-	case o.foreign:
 	case !o.kind.waits():
 		g.stats.PutsLost++
-	case o.sentBefore:
+	case o.copies > 0:
 		g.answer(o, cachepb.Code_INDETERMINATE, "no answer within the deadline; it may still take effect")
 	case g.core.Leading():
 		g.answer(o, cachepb.Code_OVERLOADED, "still waiting for its turn at the deadline")
@@ -661,6 +744,9 @@ func (g *Gateway) finish(o *op) {
 	if o.state == stateDone {
 		return
 	}
+	if o.state == stateQueued {
+		g.dead++
+	}
 	o.state = stateDone
 	g.bytes -= o.size
 	g.wheel.remove(o)
@@ -668,7 +754,9 @@ func (g *Gateway) finish(o *op) {
 	if o.foreign {
 		return
 	}
-	delete(g.forwarded, o.n)
+	if g.forwarded[o.number] == o {
+		delete(g.forwarded, o.number)
+	}
 	if o.own {
 		g.session.release(o)
 	} else if o.session != 0 {
@@ -691,12 +779,49 @@ func (g *Gateway) answer(o *op, code cachepb.Code, detail string) {
 	g.answerAt(o, code, detail, 0, g.core.Term())
 }
 
-// answerAt gives the one answer to an operation, if somebody waits for it.
+// answerAt gives the one answer to each who waits for an operation.
 func (g *Gateway) answerAt(o *op, code cachepb.Code, detail string, index, term uint64) {
-	if o.to == nil {
+	if o.waiters() == 0 {
 		return
 	}
-	switch code {
+	out := g.outcome(code, detail, index, term)
+	if o.to != nil {
+		g.deliver(o, twin{o.to, o.reqID, o.hasReqID, o.level}, out)
+		o.to = nil
+	}
+	for _, t := range o.twins {
+		g.deliver(o, t, out)
+	}
+	o.twins = nil
+}
+
+// answerReached answers those who wait for no more than the level that an operation has reached.
+func (g *Gateway) answerReached(o *op, reached level, index, term uint64) {
+	out := g.outcome(cachepb.Code_OK, "", index, term)
+	if o.to != nil && o.level >= reached {
+		g.deliver(o, twin{o.to, o.reqID, o.hasReqID, o.level}, out)
+		o.to = nil
+	}
+	o.twins = slices.DeleteFunc(o.twins, func(t twin) bool {
+		if t.level < reached {
+			return false
+		}
+		g.deliver(o, t, out)
+		return true
+	})
+}
+
+// waiters returns how many still wait for an answer.
+func (o *op) waiters() int {
+	n := len(o.twins)
+	if o.to != nil {
+		n++
+	}
+	return n
+}
+
+func (g *Gateway) deliver(o *op, t twin, out *cachepb.Outcome) {
+	switch out.GetCode() {
 	case cachepb.Code_OK:
 		g.stats.Answered++
 	case cachepb.Code_INDETERMINATE:
@@ -704,13 +829,7 @@ func (g *Gateway) answerAt(o *op, code cachepb.Code, detail string, index, term 
 	default:
 		g.stats.Refused++
 	}
-	out := g.outcome(code, detail, index, term)
-	o.to.Deliver(o.ack(o.reqID, o.hasReqID, code == cachepb.Code_OK, out))
-	o.to = nil
-	for _, t := range o.twins {
-		t.to.Deliver(o.ack(t.reqID, t.hasReqID, code == cachepb.Code_OK, out))
-	}
-	o.twins = nil
+	t.to.Deliver(o.ack(t.reqID, t.hasReqID, out.GetCode() == cachepb.Code_OK, out))
 }
 
 // tell queues an answer for another gateway.
@@ -721,17 +840,22 @@ func (g *Gateway) tell(slot int, ack *cachepb.Ack) {
 	g.acks[slot] = append(g.acks[slot], ack)
 }
 
-// sendAcks sends what this turn has to tell other gateways, one message each.
+// sendAcks sends what this turn has to tell other gateways.
 func (g *Gateway) sendAcks() {
 	for slot, acks := range g.acks {
-		if len(acks) == 0 {
-			continue
+		for rest := acks; len(rest) > 0; {
+			n, bytes := 0, 0
+			for n < len(rest) && n < acksPerMessage && (n == 0 || bytes < ackBytes) {
+				bytes += len(rest[n].GetGetAck().GetValue())
+				n++
+			}
+			ack := rest[0]
+			if n > 1 {
+				ack = &cachepb.Ack{Method: &cachepb.Ack_Batch{Batch: &cachepb.Acks{Items: slices.Clone(rest[:n])}}}
+			}
+			g.cfg.Transport.SendAck(slot, replication.LaneData, ack) // one that is lost is asked for again
+			rest = rest[n:]
 		}
-		ack := acks[0]
-		if len(acks) > 1 {
-			ack = &cachepb.Ack{Method: &cachepb.Ack_Batch{Batch: &cachepb.Acks{Items: slices.Clone(acks)}}}
-		}
-		g.cfg.Transport.SendAck(slot, replication.LaneData, ack)
 		clear(acks)
 		g.acks[slot] = acks[:0]
 	}
@@ -775,7 +899,7 @@ func (g *Gateway) Reset() {
 	g.refuseForeign()
 	g.renewSession()
 	for _, o := range g.byTag {
-		if o.sentBefore {
+		if o.copies > 0 {
 			g.answer(o, cachepb.Code_INDETERMINATE, "the node lost its cluster")
 			g.finish(o)
 		}

@@ -108,6 +108,7 @@ type answer struct {
 	what string
 	done func(*cachepb.Ack)
 	got  int
+	ack  *cachepb.Ack
 }
 
 func (a *answer) Deliver(ack *cachepb.Ack) {

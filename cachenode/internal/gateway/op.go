@@ -25,6 +25,7 @@ func (k kind) waits() bool { return k == kindInsert || k == kindRemove }
 // level is how far an operation must get before its client is told.
 type level uint8
 
+// The levels, the strongest first: what reaches one has reached those after it.
 const (
 	levelQuorum level = iota
 	levelOnce
@@ -76,23 +77,26 @@ type op struct {
 	ttlMs      uint32
 	size       int
 
-	n       uint64 // order of arrival; names the operation between gateway and leader
+	n       uint64 // order of arrival
 	session uint64 // 0 until tagged
 	seq     uint64
 	first   uint64 // first_unacked of a client's own tag
 	own     bool   // tagged by this gateway rather than by the client
 
-	sentBefore bool // may be in some log: a deadline is now an indeterminate outcome
-	index      uint64
-	term       uint64
-	deadline   time.Duration
-	overlaid   bool
+	copies   int  // sent so far: with one, a deadline is an indeterminate outcome; with two, so is a refusal
+	acked    bool // answered at leader or once: never sent again
+	sentAt   time.Duration
+	index    uint64
+	term     uint64
+	deadline time.Duration
+	overlaid bool
 
 	// Of an operation that another gateway forwarded.
 	foreign bool
 	slot    int
 	from    uint64
-	ref     string // its name at that gateway
+	ref     string // its name in a forwarded message
+	number  uint64 // its place in the stream of forwards
 
 	// Place in the deadline wheel.
 	prev, next *op
@@ -104,6 +108,7 @@ type twin struct {
 	to       replication.Responder
 	reqID    string
 	hasReqID bool
+	level    level
 }
 
 // parse reads an operation out of a request. ok is false if the request is none.

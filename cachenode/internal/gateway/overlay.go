@@ -61,6 +61,21 @@ func (v *overlay) drop(o *op) {
 	}
 }
 
+// dropOlder removes what an operation before o put under o's key: o is applied, so the older word is out of date.
+func (v *overlay) dropOlder(o *op) {
+	if v.count.Load() == 0 {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	k := overlayKey{o.cache, o.key}
+	if e, ok := v.m[k]; ok && e.n < o.n {
+		delete(v.m, k)
+		v.count.Add(-1)
+		v.bytes -= e.size(k)
+	}
+}
+
 // get returns the overlay's word on a key. known is false if it has none.
 func (v *overlay) get(cache, key string) (value []byte, deleted, known bool) {
 	if v.count.Load() == 0 {

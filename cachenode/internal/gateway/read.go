@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,6 +21,7 @@ type read struct {
 	to       replication.Responder
 	get      *cachepb.Get
 	deadline time.Duration
+	ctx      uint64 // the first request for a read index that includes it
 	index    uint64
 }
 
@@ -27,15 +29,17 @@ type read struct {
 // leader answers.
 type reads struct {
 	waiting []*read // for a read index
-	asked   []*read // included in the request ctx
-	ctx     uint64
+	asked   []*read // included in the request of their ctx and all later ones
+	missed  []*read // to be looked up at the leader, after the forwards of this turn
 	askedAt time.Duration
 	ready   []*read // wait until index is applied
 	lookups map[uint64]*read
 	n       uint64
 }
 
-func (r *reads) len() int { return len(r.waiting) + len(r.asked) + len(r.ready) + len(r.lookups) }
+func (r *reads) len() int {
+	return len(r.waiting) + len(r.asked) + len(r.missed) + len(r.ready) + len(r.lookups)
+}
 
 // Get answers a local read. It is safe for concurrent use; v is what the runner published and now its clock. The view
 // must be read before the store, so that what it promises is there.
@@ -68,6 +72,13 @@ func (g *Gateway) Get(v *replication.View, now time.Duration, get *cachepb.Get) 
 	return ack
 }
 
+// Deleted reports whether the entry was removed here lately, so that its absence is an answer and not a miss. It is safe
+// for concurrent use.
+func (g *Gateway) Deleted(get *cachepb.Get) bool {
+	_, deleted, known := g.overlay.get(get.GetCacheName(), get.GetEntry())
+	return known && deleted
+}
+
 // fill looks the entry up in the store.
 func (g *Gateway) fill(ack *cachepb.GetAck, clusterMs int64) {
 	if value, _, ok := g.store.Get(ack.GetCacheName(), ack.GetEntry(), clusterMs); ok {
@@ -90,7 +101,7 @@ func (g *Gateway) submitRead(to replication.Responder, get *cachepb.Get) {
 		g.reads.waiting = append(g.reads.waiting, r)
 		return
 	}
-	g.lookUp(r)
+	g.reads.missed = append(g.reads.missed, r)
 }
 
 // lookUp asks the leader for what this node does not have.
@@ -153,6 +164,11 @@ func (g *Gateway) lookedUp(ack *cachepb.GetAck) {
 // askReads asks for a read index on behalf of everything that waits. A read that comes later needs a later one.
 func (g *Gateway) askReads() {
 	r := &g.reads
+	for _, read := range r.missed {
+		g.lookUp(read)
+	}
+	clear(r.missed)
+	r.missed = r.missed[:0]
 	if len(r.asked) > 0 && g.core.Now()-r.askedAt < readRetry {
 		return
 	}
@@ -160,21 +176,26 @@ func (g *Gateway) askReads() {
 		return
 	}
 	if ctx, ok := g.core.ReadIndex(); ok {
+		for _, read := range r.waiting {
+			read.ctx = ctx
+		}
 		r.asked, r.waiting = append(r.asked, r.waiting...), nil
-		r.ctx, r.askedAt = ctx, g.core.Now()
+		r.askedAt = g.core.Now()
 	}
 }
 
 // ReadReady implements replication.Upper.
 func (g *Gateway) ReadReady(ctx, index uint64) {
 	r := &g.reads
-	if ctx != r.ctx {
-		return
+	// The answer to an earlier request is as good for whoever was waiting then: with a long round trip it may be the only
+	// one that comes before the next request is made.
+	n := 0
+	for n < len(r.asked) && r.asked[n].ctx <= ctx {
+		r.asked[n].index = index
+		n++
 	}
-	for _, read := range r.asked {
-		read.index = index
-	}
-	r.ready, r.asked = append(r.ready, r.asked...), nil
+	r.ready = append(r.ready, r.asked[:n]...)
+	r.asked = slices.Delete(r.asked, 0, n)
 }
 
 // settleReads answers the linearizable reads whose index is applied, and ends those that waited too long.
@@ -218,7 +239,7 @@ func (g *Gateway) expireReads(list []*read, now time.Duration) []*read {
 
 func (g *Gateway) failReads() {
 	r := &g.reads
-	for _, list := range [][]*read{r.waiting, r.asked, r.ready} {
+	for _, list := range [][]*read{r.waiting, r.asked, r.missed, r.ready} {
 		for _, read := range list {
 			g.refuseRead(read, cachepb.Code_NOT_FRESH)
 		}

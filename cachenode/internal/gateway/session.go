@@ -82,17 +82,17 @@ func (g *Gateway) renewSession() {
 	s.id, s.opened, s.next, s.base = 0, false, 0, 0
 	clear(s.ring[:])
 	g.stats.SessionsRenewed++
-	var again []*op
 	for _, o := range open {
 		o.session, o.seq, o.own = 0, 0, false
 		switch {
-		case o.sentBefore && o.kind.waits():
+		case o.copies > 0 && o.kind.waits():
 			g.answer(o, cachepb.Code_INDETERMINATE, "the node lost its session")
 			g.finish(o)
 		case o.state != stateQueued:
-			delete(g.forwarded, o.n)
-			again = append(again, o)
+			g.giveBack(o)
 		}
 	}
-	g.untake(again)
+	clear(g.forwarded)
+	g.stream.epoch++
+	g.stream.next = 0
 }
