@@ -6,6 +6,8 @@ import (
 	"testing/cryptotest"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/hacache/hacache/cachenode/internal/replication"
 	"github.com/hacache/hacache/cachenode/internal/replication/replicationtest"
 	"github.com/hacache/hacache/proto/cachepb"
@@ -148,5 +150,45 @@ func TestTwinsWaitForTheirOwnLevel(t *testing.T) {
 	w.sim.Run(2 * time.Second)
 	if strong.got != 1 || strong.ack.GetPutAck().GetOutcome().GetCode() != cachepb.Code_INDETERMINATE {
 		t.Errorf("at the deadline: %d answers, %v, want INDETERMINATE", strong.got, strong.ack)
+	}
+}
+
+// TestOrderAfterLoss proves that a forward that was lost on its way does not come after the one that followed it.
+func TestOrderAfterLoss(t *testing.T) {
+	cryptotest.SetGlobalRandom(t, 4)
+	lost := 0
+	w := newWorld(t, replicationtest.Options{Seed: 4, Nodes: 3, Eat: func(m proto.Message) bool {
+		req, ok := m.(*cachepb.CacheRequest)
+		if ok && req.GetPut() != nil && lost == 0 {
+			lost++
+			return true
+		}
+		return false
+	}})
+	for slot := range 3 {
+		w.sim.Start(slot)
+	}
+	if err := w.sim.RunUntil(2*time.Second, "healthy", w.sim.Healthy); err != nil {
+		t.Fatal(err)
+	}
+	n := w.follower()
+	// The first operation opens the session; only then do others follow each other on the wire.
+	n.Step(func() { w.submit(n, delOf("k")) })
+	w.sim.Run(50 * time.Millisecond)
+	n.Step(func() { w.submit(n, putOf("k", "old")) })
+	var removed *answer
+	n.Step(func() {
+		removed = w.submit(n, &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Remove{Remove: &cachepb.Remove{CacheName: "c", Entry: "k", ReqId: "r"}}})
+	})
+	if err := w.sim.Run(4 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if lost != 1 || removed.got != 1 || !removed.ack.GetDelAck().GetModRes() {
+		t.Fatalf("%d forwards lost, remove answered %d times: %v", lost, removed.got, removed.ack)
+	}
+	for slot := range 3 {
+		if v, _, ok := w.nodes[w.sim.Node(slot)].store.Get("c", "k", 0); ok {
+			t.Errorf("node %d has k = %q after a Remove that a quorum acknowledged", slot, v)
+		}
 	}
 }
