@@ -87,8 +87,10 @@ func membersCommand() *cli.Command {
 		Commands: []*cli.Command{{
 			Name: "set", Usage: "change the hosts of the running cluster; returns when the new list is in force",
 			ArgsUsage: "HOST HOST...",
-			Description: "Name all hosts of the new list. Start the processes of new hosts first, with CACHE_JOIN_ONLY=true and the new\n" +
-				"list in HA_HOSTS. Afterwards change HA_HOSTS of the others, node by node; who left the list can be stopped.",
+			Description: "Name all hosts of the new list.\n" +
+				"Growing: write the new list into HA_HOSTS of all nodes first, without restarting them, so that none comes back with\n" +
+				"the old one; start the new hosts with CACHE_JOIN_ONLY=true; then run this.\n" +
+				"Shrinking: run this, stop who left at once, then write the new list into HA_HOSTS of the others.",
 			Flags: connectFlags(),
 			Action: func(ctx context.Context, c *cli.Command) error {
 				hosts, err := exactArgs(c, 1, 7)

@@ -522,6 +522,9 @@ func (c *Core) noteRole(s *raft.SoftState) {
 		}
 		c.election.lead = leadership{ts: c.election.ownTS(c), slot: c.cfg.Self, id: c.id, term: c.term}
 	}
+	if c.role == raft.StatePreCandidate && was == raft.StateFollower {
+		c.election.timedOut(c)
+	}
 	if c.role != raft.StateLeader && was == raft.StateLeader {
 		c.member.target = nil
 		c.transfers.abortAll(c)

@@ -131,6 +131,14 @@ func (e *election) leaderKnown(c *Core) {
 	}
 }
 
+// timedOut: raft's own timer began a pre-vote. Others refuse it while they think that the leader lives, which they do for
+// up to another election timeout; asking again soon is cheap, since a pre-vote disturbs nobody.
+func (e *election) timedOut(c *Core) {
+	if e.campaignAt == never {
+		e.campaignAt, e.fastUntil, e.retryUntil = c.now+retrySlow, 0, c.now+retryFor
+	}
+}
+
 // linkLost: the last connection with p broke.
 func (e *election) linkLost(c *Core, p *peer) {
 	if c.rn == nil || c.lead == 0 || p.id != c.lead {
@@ -325,10 +333,10 @@ func (c *Core) runElectionTimers() {
 		return
 	}
 	e.campaignAt = never
-	if c.lead != 0 || c.role == raft.StateLeader || c.role == raft.StateCandidate {
+	if (c.lead != 0 && c.leaderless() < c.cfg.ElectionTimeout) || c.role == raft.StateLeader || c.role == raft.StateCandidate {
 		return
 	}
-	c.campaign("suspicion")
+	c.campaign("no leader")
 	switch {
 	case c.now < e.fastUntil:
 		e.campaignAt = c.now + retryFast
@@ -360,8 +368,13 @@ func (c *Core) postVote(p *peer, m *raftpb.Message) {
 		return
 	}
 	prefer := c.cfg.Self
-	if l := c.Leader(); l >= 0 {
+	switch l := c.Leader(); {
+	case l >= 0 && c.leaderless() < c.cfg.ElectionTimeout:
 		prefer = l
+	case m.GetType() == raftpb.MsgPreVoteResp && c.Voter() && e.campaignAt == never:
+		// It asks because the leader is gone, and cannot win for want of what we have. Waiting for our own timer would only
+		// prolong that.
+		e.campaignAt, e.fastUntil, e.retryUntil = c.now, 0, c.now+retryFor
 	}
 	c.send(p.slot, LaneControl, mgmt(&cachepb.MgmtRequest{Method: &cachepb.MgmtRequest_LeaderSwitchPriority{
 		LeaderSwitchPriority: &cachepb.LeaderSwitchPriority{
