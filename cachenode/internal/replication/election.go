@@ -68,15 +68,16 @@ type election struct {
 	lead          leadership
 	leaderHeardAt time.Duration
 
-	lostID     uint64 // the leader whose connections all broke, until a redial decides; 0: none
-	lostAt     time.Duration
-	suspected  uint64 // the leader we suspect; 0: none
-	sinceAt    time.Duration
-	withdrawn  bool // no leader, and a better candidate exists
-	campaignAt time.Duration
-	retryUntil time.Duration
-	fastUntil  time.Duration
-	rankAt     time.Duration // when to rank among those known
+	lostID       uint64 // the leader whose connections all broke, until a redial decides; 0: none
+	lostAt       time.Duration
+	suspected    uint64 // the leader we suspect; 0: none
+	sinceAt      time.Duration
+	withdrawn    bool // no leader, and a better candidate exists
+	campaignAt   time.Duration
+	campaignedAt time.Duration
+	retryUntil   time.Duration
+	fastUntil    time.Duration
+	rankAt       time.Duration // when to rank among those known
 
 	withdrawnUntil time.Duration
 
@@ -236,7 +237,7 @@ func (c *Core) arm() {
 		}
 	}
 	e.rankAt = never
-	at := c.now + time.Duration(rank)*rankDelay
+	at := max(c.now+time.Duration(rank)*rankDelay, e.campaignedAt+retryFast) // further suspicions are no reason to ask twice at once
 	if e.campaignAt == never || at < e.campaignAt {
 		e.campaignAt = at
 	}
@@ -305,6 +306,7 @@ func (c *Core) withdraw(to string) {
 		c.log.Info("withdrawing", "for", to, "term", c.term)
 	}
 	e.withdrawnUntil, e.withdrawn = c.now+withdrawal, true
+	e.rankAt = never
 	e.campaignAt = c.now + withdrawal
 	e.retryUntil = max(e.retryUntil, e.campaignAt+retrySlow)
 }
@@ -313,6 +315,7 @@ func (c *Core) withdraw(to string) {
 func (c *Core) campaign(why string) {
 	c.ready() // raft refuses while a configuration change waits to be applied
 	c.stats.Elections++
+	c.election.campaignedAt = c.now
 	c.log.Info("campaigning", "why", why, "term", c.term, "last", c.store.last())
 	_ = c.rn.Campaign() // an error means that it may not, which raft's own timer repeats
 }
@@ -333,6 +336,7 @@ func (c *Core) runElectionTimers() {
 		return
 	}
 	e.campaignAt = never
+	c.ready() // a pre-vote won in this very turn makes us a candidate; campaigning again would throw our own vote away
 	if (c.lead != 0 && c.leaderless() < c.cfg.ElectionTimeout) || c.role == raft.StateLeader || c.role == raft.StateCandidate {
 		return
 	}
