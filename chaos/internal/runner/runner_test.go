@@ -110,8 +110,12 @@ func (f *fake) WaitReady(ctx context.Context) error {
 		<-ctx.Done()
 		return errors.New("n1 is undefined")
 	}
-	time.Sleep(ready)
-	return nil
+	select {
+	case <-time.After(ready): // of the bubble
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (f *fake) Observe(_ context.Context, node string) (result.Event, error) {
