@@ -286,6 +286,7 @@ func TestSchedules(t *testing.T) {
 		case 2:
 			opt.LogRetainEntries = 8
 		}
+		opt.Batch = seed%5 == 4
 		w := newWorld(t, opt)
 		err := replicationtest.RunSchedule(w.sim, replicationtest.Schedule{
 			KeepMajority: seed%2 == 0, Writes: time.Millisecond, Write: w.step, Check: w.check,

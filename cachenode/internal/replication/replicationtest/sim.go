@@ -40,6 +40,9 @@ type Options struct {
 	Upper func(n *Node) (upper replication.Driven, attach func(*replication.Core))
 	// LogRetainEntries forces snapshots when small. Default 10 000
 	LogRetainEntries int
+	// Batch makes one turn of everything that arrives within a random time of up to a millisecond, or during a pause, as
+	// a busy Runner does. Inputs take effect when the turn comes, not when they are given.
+	Batch bool
 	// SnapshotWindow and SnapshotChunk, in bytes, make transfers slow when small. Default 8 and 512
 	SnapshotWindow, SnapshotChunk int
 }

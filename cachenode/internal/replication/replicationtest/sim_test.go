@@ -119,5 +119,6 @@ func scheduleOf(seed uint64) (*Sim, Schedule) {
 	case 6:
 		opt.SnapshotWindow = 1 // a copy takes as long as a few faults
 	}
+	opt.Batch = seed%5 == 4
 	return New(opt), sch
 }
