@@ -499,6 +499,13 @@ func (c *Core) apply(e *raftpb.Entry) {
 
 func (c *Core) applyConf(cc *raftpb.ConfChangeV2) {
 	before := c.conf
+	if err := tryChange(before, cc); err != nil {
+		// Whoever led when this was committed was not one of us. To go on under a configuration that the others may not
+		// have is worse than to be empty.
+		c.log.Error("a committed configuration change makes no sense", "index", c.applied+1, "error", err)
+		c.member.abandonNow = true
+		return
+	}
 	c.conf = c.rn.ApplyConfChange(cc)
 	c.store.conf = c.conf
 	c.noteHosts(cc)

@@ -344,8 +344,11 @@ func (c *Core) admit(p *peer, cluster uint64, m *raftpb.Message) error {
 		return nil
 	case raftpb.MsgSnap:
 		meta := m.GetSnapshot().GetMetadata()
-		if meta.GetIndex() == 0 || len(meta.GetConfState().GetVoters()) == 0 {
-			return fmt.Errorf("MsgSnap without metadata")
+		if meta.GetIndex() == 0 || meta.GetIndex() > maxIndex || meta.GetTerm() == 0 || meta.GetTerm() > m.GetTerm() {
+			return fmt.Errorf("MsgSnap at index %d of term %d", meta.GetIndex(), meta.GetTerm())
+		}
+		if _, err := tryConf(meta.GetConfState()); err != nil {
+			return fmt.Errorf("MsgSnap: configuration: %w", err)
 		}
 		return c.transfers.admit(m.GetSnapshot())
 	}
@@ -355,6 +358,9 @@ func (c *Core) admit(p *peer, cluster uint64, m *raftpb.Message) error {
 // maxTermJump bounds how far ahead of ours a term may be. Terms grow by one an election; a term near the end of its range
 // would spread and end in an overflow.
 const maxTermJump = 1 << 32
+
+// maxIndex bounds a snapshot's index, so that what follows it can be counted.
+const maxIndex = 1 << 62
 
 func admitEntries(m *raftpb.Message) error {
 	for i, e := range m.GetEntries() {

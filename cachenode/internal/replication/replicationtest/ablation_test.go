@@ -464,12 +464,18 @@ func TestAblationIsSafe(t *testing.T) {
 						}
 					})
 				}
-				a.At(1400*time.Millisecond, func() {
-					if l := a.Leader(); l != nil && a.Failed() == 0 && !a.swapping() {
-						a.Crash(l.slot)
-						a.At(300*time.Millisecond, func() { a.Start(l.slot) })
+				var crash func()
+				crash = func() {
+					l := a.Leader()
+					if l == nil || a.Failed() > 0 || a.swapping() {
+						a.At(10*time.Millisecond, crash) // when there is a leader to crash and it may be
+						return
 					}
-				})
+					a.eat = name
+					a.Crash(l.slot)
+					a.At(300*time.Millisecond, func() { a.Start(l.slot) })
+				}
+				a.At(1400*time.Millisecond, crash)
 				if err := RunSchedule(a.Sim, Schedule{KeepMajority: true, Length: 4 * time.Second}); err != nil {
 					t.Errorf("seed %d: %v", seed, err)
 				}
