@@ -5,5 +5,5 @@ package replicationtest
 // The simulation is one goroutine; the race detector has nothing to find in it and makes it ten times slower.
 const (
 	seedsByDefault = 8
-	ablationSeeds  = 1
+	ablationSeeds  = 3
 )
