@@ -569,7 +569,7 @@ func TestFailover(t *testing.T) {
 	if c.Verdict != result.Pass {
 		t.Errorf("verdict %s: %s", c.Verdict, c.Detail)
 	}
-	for _, want := range []string{"gap at quorum: n 1, min 45ms, median 45ms, p90 45ms, max 45ms", "took to end: n 1, min 4ms,"} {
+	for _, want := range []string{"gap at quorum: 45ms", "took to end: 4ms"} {
 		if !strings.Contains(c.Detail, want) {
 			t.Errorf("lacks %q: %s", want, c.Detail)
 		}

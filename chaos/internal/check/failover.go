@@ -113,6 +113,8 @@ const controlTime = time.Second
 
 // Distribution is what several durations have in common. A percentile is the
 // smallest of them that so many are not above.
+//
+// Its String is one duration if there is only one.
 type Distribution struct {
 	N                     int
 	Min, Median, P90, Max time.Duration
@@ -120,6 +122,9 @@ type Distribution struct {
 
 func (d Distribution) String() string {
 	r := func(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
+	if d.N == 1 {
+		return r(d.Min).String()
+	}
 	return fmt.Sprintf("n %d, min %v, median %v, p90 %v, max %v", d.N, r(d.Min), r(d.Median), r(d.P90), r(d.Max))
 }
 
