@@ -204,7 +204,7 @@ type row struct {
 // nodeRow is a node by its own words. rtt is the time its answer took.
 func nodeRow(addr string, h *cachepb.HealthAck, rtt time.Duration) row {
 	r := row{
-		Addr: addr, State: stateName(h.GetState()), Quorum: h.GetQuorum(), Term: h.GetTerm(), Leader: h.GetLeader().GetAddr(),
+		Addr: addr, State: client.StateName(h.GetState()), Quorum: h.GetQuorum(), Term: h.GetTerm(), Leader: h.GetLeader().GetAddr(),
 		StalenessMS: float64(h.GetStalenessUs()) / 1000, RTTMS: float64(rtt.Microseconds()) / 1000, Uptime: h.GetUptimeSecs(), Version: h.GetVersion(),
 	}
 	if h.GetCluster() != 0 {
@@ -213,25 +213,6 @@ func nodeRow(addr string, h *cachepb.HealthAck, rtt time.Duration) row {
 	s := h.GetPeer().GetStatus()
 	r.Applied, r.Role = s.GetApplied(), roleName(s)
 	return r
-}
-
-func stateName(s *cachepb.State) string {
-	switch s.GetValue().(type) {
-	case *cachepb.State_Leader:
-		return "leader"
-	case *cachepb.State_LeaderDead:
-		return "leader_dead"
-	case *cachepb.State_LeaderSwitch:
-		return "leader_switch"
-	case *cachepb.State_LeaderTxAwait:
-		return "leader_tx_await"
-	case *cachepb.State_LeadershipRequested:
-		return "leadership_requested"
-	case *cachepb.State_Follower:
-		return "follower"
-	default:
-		return "undefined"
-	}
 }
 
 // roleName is a node's place in the configuration it knows.

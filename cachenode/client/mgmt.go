@@ -197,3 +197,22 @@ func (c *Conn) failMgmt(v *ackView) bool {
 	q[0].ch <- mgmtReply{err: &MgmtError{Addr: c.addr, Code: v.code, Detail: string(reason)}}
 	return true
 }
+
+// StateName is the name of a node's state as the contract has it.
+func StateName(s *cachepb.State) string {
+	switch s.GetValue().(type) {
+	case *cachepb.State_Leader:
+		return "leader"
+	case *cachepb.State_LeaderDead:
+		return "leader_dead"
+	case *cachepb.State_LeaderSwitch:
+		return "leader_switch"
+	case *cachepb.State_LeaderTxAwait:
+		return "leader_tx_await"
+	case *cachepb.State_LeadershipRequested:
+		return "leadership_requested"
+	case *cachepb.State_Follower:
+		return "follower"
+	}
+	return "undefined"
+}

@@ -147,7 +147,7 @@ func WaitMember(ctx context.Context, cfg client.Config) (leader string, err erro
 		case member(h):
 			return h.GetLeader().GetAddr(), nil
 		default:
-			last = fmt.Errorf("state %s, quorum %v", StateName(h.GetState()), h.GetQuorum())
+			last = fmt.Errorf("state %s, quorum %v", client.StateName(h.GetState()), h.GetQuorum())
 		}
 		select {
 		case <-time.After(10 * time.Millisecond):
@@ -165,23 +165,4 @@ func member(h *cachepb.HealthAck) bool {
 		return h.GetQuorum() && h.GetLeader().GetAddr() != ""
 	}
 	return false
-}
-
-// StateName is the name of a node's state as the contract has it.
-func StateName(s *cachepb.State) string {
-	switch s.GetValue().(type) {
-	case *cachepb.State_Leader:
-		return "leader"
-	case *cachepb.State_LeaderDead:
-		return "leader_dead"
-	case *cachepb.State_LeaderSwitch:
-		return "leader_switch"
-	case *cachepb.State_LeaderTxAwait:
-		return "leader_tx_await"
-	case *cachepb.State_LeadershipRequested:
-		return "leadership_requested"
-	case *cachepb.State_Follower:
-		return "follower"
-	}
-	return "undefined"
 }

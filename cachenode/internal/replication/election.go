@@ -22,16 +22,15 @@ import (
 // the ranking can never be a matter of safety.
 
 const (
-	recentLeader   = 90 * time.Millisecond  // a leader heard within it is alive enough to say so
-	rankDelay      = 15 * time.Millisecond  // between two ranks, and the wait for others' positions
-	withdrawal     = 100 * time.Millisecond // how long grants are dropped, and a better candidate is remembered
-	retryFast      = 2 * time.Millisecond   // first retries of a lost pre-vote
-	retryFastFor   = 30 * time.Millisecond
-	retrySlow      = 40 * time.Millisecond
-	retryFor       = 160 * time.Millisecond // then raft's own timer
-	suspicionLife  = 500 * time.Millisecond // a LeaderDead counts for ranking this long
-	redialSilence  = 20 * time.Millisecond  // a redial that stays silent this long has failed
-	switchAckLimit = time.Second
+	recentLeader  = 90 * time.Millisecond  // a leader heard within it is alive enough to say so
+	rankDelay     = 15 * time.Millisecond  // between two ranks, and the wait for others' positions
+	withdrawal    = 100 * time.Millisecond // how long grants are dropped, and a better candidate is remembered
+	retryFast     = 2 * time.Millisecond   // first retries of a lost pre-vote
+	retryFastFor  = 30 * time.Millisecond
+	retrySlow     = 40 * time.Millisecond
+	retryFor      = 160 * time.Millisecond // then raft's own timer
+	suspicionLife = 500 * time.Millisecond // a LeaderDead counts for ranking this long
+	redialSilence = 20 * time.Millisecond  // a redial that stays silent this long has failed
 )
 
 // leadership is one reign: who leads in which term, and the timestamp the seed's messages label it with.

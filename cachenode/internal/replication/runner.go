@@ -61,7 +61,6 @@ type Runner struct {
 	view    atomic.Pointer[View]
 	dropped atomic.Uint64
 	full    atomic.Uint64
-	turns   atomic.Uint64
 }
 
 // View is what other goroutines may know of the core without asking it.
@@ -244,7 +243,6 @@ func (r *Runner) Run(ctx context.Context) error {
 			again = r.upper.Settle()
 		}
 		r.publish()
-		r.turns.Add(1)
 
 		if len(ops) > 0 {
 			if ctx.Err() != nil {

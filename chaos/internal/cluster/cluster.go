@@ -456,7 +456,7 @@ func (c *census) unready() string {
 			say = append(say, n.Name+" does not answer")
 			continue
 		}
-		if state := proc.StateName(h.GetState()); state != "leader" && state != "follower" {
+		if state := client.StateName(h.GetState()); state != "leader" && state != "follower" {
 			say = append(say, n.Name+" is "+state)
 		}
 		leaders[h.GetLeader().GetAddr()], clusters[h.GetCluster()] = true, true

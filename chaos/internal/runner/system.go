@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/hacache/hacache/cachenode/client"
-	"github.com/hacache/hacache/cachenode/proc"
 	"github.com/hacache/hacache/chaos/internal/cluster"
 	"github.com/hacache/hacache/chaos/internal/fault"
 	"github.com/hacache/hacache/chaos/internal/scenario"
@@ -55,7 +54,7 @@ func (p processes) Observe(ctx context.Context, node string) (result.Event, erro
 	if err != nil {
 		return result.Event{}, err
 	}
-	state := proc.StateName(h.GetState())
+	state := client.StateName(h.GetState())
 	e := result.Event{Role: result.RoleUndefined, Term: h.GetTerm(), Cluster: fmt.Sprintf("%016x", h.GetCluster()), Leader: p.NameOf(h.GetLeader().GetAddr())}
 	if role, known := roles[state]; known {
 		e.Role = role
