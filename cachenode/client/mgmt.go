@@ -110,7 +110,7 @@ func (c *Conn) enqueue(req *cachepb.MgmtRequest, w *mgmtWaiter, kind int) error 
 		c.mu.Unlock()
 		return err
 	}
-	if len(c.mgmt[kind]) >= mgmtWindow || len(*c.out) >= c.cfg.WindowBytes {
+	if len(c.mgmt[kind]) >= mgmtWindow || c.outbox.bytes() >= c.cfg.WindowBytes {
 		c.stats.Full++
 		c.mu.Unlock()
 		return ErrFull
@@ -118,8 +118,7 @@ func (c *Conn) enqueue(req *cachepb.MgmtRequest, w *mgmtWaiter, kind int) error 
 	if w != nil {
 		c.mgmt[kind] = append(c.mgmt[kind], w)
 	}
-	*c.out = append(*c.out, body...)
-	c.queue = append(c.queue, queued{end: len(*c.out)})
+	c.outbox.addMgmt(body)
 	c.mu.Unlock()
 	c.wakeWriter()
 	return nil
@@ -190,11 +189,7 @@ func (c *Conn) failMgmt(v *ackView) bool {
 		return false
 	}
 	c.mgmt[kind] = q[1:]
-	reason := v.detail
-	if len(reason) == 0 {
-		reason = v.text
-	}
-	q[0].ch <- mgmtReply{err: &MgmtError{Addr: c.addr, Code: v.code, Detail: string(reason)}}
+	q[0].ch <- mgmtReply{err: &MgmtError{Addr: c.addr, Code: v.code, Detail: string(v.reason())}}
 	return true
 }
 

@@ -58,9 +58,12 @@ func milliseconds(d time.Duration) uint32 {
 	return uint32(min(ms, math.MaxUint32))
 }
 
-// serverDeadline is what the node is told of a deadline: a tenth, but at most
-// 50 ms, is left for its answer to travel.
+// serverDeadline is what the node is told of a deadline, 0 being nothing: a
+// tenth, but at most 50 ms, is left for its answer to travel.
 func serverDeadline(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
 	return d - min(d/10, 50*time.Millisecond)
 }
 
@@ -250,6 +253,14 @@ type ackView struct {
 
 	cluster, term, index uint64
 	staleness            uint64
+}
+
+// reason is why the node refused, in its words.
+func (v *ackView) reason() []byte {
+	if len(v.detail) == 0 {
+		return v.text
+	}
+	return v.detail
 }
 
 var errWire = errors.New("client: malformed ack")
