@@ -13,7 +13,7 @@ func (s *session) dispatch(req *cachepb.CacheRequest) (silent int) {
 	switch m := req.GetMethod().(type) {
 	case *cachepb.CacheRequest_Get:
 		stats.gets.Add(1)
-		s.get(m.Get)
+		s.get(m.Get, classOf(req))
 	case *cachepb.CacheRequest_Put, *cachepb.CacheRequest_Insert, *cachepb.CacheRequest_Del, *cachepb.CacheRequest_Remove:
 		stats.writes.Add(1)
 		s.submit(req)
@@ -21,43 +21,44 @@ func (s *session) dispatch(req *cachepb.CacheRequest) (silent int) {
 		stats.mgmt.Add(1)
 		return s.manage(m.MgmtReq)
 	case *cachepb.CacheRequest_Batch: // an item: what is not one never gets here
-		s.answer(failure(cachepb.Code_INVALID, "batches do not nest"))
+		s.answer(failure(cachepb.Code_INVALID, "batches do not nest"), classNone)
 	case *cachepb.CacheRequest_Replicate:
-		s.answer(failure(cachepb.Code_INVALID, "replicate is for peers, and this stream is a client's"))
+		s.answer(failure(cachepb.Code_INVALID, "replicate is for peers, and this stream is a client's"), classNone)
 	default:
-		s.answer(failure(cachepb.Code_INVALID, "empty or unknown request"))
+		s.answer(failure(cachepb.Code_INVALID, "empty or unknown request"), classNone)
 	}
 	return 0
 }
 
 func (s *session) submit(req *cachepb.CacheRequest) {
+	c := classOf(req)
 	if s.refusing {
-		s.answer(refuse(req, cachepb.Code_SHUTTING_DOWN, errDraining.Error()))
+		s.answer(refuse(req, cachepb.Code_SHUTTING_DOWN, errDraining.Error()), c)
 		return
 	}
-	if !s.srv.cfg.Backend.Submit(s, req) {
+	if !s.srv.cfg.Backend.Submit(s.newCall(c), req) {
 		s.srv.stats.overloaded.Add(1)
-		s.answer(refuse(req, cachepb.Code_OVERLOADED, "the node's inbox is full"))
+		s.answer(refuse(req, cachepb.Code_OVERLOADED, "the node's inbox is full"), c)
 	}
 }
 
 // get answers a read in place if it can. A client without req_ids matches answers by key and order, so a read waits for
 // earlier ones of its key that take longer.
-func (s *session) get(get *cachepb.Get) {
+func (s *session) get(get *cachepb.Get, c class) {
 	b, tag := s.srv.cfg.Backend, get.GetRead()
 	ordered := tag.GetReqId() == ""
 	switch {
 	case tag.GetMode() != cachepb.ReadTag_LOCAL && ordered:
-		b.ReadAsync(s.takeTurn(get), get)
+		b.ReadAsync(s.takeTurn(get, c), get)
 	case tag.GetMode() != cachepb.ReadTag_LOCAL:
-		b.ReadAsync(s, get)
+		b.ReadAsync(s.newCall(c), get)
 	default:
 		ack := &cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: b.Get(get)}}
 		if ordered && s.mustWait(get) {
-			s.takeTurn(get).Deliver(ack)
+			s.takeTurn(get, c).Deliver(ack)
 			return
 		}
-		s.answer(ack)
+		s.answer(ack, c)
 	}
 }
 
@@ -66,9 +67,9 @@ func (s *session) get(get *cachepb.Get) {
 func (s *session) manage(req *cachepb.MgmtRequest) (silent int) {
 	switch m := req.GetMethod().(type) {
 	case *cachepb.MgmtRequest_Ping:
-		s.answer(mgmtAck(&cachepb.MgmtAck{Method: &cachepb.MgmtAck_Pong{Pong: &cachepb.Pong{}}}))
+		s.answer(mgmtAck(&cachepb.MgmtAck{Method: &cachepb.MgmtAck_Pong{Pong: &cachepb.Pong{}}}), classNone)
 	case *cachepb.MgmtRequest_Health:
-		s.answer(mgmtAck(&cachepb.MgmtAck{Method: &cachepb.MgmtAck_HealthAck{HealthAck: s.srv.cfg.Backend.Health()}}))
+		s.answer(mgmtAck(&cachepb.MgmtAck{Method: &cachepb.MgmtAck_HealthAck{HealthAck: s.srv.cfg.Backend.Health()}}), classNone)
 	case *cachepb.MgmtRequest_LeaderReq, *cachepb.MgmtRequest_LeaderReqAck, *cachepb.MgmtRequest_LeaderAck,
 		*cachepb.MgmtRequest_LeaderSwitchPriority, *cachepb.MgmtRequest_LeaderDead, *cachepb.MgmtRequest_LeaderSwitchAck:
 		return 1
@@ -84,12 +85,12 @@ func (s *session) manage(req *cachepb.MgmtRequest) (silent int) {
 		}, done())
 	case *cachepb.MgmtRequest_Abandon:
 		if !m.Abandon.GetYesLoseThisCopy() {
-			s.answer(failure(cachepb.Code_INVALID, "abandon without yes_lose_this_copy"))
+			s.answer(failure(cachepb.Code_INVALID, "abandon without yes_lose_this_copy"), classNone)
 			return 0
 		}
 		s.background("abandon", s.srv.cfg.Backend.Abandon, done())
 	default:
-		s.answer(failure(cachepb.Code_INVALID, "empty or unknown management request"))
+		s.answer(failure(cachepb.Code_INVALID, "empty or unknown management request"), classNone)
 	}
 	return 0
 }
@@ -106,7 +107,7 @@ func (s *session) background(what string, do func(context.Context) error, ok *ca
 	s.mgmt = true
 	s.mu.Unlock()
 	if busy {
-		s.answer(failure(cachepb.Code_OVERLOADED, what+": another management request of this stream is not done yet"))
+		s.answer(failure(cachepb.Code_OVERLOADED, what+": another management request of this stream is not done yet"), classNone)
 		return
 	}
 	s.srv.readers.Go(func() {
@@ -122,7 +123,7 @@ func (s *session) background(what string, do func(context.Context) error, ok *ca
 		switch {
 		case s.ended:
 		case ok != nil:
-			s.queue = append(s.queue, ok)
+			s.queue.add(ok, mark{})
 			s.wakeLocked()
 		default:
 			s.open--

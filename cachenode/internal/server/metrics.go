@@ -24,7 +24,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (s *Server) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descSessions, descRequests, descOverload, descWindow, descDenied} {
+	for _, d := range []*prometheus.Desc{descSessions, descRequests, descOverload, descWindow, descDenied, descOps, descLatency, descGets} {
 		ch <- d
 	}
 }
@@ -32,8 +32,14 @@ func (s *Server) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	s.mu.Lock()
-	n := len(s.sessions)
+	n, all := len(s.sessions), s.ended
+	for sess := range s.sessions {
+		sess.mu.Lock()
+		all.merge(&sess.tallies)
+		sess.mu.Unlock()
+	}
 	s.mu.Unlock()
+	all.collect(ch)
 	counter := func(d *prometheus.Desc, v *atomic.Uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v.Load()), labels...)
 	}

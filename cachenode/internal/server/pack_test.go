@@ -43,7 +43,8 @@ func BenchmarkLocalGetBatch(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		s.handle(req)
-		s.queue, s.open = s.queue[:0], 0
+		s.queue.reset()
+		s.open = 0
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/64, "ns/get")
 }

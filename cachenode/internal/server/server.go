@@ -95,14 +95,16 @@ type Config struct {
 // Server is the gRPC server of a node. Create it with New; Serve blocks; end it with Drain and Stop.
 type Server struct {
 	cachepb.UnimplementedCacheServer
-	cfg    Config
-	auth   auth
-	grpc   *grpc.Server
-	health *health.Server
-	stats  stats
+	cfg     Config
+	auth    auth
+	grpc    *grpc.Server
+	health  *health.Server
+	stats   stats
+	created time.Time
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
+	ended    tallies // of the sessions that are gone
 	draining bool
 	idle     chan struct{}  // closed by remove when draining and no session is left
 	readers  sync.WaitGroup // the reader of each session
@@ -117,6 +119,7 @@ func New(cfg Config) *Server {
 		cfg:      cfg,
 		auth:     newAuth(cfg.Token, cfg.PeerToken),
 		health:   health.NewServer(),
+		created:  time.Now(),
 		sessions: map[*session]struct{}{},
 		idle:     make(chan struct{}),
 	}
@@ -246,6 +249,9 @@ func (s *Server) remove(sess *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, sess)
+	sess.mu.Lock()
+	s.ended.merge(&sess.tallies)
+	sess.mu.Unlock()
 	if s.draining && len(s.sessions) == 0 {
 		close(s.idle)
 	}

@@ -175,8 +175,8 @@ func TestSlowReader(t *testing.T) {
 			if sess.open > Window {
 				t.Errorf("%d operations are open, want at most %d", sess.open, Window)
 			}
-			if len(sess.queue) > sess.open {
-				t.Errorf("%d answers are queued for %d operations", len(sess.queue), sess.open)
+			if len(sess.queue.acks) > sess.open {
+				t.Errorf("%d answers are queued for %d operations", len(sess.queue.acks), sess.open)
 			}
 			sess.mu.Unlock()
 		}

@@ -6,27 +6,31 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
-// session is one client stream. It implements Responder.
+// session is one client stream.
 type session struct {
 	srv    *Server
 	stream grpc.BidiStreamingServer[cachepb.CacheRequest, cachepb.Ack]
 	watch  bool
 
 	// Of the reader alone.
-	local    []*cachepb.Ack // answers of the message in hand
-	refusing bool           // the node was draining when the message in hand arrived
-	turned   bool           // turns may be non-empty
+	local    answers       // to the message in hand
+	readAt   time.Duration // when the message in hand was read, since the server was created
+	calls    []call        // to be used next
+	refusing bool          // the node was draining when the message in hand arrived
+	turned   bool          // turns may be non-empty
 
 	mu       sync.Mutex
 	writable sync.Cond // the writer waits here for answers or an end
 	readable sync.Cond // the reader waits here for room in the window
-	queue    []*cachepb.Ack
+	queue    answers
+	tallies  tallies             // of what was sent
 	leader   *cachepb.LeaderInfo // to be sent before the queue; the latest wins
 	open     int                 // operations read and not yet answered on the stream
 	idle     bool                // the writer waits
@@ -45,14 +49,55 @@ func newSession(srv *Server, stream grpc.BidiStreamingServer[cachepb.CacheReques
 	return s
 }
 
+// mark is what is known of an operation when it is answered: for counting.
+type mark struct {
+	at    time.Duration // when it was read
+	class class
+}
+
+// answers are acks and, at the same places, what they are counted as. Two slices, since a batch is a slice of acks.
+type answers struct {
+	acks  []*cachepb.Ack
+	marks []mark
+}
+
+func (a *answers) add(ack *cachepb.Ack, m mark) {
+	a.acks, a.marks = append(a.acks, ack), append(a.marks, m)
+}
+
+func (a *answers) reset() {
+	clear(a.acks)
+	a.acks, a.marks = a.acks[:0], a.marks[:0]
+}
+
+// call is the Responder of one operation.
+type call struct {
+	s *session
+	mark
+}
+
 // Deliver implements Responder.
-func (s *session) Deliver(ack *cachepb.Ack) {
-	s.mu.Lock()
-	if !s.ended {
-		s.queue = append(s.queue, ack)
-		s.wakeLocked()
+func (c *call) Deliver(ack *cachepb.Ack) {
+	c.s.mu.Lock()
+	if !c.s.ended {
+		c.s.queue.add(ack, c.mark)
+		c.s.wakeLocked()
 	}
-	s.mu.Unlock()
+	c.s.mu.Unlock()
+}
+
+// callsAtOnce are allocated together: one allocation for each operation would be felt.
+const callsAtOnce = 64
+
+// newCall returns the Responder of an operation of the message in hand. It is for the reader.
+func (s *session) newCall(c class) *call {
+	if len(s.calls) == 0 {
+		s.calls = make([]call, callsAtOnce)
+	}
+	next := &s.calls[0]
+	s.calls = s.calls[1:]
+	next.s, next.mark = s, mark{s.readAt, c}
+	return next
 }
 
 // wakeLocked wakes the writer if it waits: the first delivery of many pays, the rest only append.
@@ -92,7 +137,7 @@ func (s *session) drain() {
 func (s *session) end() {
 	s.mu.Lock()
 	s.ended = true
-	s.queue, s.turns = nil, nil
+	s.queue, s.turns = answers{}, nil
 	s.wakeLocked()
 	s.readable.Broadcast()
 	s.mu.Unlock()
@@ -106,6 +151,7 @@ func (s *session) read() {
 			s.readEnded(err)
 			return
 		}
+		s.readAt = time.Since(s.srv.created)
 		if !s.handle(req) {
 			return
 		}
@@ -133,7 +179,7 @@ func (s *session) handle(req *cachepb.CacheRequest) bool {
 		if !s.begin(1, true) {
 			return false
 		}
-		s.answer(failure(cachepb.Code_INVALID, reason))
+		s.answer(failure(cachepb.Code_INVALID, reason), classNone)
 		return s.finish(0)
 	}
 	if !s.begin(len(items), true) {
@@ -177,14 +223,13 @@ func (s *session) finish(silent int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open -= silent
-	if len(s.local) > 0 && !s.ended {
-		s.queue = append(s.queue, s.local...)
+	if len(s.local.acks) > 0 && !s.ended {
+		s.queue.acks, s.queue.marks = append(s.queue.acks, s.local.acks...), append(s.queue.marks, s.local.marks...)
 		s.wakeLocked()
 	} else if silent > 0 && s.open == 0 {
 		s.wakeLocked() // it may have been the last thing a draining session waited for
 	}
-	clear(s.local)
-	s.local = s.local[:0]
+	s.local.reset()
 	if s.open >= Window && !s.ended {
 		s.srv.stats.windowFull.Add(1)
 		for s.open >= Window && !s.ended {
@@ -195,62 +240,68 @@ func (s *session) finish(silent int) bool {
 }
 
 // answer queues an ack from the reader, behind those of the same message.
-func (s *session) answer(ack *cachepb.Ack) { s.local = append(s.local, ack) }
+func (s *session) answer(ack *cachepb.Ack, c class) { s.local.add(ack, mark{s.readAt, c}) }
 
 // write sends what is delivered until the stream is over, and returns why it is: nil when the client has closed its
 // side and has all its answers.
 func (s *session) write() error {
-	var spare []*cachepb.Ack // the slice the writer is not looking at
+	var spare answers // what the writer is not looking at
 	for {
-		acks, leader, batching, err := s.take(spare)
+		out, leader, batching, err := s.take(spare)
 		if leader != nil {
 			if err := s.stream.Send(leaderInfo(leader)); err != nil {
 				return err
 			}
 		}
-		if len(acks) == 0 && leader == nil {
+		if len(out.acks) == 0 && leader == nil {
 			return err
 		}
-		if err := s.send(acks, batching); err != nil {
+		if err := s.send(out.acks, batching); err != nil {
 			return err
 		}
-		s.sent(len(acks))
-		clear(acks)
-		spare = acks[:0]
+		s.sent(&out)
+		out.reset()
+		spare = out
 	}
 }
 
 // take waits for something to send and swaps it for spare. It returns nothing when the session is over, and why.
-func (s *session) take(spare []*cachepb.Ack) (acks []*cachepb.Ack, leader *cachepb.LeaderInfo, batching bool, err error) {
+func (s *session) take(spare answers) (out answers, leader *cachepb.LeaderInfo, batching bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for !s.ended && len(s.queue) == 0 && s.leader == nil {
+	for !s.ended && len(s.queue.acks) == 0 && s.leader == nil {
 		switch {
 		case s.err != nil:
-			return nil, nil, false, s.err
+			return answers{}, nil, false, s.err
 		case s.eof && s.open == 0:
-			return nil, nil, false, nil
+			return answers{}, nil, false, nil
 		case s.draining && s.open == 0:
-			return nil, nil, false, errDraining
+			return answers{}, nil, false, errDraining
 		}
 		s.idle = true
 		s.writable.Wait()
 	}
 	s.idle = false
 	if s.ended {
-		return nil, nil, false, context.Cause(s.stream.Context())
+		return answers{}, nil, false, context.Cause(s.stream.Context())
 	}
-	acks, s.queue = s.queue, spare
+	out, s.queue = s.queue, spare
 	leader, s.leader = s.leader, nil
-	return acks, leader, s.batching, nil
+	return out, leader, s.batching, nil
 }
 
-// sent closes n operations.
-func (s *session) sent(n int) {
+// sent counts and closes the operations that were answered.
+func (s *session) sent(out *answers) {
+	now := time.Since(s.srv.created)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for i, ack := range out.acks {
+		if m := out.marks[i]; m.class != classNone {
+			s.tallies[m.class].add(ack, now-m.at)
+		}
+	}
 	full := s.open >= Window
-	s.open -= n
+	s.open -= len(out.acks)
 	if full && s.open < Window {
 		s.readable.Signal()
 	}
@@ -292,9 +343,10 @@ type turnKey struct{ cache, entry string }
 
 // turn is a read that must be answered after those of the same key before it. It is the Responder of its read.
 type turn struct {
-	s   *session
-	key turnKey
-	ack *cachepb.Ack // nil until answered
+	s    *session
+	key  turnKey
+	ack  *cachepb.Ack // nil until answered
+	mark mark
 }
 
 // Deliver implements Responder.
@@ -307,7 +359,7 @@ func (t *turn) Deliver(ack *cachepb.Ack) {
 	t.ack = ack
 	waiting := t.s.turns[t.key]
 	for len(waiting) > 0 && waiting[0].ack != nil {
-		t.s.queue = append(t.s.queue, waiting[0].ack)
+		t.s.queue.add(waiting[0].ack, waiting[0].mark)
 		waiting = waiting[1:]
 		t.s.wakeLocked()
 	}
@@ -319,13 +371,13 @@ func (t *turn) Deliver(ack *cachepb.Ack) {
 }
 
 // takeTurn lines a read up behind those of its key. It is for the reader.
-func (s *session) takeTurn(req *cachepb.Get) *turn {
+func (s *session) takeTurn(req *cachepb.Get, c class) *turn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.turns == nil {
 		s.turns = map[turnKey][]*turn{}
 	}
-	t := &turn{s: s, key: turnKey{req.GetCacheName(), req.GetEntry()}}
+	t := &turn{s: s, key: turnKey{req.GetCacheName(), req.GetEntry()}, mark: mark{s.readAt, c}}
 	s.turns[t.key] = append(s.turns[t.key], t)
 	s.turned = true
 	return t
