@@ -106,7 +106,7 @@ func (st *state) makeRoom(c *cache) {
 
 func (st *state) evict(c *cache, r ref) {
 	c.evictions.Add(1)
-	st.remove(c, r)
+	st.remove(c, r, Evicted)
 }
 
 // maxCandidates bounds the entries looked at by one eviction, and with it the time it takes.

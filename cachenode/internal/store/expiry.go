@@ -73,6 +73,6 @@ func (st *state) sweepSecond(s int64) {
 	for r := st.expiry.buckets[s]; r != 0; r = st.expiry.buckets[s] {
 		c := byID[st.meta(r).cache]
 		c.expirations.Add(1)
-		st.remove(c, r)
+		st.remove(c, r, Expired)
 	}
 }

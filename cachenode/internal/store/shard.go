@@ -247,6 +247,16 @@ func (st *state) put(c *cache, at stamp, key string, value []byte, expires int64
 	}
 	_, m := sh.entry(n)
 	st.account(c, newRef(shardNumber, n), data, m)
+	if st.observe != nil {
+		st.tell(Written, c, key)
+	}
+}
+
+// tell passes a change on. The caller has seen that somebody asks, so that nothing is paid for nobody.
+func (st *state) tell(effect Effect, c *cache, key string) {
+	if !st.catchingUp {
+		st.observe(Change{Effect: effect, Cache: c.name, Key: key})
+	}
 }
 
 func fill(d *[]byte, m *meta, data []byte, at stamp, c *cache, keyLen int, expires int64) {
@@ -278,13 +288,19 @@ func (st *state) del(c *cache, at stamp, key string) {
 	sh.mu.Lock()
 	sh.drop(tag, n)
 	sh.mu.Unlock()
+	if st.observe != nil {
+		st.tell(Removed, c, key)
+	}
 }
 
-// remove removes an entry that is in the state.
-func (st *state) remove(c *cache, r ref) {
+// remove removes an entry that is in the state, for the reason that effect names.
+func (st *state) remove(c *cache, r ref, effect Effect) {
 	shardNumber, n := r.split()
 	sh := &st.shards[shardNumber]
 	data, m := sh.entry(n)
+	if st.observe != nil {
+		st.tell(effect, c, string((*data)[:m.keyBytes()]))
+	}
 	_, tag := fold(st.hasher.sumBytes(c, (*data)[:m.keyBytes()]))
 	st.unaccount(c, r, *data, m)
 	sh.mu.Lock()

@@ -424,7 +424,7 @@ func (st *state) orderRestored() {
 		}
 		if c.evictsByLog() {
 			for c.restored.head != 0 && st.meta(c.restored.head).stamp <= c.watermark {
-				st.remove(c, c.restored.head)
+				st.remove(c, c.restored.head, Evicted)
 			}
 		}
 		order[id] = nil

@@ -3,7 +3,7 @@
 //
 // # Who may do what
 //
-// One goroutine, the apply goroutine, calls Apply, BeginSnapshot, Restorer.Finish and Reset. Everything else is safe at
+// One goroutine, the apply goroutine, calls Apply, Observe, BeginSnapshot, Restorer.Finish and Reset. Everything else is safe at
 // any time from anywhere: Get, Validate, Stats, Digest, the rest of a snapshot and of a restore.
 //
 // # Stamps
@@ -57,6 +57,13 @@
 //
 // Policies travel in the descriptor, so that a node that joins evicts by the policies of the cluster and not by its own
 // configuration.
+//
+// # Changes
+//
+// Whoever asks with Observe is told of each entry that came, went or got another value, in the order in which that
+// happened: first what expired by the time of a batch, then for each operation what it did and what it evicted. Applied
+// to a set of keys, the changes give the keys of the store. Nothing is told before CompleteAt: until then the state comes
+// and goes between two moments of the sender's.
 //
 // # Memory
 //
@@ -142,8 +149,9 @@ type Config struct {
 
 // Store is the state machine. Create it with New. The package comment says who may call what.
 type Store struct {
-	cfg   Config
-	state atomic.Pointer[state] // replaced as a whole by Restorer.Finish and Reset
+	cfg     Config
+	state   atomic.Pointer[state] // replaced as a whole by Restorer.Finish and Reset
+	observe func(Change)          // of the apply goroutine; nil while nobody asks
 }
 
 // New returns an empty Store.
@@ -167,6 +175,32 @@ type Result struct {
 	Duplicate bool
 }
 
+// Effect is what happened to an entry.
+type Effect uint8
+
+const (
+	// Written: a put or an insert gave the entry its value.
+	Written Effect = iota
+	// Removed: a del or a remove took it away. One that found nothing is no change.
+	Removed
+	// Expired: its time was over. It could not be read since then, and was removed now.
+	Expired
+	// Evicted: its cache needed the room.
+	Evicted
+)
+
+// Change is what happened to one entry.
+type Change struct {
+	Effect Effect
+	Cache  string
+	// Key is valid as long as the call that brought it.
+	Key string
+}
+
+// Observe makes Apply call f with each change, in order; nil ends that. Nobody is told of what Restorer.Finish and Reset
+// change. To be called on the apply goroutine, not by f.
+func (s *Store) Observe(f func(Change)) { s.observe = f }
+
 // Apply applies one committed batch. Indexes must ascend; they may leave gaps. res, unless nil, is called for each
 // operation in order. Nothing of the batch is kept.
 //
@@ -182,6 +216,7 @@ func (s *Store) Apply(index uint64, b *cachepb.Batch, res func(i int, r Result))
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.observe = s.observe
 	st.advance(index, b.GetClusterMs())
 	for i, req := range b.GetOps() {
 		r := st.applyOp(newStamp(index, i), req)
@@ -379,7 +414,8 @@ type state struct {
 	completeAt uint64 // immutable once published
 	catchingUp bool   // applied < completeAt: evict by watermark, see the package comment
 
-	clusterMs int64 // the newest cluster time; never goes back
+	observe   func(Change) // of the batch in hand; nil if nobody asks
+	clusterMs int64        // the newest cluster time; never goes back
 	expiry    expiry
 	sessions  sessions
 	bytes     atomic.Int64 // of all caches
