@@ -46,7 +46,6 @@ var (
 	descLetters     = desc("letters_dropped_total", "Raft messages dropped by the letter filter.")
 	descSnapshots   = desc("snapshots_total", "Snapshot transfers by outcome.", "outcome")
 	descInboxFull   = desc("inbox_full_total", "What the full inbox of the loop refused or dropped.", "kind")
-	descOps         = desc("operations_total", "Writes answered by this gateway, by outcome.", "outcome")
 	descForwarded   = desc("operations_forwarded_total", "Writes sent to the leader by this gateway; resent ones count again.")
 	descResent      = desc("operations_resent_total", "Writes sent again after a change of leader or connection.")
 	descLost        = desc("puts_lost_total", "Acknowledged Put and Del that no leader took in time.")
@@ -73,7 +72,7 @@ var (
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descReady, descLeading, descTerm, descApplied, descStaleness, descLeaders, descElections, descSuspicions, descAbandons,
-		descStalls, descLetters, descSnapshots, descInboxFull, descOps, descForwarded, descResent, descLost, descBatches,
+		descStalls, descLetters, descSnapshots, descInboxFull, descForwarded, descResent, descLost, descBatches,
 		descBatched, descQueued, descPending, descOverlay, descGatewayFull, descEntries, descBytes, descEvictions,
 		descExpirations, descStateHash, descStateIndex, descPeerSent, descPeerQueue, descPeerDials, descRTT,
 	} {
@@ -127,9 +126,6 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	counter(descSnapshots, core.SnapshotsTaken, "installed")
 	counter(descInboxFull, m.n.runner.Full(), "operations")
 	counter(descInboxFull, m.n.runner.Dropped(), "messages")
-	counter(descOps, gw.Answered, "ok")
-	counter(descOps, gw.Refused, "refused")
-	counter(descOps, gw.Indeterminate, "indeterminate")
 	counter(descForwarded, gw.Forwarded)
 	counter(descResent, gw.Resent)
 	counter(descLost, gw.PutsLost)

@@ -18,6 +18,20 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// run runs a node until the test ends.
+func run(t testing.TB, n *node.Node) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // startCluster runs n nodes in this process on loopback and returns them with their addresses once all are ready.
 func startCluster(t testing.TB, n int) ([]*node.Node, []string) {
 	t.Helper()
