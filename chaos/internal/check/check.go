@@ -25,6 +25,8 @@ type Input struct {
 	History *history.History
 	Events  []result.Event
 	Nodes   []string
+	// Resources are samples of what the processes used, in order of time.
+	Resources []result.Resource
 
 	// Planned are the injections that the run had to perform.
 	Planned []Planned

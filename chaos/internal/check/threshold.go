@@ -14,12 +14,15 @@ import (
 type Threshold struct {
 	Metric string  // as written
 	Expr   string  // as written
-	Name   string  // an operation, errors, failed_writes, failover, recovery, leader_changes
+	Name   string  // an operation, or one of the metrics of measure
 	Phase  string  // of an operation: before, during, recovery; empty: all
 	Level  string  // of an operation; empty: all
-	Func   string  // p, max, rate, count
+	Func   string  // p, max, rate, count, rss, growth
 	Arg    float64 // the percentile
-	Holds  func(v float64) bool
+	// Relative compares with the same metric before the faults: what Holds is
+	// asked about is a multiple of it.
+	Relative bool
+	Holds    func(v float64) bool
 }
 
 // thresholds measures what the scenario limits. A threshold that cannot be
@@ -46,7 +49,7 @@ func (v *Verdicts) thresholds(in *Input, windows []result.Window) {
 
 // latency reports whether the metric is what the generator measures.
 func (t *Threshold) latency() bool {
-	return !slices.Contains([]string{"errors", "failed_writes", "leader_changes", "failover", "recovery"}, t.Name)
+	return !slices.Contains([]string{"errors", "failed_writes", "leader_changes", "failover", "recovery", "memory"}, t.Name)
 }
 
 func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (value float64, got string, ok bool) {
@@ -86,6 +89,17 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (va
 			return value, fmt.Sprintf("%d of %d times not at all", never, len(times)), false
 		}
 		return value, got, ok
+	case "back_to_normal":
+		times, never, ok := backToNormal(in, windows)
+		switch {
+		case !ok:
+			return 0, "nothing measured", false
+		case never > 0:
+			return 0, fmt.Sprintf("%d of %d times not while it was looked at", never, len(times)), false
+		}
+		return duration(times, t, 1)
+	case "memory":
+		return memory(in, windows, t.Func)
 	case "failed_writes":
 		failed, all, reasons := failedWrites(in, windows)
 		if all == 0 {
@@ -100,14 +114,27 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (va
 		}
 		return float64(failed), got, true
 	}
-	var times []time.Duration
+	value, got, ok = duration(responses(in, windows, t, t.Phase), t, 10)
+	if !t.Relative || !ok {
+		return value, got, ok
+	}
+	base, gotBase, ok := duration(responses(in, windows, t, "before"), t, 10)
+	if !ok {
+		return 0, "before the faults: " + gotBase, false
+	}
+	return value / base, fmt.Sprintf("%.2fx (%s, before the faults %s)", value/base, got, gotBase), true
+}
+
+// responses are the response times of the acknowledged operations of the load
+// that a threshold is about, in one phase or, with "", in all.
+func responses(in *Input, windows []result.Window, t *Threshold, phase string) (times []time.Duration) {
 	for i := range in.History.Ops {
 		o := &in.History.Ops[i]
-		if o.Phase == history.Load && o.Outcome == history.OK && o.Kind == t.Name && (t.Level == "" || t.Level == o.Level) && (t.Phase == "" || t.Phase == PhaseAt(windows, o.Intended)) {
+		if o.Phase == history.Load && o.Outcome == history.OK && o.Kind == t.Name && (t.Level == "" || t.Level == o.Level) && (phase == "" || phase == PhaseAt(windows, o.Intended)) {
 			times = append(times, o.Return-o.Intended)
 		}
 	}
-	return duration(times, t, 10)
+	return times
 }
 
 // duration takes a percentile or the maximum; beyond is the number of samples

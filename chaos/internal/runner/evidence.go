@@ -54,7 +54,7 @@ func (r *run) conclude(ctx context.Context, failure error) (*result.Run, error) 
 		out.Environment = r.Probe.Environment()
 	}
 	r.facts.LogFindings = scanLogs(filepath.Join(r.Dir, result.NodesDir))
-	errs := []error{r.writeFacts()}
+	errs := []error{r.writeFacts(), r.writeUsage()}
 	if r.rec != nil {
 		r.rec.Fill(out)
 		for i := range out.Intervals { // one that ended as it began still has its operations
@@ -112,6 +112,9 @@ func Load(dir string) (*check.Input, error) {
 		return nil, err
 	}
 	slices.SortStableFunc(in.Events, func(a, b result.Event) int { return int(a.T - b.T) })
+	if in.Resources, err = readUsage(dir); err != nil {
+		return nil, err
+	}
 	facts, err := os.ReadFile(filepath.Join(dir, FactsFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a run that was killed has none
 		return nil, err
@@ -126,6 +129,20 @@ func Load(dir string) (*check.Input, error) {
 	}
 	expect(in, scenario.NewPlan(s, in.History.Header.Seed))
 	return in, nil
+}
+
+// readUsage reads the samples of what the nodes used; a run that was killed has
+// none.
+func readUsage(dir string) ([]result.Resource, error) {
+	f, err := os.Open(filepath.Join(dir, result.ResourcesFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return result.DecodeResources(f, f.Name())
 }
 
 // expect tells the checks what the plan demands.
@@ -169,7 +186,7 @@ func expect(in *check.Input, p *scenario.Plan) {
 		}
 		for _, t := range list {
 			in.Limit.Thresholds = append(in.Limit.Thresholds, check.Threshold{
-				Metric: metric, Expr: t.Expr, Name: m.Name, Phase: m.Phase, Level: m.Level, Func: t.Func, Arg: t.Arg, Holds: t.Holds,
+				Metric: metric, Expr: t.Expr, Name: m.Name, Phase: m.Phase, Level: m.Level, Func: t.Func, Arg: t.Arg, Relative: t.Relative, Holds: t.Holds,
 			})
 		}
 	}

@@ -9,6 +9,7 @@
 package runner
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -800,4 +801,13 @@ func (r *run) writeFacts() error {
 		return err
 	}
 	return result.ReplaceFile(filepath.Join(r.Dir, FactsFile), append(data, '\n'))
+}
+
+// writeUsage saves what the nodes used, which the checks read back too.
+func (r *run) writeUsage() error {
+	var buf bytes.Buffer
+	if err := result.EncodeResources(&buf, r.usage); err != nil {
+		return err
+	}
+	return result.ReplaceFile(filepath.Join(r.Dir, result.ResourcesFile), buf.Bytes())
 }

@@ -28,7 +28,7 @@ type Scenario struct {
 	Probes     Probes                 `json:"probes,omitempty" jsonschema:"the harness's own steady writes, through every node in turn; they time failovers"`
 	Faults     []*Fault               `json:"faults,omitempty" jsonschema:"the faults, in any order"`
 	Checks     Checks                 `json:"checks,omitempty" jsonschema:"what must hold; run validity is always checked first"`
-	Thresholds map[string][]Threshold `json:"thresholds,omitempty" jsonschema:"limits by metric: an operation such as insert or insert{phase:recovery,level:quorum}, errors, failed_writes, failover, recovery, leader_changes"`
+	Thresholds map[string][]Threshold `json:"thresholds,omitempty" jsonschema:"limits by metric: an operation such as insert or insert{phase:recovery,level:quorum}, errors, failed_writes, failover, recovery, back_to_normal, leader_changes, memory"`
 }
 
 // Cluster says which processes to start.

@@ -40,7 +40,7 @@ func Schema() ([]byte, error) {
 		reflect.TypeFor[Op]():        weights(ops),
 		reflect.TypeFor[Ack]():       weights(levels),
 		reflect.TypeFor[Dist]():      text(`^(uniform|sequential|once|zipf\(0?\.[0-9]+\))$`, "uniform, sequential, once or zipf(THETA)"),
-		reflect.TypeFor[Threshold](): text(`^(p\([0-9.]+\)|max|rate|count) *<=? *[0-9.]+[a-zµ%]*$`, "p(99) < 20ms, max < 600ms, rate < 1%, count <= 1"),
+		reflect.TypeFor[Threshold](): text(`^(p\([0-9.]+\)|max|rate|count|rss|growth) *<=? *[0-9.]+[a-zA-Zµ%]*$`, "p(99) < 20ms, p(99) <= 2x (of what it was before the faults), max < 600ms, rate < 1%, count <= 1, rss <= 512MiB"),
 		reflect.TypeFor[Schedule](): {AnyOf: []*jsonschema.Schema{
 			one("constant", rate), one("poisson", rate), one("closed", &jsonschema.Schema{Type: "integer", Minimum: new(1.0), Maximum: new(4096.0)}),
 		}},

@@ -155,17 +155,25 @@ var sizeUnits = []struct {
 }{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"B", 1}, {"", 1}}
 
 func (s *Size) decode(dec *decoder, n *yaml.Node, path string) {
+	v, ok := parseSize(n.Value)
+	if !ok || n.Kind != yaml.ScalarNode {
+		dec.errorf(n, "%s: %s is not a size; expected a whole number of B, KiB, MiB or GiB, such as 128B or 256MiB", path, shown(n))
+		return
+	}
+	*s = v
+}
+
+func parseSize(text string) (Size, bool) {
 	for _, u := range sizeUnits {
-		num, ok := strings.CutSuffix(n.Value, u.suffix)
-		if !ok || n.Kind != yaml.ScalarNode {
+		num, ok := strings.CutSuffix(text, u.suffix)
+		if !ok {
 			continue
 		}
 		if v, err := strconv.Atoi(num); err == nil && v > 0 && v <= math.MaxInt/u.bytes {
-			*s = Size(v * u.bytes)
-			return
+			return Size(v * u.bytes), true
 		}
 	}
-	dec.errorf(n, "%s: %s is not a size; expected a whole number of B, KiB, MiB or GiB, such as 128B or 256MiB", path, shown(n))
+	return 0, false
 }
 
 func (s *Schedule) decode(dec *decoder, n *yaml.Node, path string) {
@@ -220,10 +228,13 @@ func (d *Dist) decode(dec *decoder, n *yaml.Node, path string) {
 // Threshold is one limit on a metric.
 type Threshold struct {
 	Expr  string  // as written, spaces normalised
-	Func  string  // p, max, rate, count
+	Func  string  // p, max, rate, count, rss, growth
 	Arg   float64 // the percentile of p
 	Op    string  // < or <=
-	Limit float64 // nanoseconds, a fraction, or a count
+	Limit float64 // nanoseconds, a fraction, a count, or bytes
+	// Relative says that Limit is a multiple of what the same metric was in
+	// the phase before.
+	Relative bool
 }
 
 // thresholdFuncs says which functions a metric has.
@@ -232,8 +243,10 @@ var thresholdFuncs = map[string][]string{
 	"errors":         {"rate"},
 	"failed_writes":  {"count", "rate"},
 	"recovery":       {"p", "max"},
+	"back_to_normal": {"max"},
 	"failover":       {"p", "max"},
 	"leader_changes": {"count"},
+	"memory":         {"rss", "growth"},
 }
 
 func (t *Threshold) decode(dec *decoder, n *yaml.Node, path string) {
@@ -242,7 +255,7 @@ func (t *Threshold) decode(dec *decoder, n *yaml.Node, path string) {
 		return
 	}
 	if err := t.parse(n.Value); err != nil || n.Kind != yaml.ScalarNode {
-		dec.errorf(n, "%s: %s is not a threshold; expected \"p(99) < 20ms\", \"max < 600ms\", \"rate < 1%%\" or \"count <= 1\"", path, shown(n))
+		dec.errorf(n, "%s: %s is not a threshold; expected \"p(99) < 20ms\", \"p(99) <= 2x\", \"max < 600ms\", \"rate < 1%%\", \"count <= 1\" or \"rss <= 512MiB\"", path, shown(n))
 	}
 }
 
@@ -262,9 +275,20 @@ func (t *Threshold) parse(s string) error {
 	}
 	switch t.Func {
 	case "p", "max":
+		if factor, relative := strings.CutSuffix(f[2], "x"); relative {
+			t.Relative = true
+			t.Limit, err = strconv.ParseFloat(factor, 64)
+			break
+		}
 		var d time.Duration
 		d, err = time.ParseDuration(f[2])
 		t.Limit = float64(d)
+	case "rss", "growth":
+		v, ok := parseSize(f[2])
+		if !ok {
+			return fmt.Errorf("memory is a size")
+		}
+		t.Limit = float64(v)
 	case "rate":
 		num, ok := strings.CutSuffix(f[2], "%")
 		if !ok {
@@ -293,7 +317,7 @@ func (t Threshold) Holds(v float64) bool {
 
 // Metric is what a threshold limits.
 type Metric struct {
-	Name   string // an operation, errors, failed_writes, failover, recovery, leader_changes
+	Name   string // an operation, or a key of thresholdFuncs other than latency
 	Phase  string // before, during, recovery; empty: the whole run
 	Level  string // quorum, once, leader; empty: all
 	Family string // key into the functions it has
@@ -309,7 +333,8 @@ func ParseMetric(s string) (Metric, error) {
 	case thresholdFuncs[m.Name] != nil && m.Name != "latency":
 		m.Family = m.Name
 	default:
-		all := append(slices.Clone(ops), "errors", "failed_writes", "failover", "recovery", "leader_changes")
+		all := append(slices.Clone(ops), sortedKeys(thresholdFuncs)...)
+		all = slices.DeleteFunc(all, func(name string) bool { return name == "latency" })
 		return m, fmt.Errorf("unknown metric %q%s; expected one of %s", m.Name, hint(m.Name, all), strings.Join(all, ", "))
 	}
 	if !labelled {

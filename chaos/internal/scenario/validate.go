@@ -338,14 +338,19 @@ func (s *Scenario) validateThresholds(d *decoder) {
 		}
 		funcs := thresholdFuncs[m.Family]
 		for i, t := range s.Thresholds[name] {
-			if t.Func != "" && !slices.Contains(funcs, t.Func) {
-				d.errorAt(fmt.Sprintf("%s[%d]", path, i), "%s has no %s; it has %s", m.Name, t.Func, strings.Join(funcs, " and "))
+			switch at := fmt.Sprintf("%s[%d]", path, i); {
+			case t.Func != "" && !slices.Contains(funcs, t.Func):
+				d.errorAt(at, "%s has no %s; it has %s", m.Name, t.Func, strings.Join(funcs, " and "))
+			case t.Relative && (m.Family != "latency" || m.Phase == "" || m.Phase == "before"):
+				d.errorAt(at, "%s compares with the time before the faults; only operations with phase:during or phase:recovery have that", t.Expr)
+			case t.Relative && len(s.Faults) == 0:
+				d.errorAt(at, "%s compares with the time before the faults, and there are none", t.Expr)
 			}
 		}
 		if m.Family == "latency" && !s.exercises(m) {
 			d.errorAt(path, "no workload has this operation at this level, so it would limit nothing")
 		}
-		if m.Family == "recovery" && len(s.Faults) == 0 {
+		if (m.Family == "recovery" || m.Family == "back_to_normal") && len(s.Faults) == 0 {
 			d.errorAt(path, "there is no fault to recover from, so it would limit nothing")
 		}
 		if (m.Family == "recovery" || m.Family == "failover") && !slices.Contains(s.Probes.Levels, "quorum") {

@@ -1,0 +1,55 @@
+package check
+
+import (
+	"testing"
+	"time"
+
+	"github.com/hacache/hacache/reports/result"
+)
+
+// TestMemory proves that rss is the most that one node had at any time, that
+// growth counts from what the same node had when the first fault began, and
+// that neither looks at other processes or is met by nothing.
+func TestMemory(t *testing.T) {
+	in := evidence(t, "fault flood stream-flood n1 1000..2000\n")
+	limit := func(what string, bytes float64) Threshold {
+		return Threshold{Metric: what, Name: "memory", Func: what, Holds: func(v float64) bool { return v <= bytes }}
+	}
+	measure := func() map[string]result.Threshold {
+		v := new(Verdicts)
+		in.Limit.Thresholds = []Threshold{limit("rss", 300<<20), limit("growth", 50<<20)}
+		v.thresholds(in, faultWindows(in.Events, in.end()))
+		got := map[string]result.Threshold{}
+		for _, th := range v.Thresholds {
+			got[th.Metric] = th
+		}
+		return got
+	}
+	if got := measure(); got["rss"].Met || got["growth"].Met || got["rss"].Got != "nothing measured" {
+		t.Errorf("a limit on nothing: %+v", got)
+	}
+	for _, s := range []struct {
+		ms   int
+		node string
+		mib  int64
+	}{
+		{500, "n1", 290},
+		{500, "n2", 100},
+		{900, "n1", 200},
+		{900, "n2", 110},
+		{900, "chaos", 4000},
+		{1500, "n1", 240},
+		{1500, "n2", 170},
+		{2500, "n1", 230},
+		{2500, "n2", 120},
+	} {
+		in.Resources = append(in.Resources, result.Resource{T: time.Duration(s.ms) * time.Millisecond, Node: s.node, RSS: s.mib << 20})
+	}
+	got := measure()
+	if r := got["rss"]; !r.Met || r.Got != "290.0MiB (n1 at 0.5s)" {
+		t.Errorf("rss: %+v", r)
+	}
+	if r := got["growth"]; r.Met || r.Got != "60.0MiB (n2 at 1.5s)" {
+		t.Errorf("growth: %+v", r)
+	}
+}
