@@ -84,7 +84,7 @@ func serve(ctx context.Context, c *cli.Command) error {
 		logger.Warn(w)
 	}
 	tuneMemory(logger)
-	n, err := node.New(cfg, logger)
+	n, err := node.FromConfig(cfg, logger)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func scrape(t *testing.T) string {
 	cfg := config.Default()
 	cfg.Listen, cfg.AdminAddr, cfg.TLS.Enabled = "127.0.0.1:0", admin.Addr().String(), false
 	admin.Close()
-	n, err := node.New(cfg, nil)
+	n, err := node.FromConfig(cfg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

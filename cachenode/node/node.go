@@ -16,8 +16,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/hacache/hacache/cachenode/internal/config"
 	"github.com/hacache/hacache/cachenode/internal/gateway"
 	"github.com/hacache/hacache/cachenode/internal/peer"
@@ -46,9 +44,24 @@ type Node struct {
 	ran  atomic.Bool
 }
 
-// New builds a node from a validated configuration and opens its listeners, so that a taken port is an error here and
-// not later. A nil logger discards. Nothing runs before Run, which also closes the listeners.
-func New(cfg config.Config, logger *slog.Logger) (*Node, error) {
+// New builds a node that is embedded in another program. It reports everything that is wrong with cfg at once, one line
+// each, and opens the listener, so that a taken port is an error here and not later. Nothing runs before Run, which also
+// closes the listener.
+func New(cfg Config) (*Node, error) {
+	resolved, err := cfg.resolve()
+	if err != nil {
+		return nil, err
+	}
+	return build(resolved, cfg.Listener, cfg.Logger)
+}
+
+// FromConfig is New for the program cachenode, whose configuration has more to say. cfg must be valid.
+func FromConfig(cfg config.Config, logger *slog.Logger) (*Node, error) {
+	return build(cfg, nil, logger)
+}
+
+// build opens the listeners, but for one that is given, and connects the parts.
+func build(cfg config.Config, ln net.Listener, logger *slog.Logger) (_ *Node, err error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
@@ -57,16 +70,24 @@ func New(cfg config.Config, logger *slog.Logger) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n.ln, err = cfg.OpenListener(); err != nil {
-		return nil, err
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	if ln == nil {
+		if n.ln, err = cfg.OpenListener(); err != nil {
+			return nil, err
+		}
 	}
 	if n.admin, err = cfg.OpenAdminListener(); err != nil {
-		n.ln.Close()
 		return nil, err
 	}
 	if err := n.assemble(serverTLS, clientTLS); err != nil {
-		n.close()
 		return nil, err
+	}
+	if ln != nil {
+		n.ln = ln // not before: after an error it is the caller's
 	}
 	return n, nil
 }
@@ -117,7 +138,7 @@ func (n *Node) assemble(serverTLS, clientTLS *tls.Config) error {
 		return err
 	}
 	n.server = server.New(server.Config{
-		Backend: n, Token: string(n.cfg.Token), PeerToken: string(n.cfg.PeerToken), TLS: serverTLS, Logger: n.log,
+		Backend: backend{n}, Token: string(n.cfg.Token), PeerToken: string(n.cfg.PeerToken), TLS: serverTLS, Logger: n.log,
 	})
 	return nil
 }
@@ -166,7 +187,9 @@ func random() uint64 {
 }
 
 func (n *Node) close() {
-	n.ln.Close()
+	if n.ln != nil {
+		n.ln.Close()
+	}
 	if n.admin != nil {
 		n.admin.Close()
 	}
@@ -192,14 +215,14 @@ func Version() string {
 	return info.Main.Version
 }
 
-// LeaderInfo implements server.Backend: the first message on every stream.
+// LeaderInfo says who leads, as it is told first on every stream.
 func (n *Node) LeaderInfo() *cachepb.LeaderInfo {
 	info := &cachepb.LeaderInfo{ElectionTs: -1}
 	_ = n.runner.Call(context.Background(), func(c *replication.Core) { info = c.LeaderInfo() })
 	return info
 }
 
-// Health implements server.Backend.
+// Health is the node's own view of the cluster.
 func (n *Node) Health() *cachepb.HealthAck {
 	health := &cachepb.HealthAck{State: &cachepb.State{Value: &cachepb.State_Undefined{Undefined: &cachepb.Empty{}}}}
 	_ = n.runner.Call(context.Background(), func(c *replication.Core) { health = c.Health() })
@@ -207,38 +230,7 @@ func (n *Node) Health() *cachepb.HealthAck {
 	return health
 }
 
-// Get implements server.Backend.
-func (n *Node) Get(get *cachepb.Get) *cachepb.GetAck {
-	return n.gw.Get(n.runner.View(), replication.Now(), get)
-}
-
-// ReadAsync implements server.Backend.
-func (n *Node) ReadAsync(to server.Responder, get *cachepb.Get) {
-	if get.GetRead().GetMode() == cachepb.ReadTag_LEADER_ON_MISS {
-		if ack := n.Get(get); ack.Value != nil || n.gw.Deleted(get) {
-			to.Deliver(&cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: ack}})
-			return
-		}
-	}
-	if n.runner.Submit(to, &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Get{Get: get}}) {
-		return
-	}
-	to.Deliver(&cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: &cachepb.GetAck{
-		CacheName: get.GetCacheName(), Entry: get.GetEntry(), ReqId: get.GetRead().GetReqId(),
-		Outcome: &cachepb.Outcome{Code: cachepb.Code_OVERLOADED, Detail: "too many requests wait at this node"},
-	}}})
-}
-
-// Submit implements server.Backend.
-func (n *Node) Submit(to server.Responder, req *cachepb.CacheRequest) bool {
-	if code, detail := n.store.Validate(req); code != cachepb.Code_OK {
-		to.Deliver(gateway.Refuse(req, code, detail))
-		return true
-	}
-	return n.runner.Submit(to, req)
-}
-
-// LeaderSwitch implements server.Backend: it hands leadership to a host, or to the best one for "", and returns when
+// LeaderSwitch hands leadership to a host, or to the best one for "", and returns when
 // another node leads.
 func (n *Node) LeaderSwitch(ctx context.Context, host string) error {
 	var started, already, unknown bool
@@ -285,14 +277,9 @@ func (n *Node) await(ctx context.Context, cond func(*replication.View) bool) err
 	return nil
 }
 
-// Abandon implements server.Backend: the node forgets its copy and becomes empty.
+// Abandon makes the node forget its copy and become empty.
 func (n *Node) Abandon(ctx context.Context) error {
 	return n.runner.Call(ctx, func(c *replication.Core) { c.Abandon() })
-}
-
-// ServePeer implements server.Backend.
-func (n *Node) ServePeer(stream grpc.BidiStreamingServer[cachepb.CacheRequest, cachepb.Ack]) error {
-	return n.peers.Serve(stream)
 }
 
 // transport lets the core send through the peers' streams. It exists before they do, since each needs the other.
@@ -344,7 +331,7 @@ func (h inbound) DialFailed(slot int, _ peer.Lane, refused bool, _ error) {
 	h.r.PostDialFailed(slot, refused)
 }
 
-// MembersSet implements server.Backend: it changes the list of hosts that make up the cluster and returns when that is
+// MembersSet changes the list of hosts that make up the cluster and returns when that is
 // done. Processes of new hosts must be running, with CACHE_JOIN_ONLY, and be reachable; until they are, it waits. When ctx
 // ends first, the change is given up, unless it is already in the log.
 func (n *Node) MembersSet(ctx context.Context, hosts []string) error {

@@ -12,7 +12,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hacache/hacache/cachenode/client"
-	"github.com/hacache/hacache/cachenode/internal/config"
 	"github.com/hacache/hacache/cachenode/node"
 )
 
@@ -36,15 +35,15 @@ func run(t testing.TB, n *node.Node) {
 func startCluster(t testing.TB, n int) ([]*node.Node, []string) {
 	t.Helper()
 	var hosts []string
-	for range n {
+	listeners := make([]net.Listener, n)
+	for i := range listeners {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
+		listeners[i] = ln
 		hosts = append(hosts, ln.Addr().String())
-		ln.Close()
 	}
-	config.SortHosts(hosts)
 	out := io.Discard
 	if os.Getenv("NODE_LOG") != "" {
 		out = os.Stderr
@@ -52,20 +51,19 @@ func startCluster(t testing.TB, n int) ([]*node.Node, []string) {
 	nodes := make([]*node.Node, n)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, n)
-	for slot := range n {
-		cfg := config.Default()
+	for i := range nodes {
+		cfg := node.Config{
+			Listener: listeners[i], Token: "secret",
+			Logger: slog.New(slog.NewTextHandler(out, nil)).With("node", hosts[i]),
+		}
 		if n > 1 {
-			cfg.HAMode, cfg.Hosts, cfg.Self = true, hosts, slot
+			cfg.Hosts, cfg.Self = hosts, hosts[i]
 		}
-		cfg.Listen, cfg.Token, cfg.TLS.Enabled = hosts[slot], "secret", false
-		if err := cfg.Validate(); err != nil {
-			t.Fatal(err)
-		}
-		nd, err := node.New(cfg, slog.New(slog.NewTextHandler(out, nil)).With("node", slot))
+		nd, err := node.New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		nodes[slot] = nd
+		nodes[i] = nd
 		go func() { done <- nd.Run(ctx) }()
 	}
 	t.Cleanup(func() {

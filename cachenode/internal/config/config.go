@@ -214,6 +214,9 @@ func (c *Config) Origin(key string) string {
 	return key
 }
 
+// SetOrigins names where the settings of a Config that was not loaded come from, by their key, for Origin. It keeps of.
+func (c *Config) SetOrigins(of map[string]string) { c.origin = of }
+
 // explicit reports whether the setting came from a flag, the environment or a file.
 func (c *Config) explicit(key string) bool {
 	_, ok := c.origin[key]

@@ -1,0 +1,51 @@
+package node
+
+import (
+	"google.golang.org/grpc"
+
+	"github.com/hacache/hacache/cachenode/internal/gateway"
+	"github.com/hacache/hacache/cachenode/internal/replication"
+	"github.com/hacache/hacache/cachenode/internal/server"
+	"github.com/hacache/hacache/proto/cachepb"
+)
+
+// backend is the node as the sessions of its server see it. What it does not define itself is the Node's own.
+type backend struct{ *Node }
+
+var _ server.Backend = backend{}
+
+// Get implements server.Backend.
+func (n backend) Get(get *cachepb.Get) *cachepb.GetAck {
+	return n.gw.Get(n.runner.View(), replication.Now(), get)
+}
+
+// ReadAsync implements server.Backend.
+func (n backend) ReadAsync(to server.Responder, get *cachepb.Get) {
+	if get.GetRead().GetMode() == cachepb.ReadTag_LEADER_ON_MISS {
+		if ack := n.Get(get); ack.Value != nil || n.gw.Deleted(get) {
+			to.Deliver(&cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: ack}})
+			return
+		}
+	}
+	if n.runner.Submit(to, &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Get{Get: get}}) {
+		return
+	}
+	to.Deliver(&cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: &cachepb.GetAck{
+		CacheName: get.GetCacheName(), Entry: get.GetEntry(), ReqId: get.GetRead().GetReqId(),
+		Outcome: &cachepb.Outcome{Code: cachepb.Code_OVERLOADED, Detail: "too many requests wait at this node"},
+	}}})
+}
+
+// Submit implements server.Backend.
+func (n backend) Submit(to server.Responder, req *cachepb.CacheRequest) bool {
+	if code, detail := n.store.Validate(req); code != cachepb.Code_OK {
+		to.Deliver(gateway.Refuse(req, code, detail))
+		return true
+	}
+	return n.runner.Submit(to, req)
+}
+
+// ServePeer implements server.Backend.
+func (n backend) ServePeer(stream grpc.BidiStreamingServer[cachepb.CacheRequest, cachepb.Ack]) error {
+	return n.peers.Serve(stream)
+}
