@@ -66,8 +66,10 @@ type Demand struct {
 type Limits struct {
 	LostWrites bool
 	Staleness  time.Duration // 0: reads are not checked
-	Converge   time.Duration // 0: not checked
-	Thresholds []Threshold
+	// Linearizable demands that each sampled key has a linearization.
+	Linearizable bool
+	Converge     time.Duration // 0: not checked
+	Thresholds   []Threshold
 }
 
 // Facts are what the runner saw that is neither an operation nor an event.
@@ -105,6 +107,9 @@ type Verdicts struct {
 	Losses     []result.Loss
 	Exposures  []result.Exposure
 	Warnings   []string
+	// Picture is a page that shows the first key without a linearization; nil:
+	// there is none.
+	Picture []byte
 }
 
 // Put stores v into r and judges it.
@@ -126,6 +131,9 @@ func All(in *Input) *Verdicts {
 	}
 	if in.Limit.Staleness > 0 {
 		v.staleReads(in, windows, in.Limit.Staleness)
+	}
+	if in.Limit.Linearizable {
+		v.linearizable(in, windows)
 	}
 	v.add(identity(in, windows))
 	v.add(dualLeader(in.Events))

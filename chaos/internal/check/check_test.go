@@ -21,7 +21,10 @@ import (
 //	final k=1                           final k=- n2,n3
 //	fault cut kill n1 100..300          observe n1 leader 3 50 [follows n2]
 //	exit n1 500                         probe quorum 100 [n3] [info]
-//	skip k
+//	skip k                              register get k=1 n2 150..151 [p7]
+//
+// A line that begins with "register" is of the sampled keys: reads of it are
+// linearizable, and each has a process of its own unless it names one.
 func evidence(t *testing.T, text string) *Input {
 	t.Helper()
 	in := &Input{
@@ -60,7 +63,14 @@ func evidence(t *testing.T, text string) *Input {
 			o.Version, o.Found = n, o.Kind == "get"
 		}
 	}
+	sampled := false
 	record := func(o history.Op) {
+		if sampled {
+			o.Phase = history.Register
+			if o.Kind == "get" {
+				o.Mode = "linearizable"
+			}
+		}
 		o.Intended = o.Send
 		if err := o.Validate(); err != nil {
 			t.Fatalf("impossible operation %+v: %v", o, err)
@@ -72,7 +82,15 @@ func evidence(t *testing.T, text string) *Input {
 		if len(f) == 0 || strings.HasPrefix(f[0], "#") {
 			continue
 		}
-		o := history.Op{Kind: f[0], Phase: history.Load, Node: "n1", Outcome: history.OK}
+		if sampled = f[0] == "register"; sampled {
+			f = f[1:]
+		}
+		o := history.Op{Proc: int64(1000 + len(in.History.Ops)), Kind: f[0], Phase: history.Load, Node: "n1", Outcome: history.OK}
+		if number, has := strings.CutPrefix(f[len(f)-1], "p"); has {
+			if n, err := strconv.ParseInt(number, 10, 64); err == nil {
+				o.Proc, f = n, f[:len(f)-1]
+			}
+		}
 		switch f[0] {
 		case "insert", "remove":
 			value(f[1], &o)

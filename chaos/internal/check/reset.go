@@ -22,6 +22,11 @@ func (r resets) epoch(t time.Duration) int {
 	return n
 }
 
+// between reports whether a reset may have happened from one moment to another.
+func (r resets) between(from, to time.Duration) bool {
+	return r.epoch(from) != r.epoch(to+resetSlack)
+}
+
 // resetsOf finds the moments at which a leader of another cluster was first
 // seen. That is legal only after a majority of the nodes had failed at once;
 // where it was not, illegal says so.

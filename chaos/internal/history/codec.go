@@ -32,6 +32,7 @@ type line struct {
 	Intended time.Duration `json:"t_intended,omitempty"`
 	Send     time.Duration `json:"t_send,omitempty"`
 	Return   time.Duration `json:"t_return,omitempty"`
+	Cluster  uint64        `json:"cluster,omitempty"`
 	Term     uint64        `json:"term,omitempty"`
 	Index    uint64        `json:"index,omitempty"`
 
@@ -82,7 +83,7 @@ func appendOp(b []byte, o *Op) []byte {
 	for _, u := range []struct {
 		name string
 		v    uint64
-	}{{`,"term":`, o.Term}, {`,"index":`, o.Index}} {
+	}{{`,"cluster":`, o.Cluster}, {`,"term":`, o.Term}, {`,"index":`, o.Index}} {
 		if u.v != 0 {
 			b = append(b, u.name...)
 			b = strconv.AppendUint(b, u.v, 10)
@@ -168,7 +169,7 @@ func Read(r io.Reader) (*History, error) {
 			Proc: l.Proc, Kind: names.same(l.Kind), Cache: names.same(l.Cache), Key: l.Key, Version: l.Version, Found: l.Found,
 			Level: names.same(l.Level), Mode: names.same(l.Mode), Node: names.same(l.Node), Stream: l.Stream,
 			Phase: Phase(names.same(string(l.Phase))), Outcome: Outcome(names.same(string(l.Outcome))), Reason: names.same(l.Reason),
-			Intended: l.Intended, Send: l.Send, Return: l.Return, Term: l.Term, Index: l.Index,
+			Intended: l.Intended, Send: l.Send, Return: l.Return, Cluster: l.Cluster, Term: l.Term, Index: l.Index,
 		}
 		if err := op.Validate(); err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)

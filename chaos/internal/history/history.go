@@ -39,7 +39,10 @@ const (
 	Warmup Phase = "warmup"
 	Load   Phase = "load"
 	Probe  Phase = "probe" // the harness's own steady writes, which time a failover
-	Final  Phase = "final" // reads of every key on every node, after everything healed
+	// Register is the harness's own writes and reads of few keys by several
+	// processes at once, of which linearizability is judged.
+	Register Phase = "register"
+	Final    Phase = "final" // reads of every key on every node, after everything healed
 )
 
 // Op is one completed operation.
@@ -68,7 +71,10 @@ type Op struct {
 	Send     time.Duration // when it was handed to a stream; Intended if it never was
 	Return   time.Duration // when the outcome was known
 
-	Term, Index uint64 // where it stands in the log, if the node said so
+	// Where it stands in the log, if the node said so. A read has the index that
+	// was applied at least when it was answered. Cluster names the log: another
+	// one has begun at index 1 again, with nothing in it.
+	Cluster, Term, Index uint64
 }
 
 // Write reports whether the operation modifies the cache.
@@ -107,7 +113,7 @@ func (o *Op) Validate() error {
 		return fmt.Errorf("unknown kind %q", o.Kind)
 	}
 	switch o.Phase {
-	case Warmup, Load, Probe, Final:
+	case Warmup, Load, Probe, Register, Final:
 	default:
 		return fmt.Errorf("unknown phase %q", o.Phase)
 	}

@@ -36,6 +36,7 @@ func (r *run) conclude(ctx context.Context, failure error) (*result.Run, error) 
 			{Path: result.ScenarioFile, About: "the scenario as it was run"},
 			{Path: result.HistoryFile, About: "every operation"},
 			{Path: FactsFile, About: "what else the checks need; chaos check judges again from these files"},
+			{Path: result.LinearFile, About: "a key without a linearization: hover to see what was read when"},
 		},
 	}
 	if in, ok := errors.AsType[Interrupt](context.Cause(ctx)); ok {
@@ -76,8 +77,9 @@ func (r *run) conclude(ctx context.Context, failure error) (*result.Run, error) 
 	return out, errors.Join(errs...)
 }
 
-// Judge runs the checks on the evidence in dir and puts their verdicts into
-// out. A check that panics is an error.
+// Judge runs the checks on the evidence in dir, puts their verdicts into out,
+// and draws a violation of linearizability into dir. A check that panics is an
+// error.
 func Judge(dir string, out *result.Run) (v *check.Verdicts, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -90,7 +92,10 @@ func Judge(dir string, out *result.Run) (v *check.Verdicts, err error) {
 	}
 	v = check.All(in)
 	v.Put(out)
-	return v, nil
+	if v.Picture != nil {
+		err = result.ReplaceFile(filepath.Join(dir, result.LinearFile), v.Picture)
+	}
+	return v, err
 }
 
 // Load reads the evidence of a run.
@@ -175,7 +180,7 @@ func expect(in *check.Input, p *scenario.Plan) {
 		in.Demands = append(in.Demands, d)
 	}
 	slices.SortFunc(in.Demands, func(a, b check.Demand) int { return strings.Compare(a.Kind+a.Level, b.Kind+b.Level) })
-	in.Limit = check.Limits{LostWrites: s.Checks.LostWrites, Converge: s.Checks.Converge.D()}
+	in.Limit = check.Limits{LostWrites: s.Checks.LostWrites, Linearizable: s.Checks.Linearizable != nil, Converge: s.Checks.Converge.D()}
 	if s.Checks.StaleReads != nil {
 		in.Limit.Staleness = s.Checks.StaleReads.Max.D()
 	}

@@ -385,6 +385,22 @@ func (r *run) offer(ctx context.Context) error {
 		return fmt.Errorf("probes: %w", err)
 	}
 	targets = append(targets, prober.Target)
+	calling := func(i int, phase history.Phase) (*callers, error) {
+		target, err := r.system.Spread(callerWindow)
+		if err != nil {
+			return nil, fmt.Errorf("%s traffic: %w", phase, err)
+		}
+		targets = append(targets, target)
+		return &callers{run: r, as: writer(len(names) + i), phase: phase, target: target, nameOf: nameOf}, nil
+	}
+	var sampling *registers
+	if l := s.Checks.Linearizable; l != nil {
+		c, err := calling(1, history.Register)
+		if err != nil {
+			return err
+		}
+		sampling = newRegisters(c, l.Keys, len(r.system.Nodes()))
+	}
 
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -401,6 +417,9 @@ func (r *run) offer(ctx context.Context) error {
 			}
 		})
 	}
+	if sampling != nil {
+		wg.Go(func() { sampling.use(ctx) })
+	}
 	wg.Go(func() { r.timeline(ctx) })
 	wg.Wait()
 	r.facts.LoadTo = min(r.facts.LoadTo, r.now())
@@ -410,6 +429,9 @@ func (r *run) offer(ctx context.Context) error {
 // probeWindow is how many probes may be open on one node. Those that a dead
 // one holds end by their deadline.
 const probeWindow = 1024
+
+// callerWindow is how many operations of callers may be open on one node.
+const callerWindow = 256
 
 // nameOf maps the address of a connection to the name of its node.
 func (r *run) nameOf() func(addr string) string {

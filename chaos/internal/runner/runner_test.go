@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/chaos/internal/check"
 	"github.com/hacache/hacache/chaos/internal/history"
 	"github.com/hacache/hacache/chaos/internal/scenario"
 	"github.com/hacache/hacache/loadgen/load"
@@ -175,7 +176,11 @@ func (f *fake) serve(node string, op *client.Op) client.Outcome {
 		out.Err = &client.OpError{Kind: op.Kind, Code: out.Code}
 	default:
 		for i, d := range f.data {
-			if f.loses == nil || !f.loses(f.name(i), op) {
+			switch {
+			case f.loses != nil && f.loses(f.name(i), op):
+			case op.Kind == client.KindRemove || op.Kind == client.KindDel:
+				delete(d, k)
+			default:
 				d[k] = op.Value
 			}
 		}
@@ -532,6 +537,79 @@ func TestRun_red(t *testing.T) {
 			}
 			if f.stops != 1 || f.open != 0 {
 				t.Errorf("stopped %d times, %d faults in force", f.stops, f.open)
+			}
+		})
+	}
+}
+
+const sampling = `version: 1
+name: sampling
+about: Keys are sampled for linearizability while the leader is killed.
+cluster: {nodes: 3}
+load: {writers: {schedule: {constant: 50/s}, duration: 8s, warmup: 1s, op: insert}}
+faults: [{at: 1s, for: 1s, action: kill, target: leader}]
+checks: {lost_writes: true, linearizable: {keys: 16}, converge: 5s}
+`
+
+// TestRun_linearizable proves that keys are sampled over the whole run within
+// the bounds of what can be judged, that a correct cluster passes, and that one
+// which forgets a write for readers is violated, with a picture.
+func TestRun_linearizable(t *testing.T) {
+	type sample struct {
+		ops      int
+		procs    map[int64]bool
+		from, to time.Duration
+	}
+	for name, c := range map[string]struct {
+		f    *fake
+		want result.Verdict
+	}{
+		"correct": {new(fake), result.Pass},
+		"forgetful": {&fake{loses: func(node string, op *client.Op) bool {
+			return node == "n2" && op.Cache == registerCache && op.Kind == client.KindInsert && strings.HasSuffix(op.Key, "5")
+		}}, result.Violated},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, dir := carryOutText(t, c.f, sampling, 0)
+			if got := verdicts(r)["linearizability"]; got != c.want || r.Verdict != c.want {
+				t.Errorf("linearizability: %s, the run: %s; want %s: %q", got, r.Verdict, c.want, r.Reasons)
+			}
+			page, err := os.ReadFile(filepath.Join(dir, result.LinearFile))
+			if (err == nil) != (c.want == result.Violated) || err == nil && !strings.Contains(string(page), "n2, term 3") {
+				t.Errorf("a picture of %d bytes, %v", len(page), err)
+			}
+			h, err := history.ReadFile(filepath.Join(dir, result.HistoryFile))
+			if err != nil {
+				t.Fatal(err)
+			}
+			keys := map[string]*sample{}
+			last := map[int64]time.Duration{}
+			nodes := map[string]int{}
+			for _, o := range h.Ops {
+				if o.Phase != history.Register {
+					continue
+				}
+				k := keys[o.Key]
+				if k == nil {
+					k = &sample{procs: map[int64]bool{}, from: o.Send}
+					keys[o.Key] = k
+				}
+				k.ops++
+				k.procs[o.Proc] = true
+				k.from, k.to = min(k.from, o.Send), max(k.to, o.Return)
+				nodes[o.Node]++
+				if o.Send < last[o.Proc] {
+					t.Fatalf("process %d has two operations at once", o.Proc)
+				}
+				last[o.Proc] = o.Return
+			}
+			if len(keys) != 16 || len(nodes) != 3 {
+				t.Errorf("%d keys through %d nodes, want 16 through 3", len(keys), len(nodes))
+			}
+			for name, k := range keys {
+				if k.ops < 100 || k.ops > check.MaxRegisterOps || len(k.procs) > check.MaxRegisterProcs || k.to-k.from > 2100*time.Millisecond {
+					t.Errorf("%s: %d operations by %d processes in %v", name, k.ops, len(k.procs), k.to-k.from)
+				}
 			}
 		})
 	}

@@ -120,10 +120,8 @@ func newProbes(as writer, s *scenario.Scenario) (probes, error) {
 	return p, nil
 }
 
-var probeFiller [64]byte
-
 func (p probes) Op(i uint64, op *client.Op, scratch []byte) []byte {
-	scratch = load.CheckedValue(scratch[:0], p.as.String(), i, probeFiller[:])
+	scratch = load.CheckedValue(scratch[:0], p.as.String(), i, filler[:])
 	*op = client.Op{
 		Kind: client.KindInsert, Cache: probeCache, Key: "p" + strconv.FormatUint(i%probeKeys, 10), Value: scratch,
 		// The generator takes the nodes in turn too: a level that changed in
@@ -159,7 +157,7 @@ func (s *scribe) Return(o *load.Operation, got *client.Outcome) {
 		Proc: versionOf(s.as, o.Index), Kind: o.Op.Kind.String(), Cache: o.Op.Cache, Key: o.Op.Key,
 		Node: s.nameOf(got.Node), Stream: int64(o.Stream), Phase: s.phase,
 		Intended: o.Intended, Send: max(o.Sent, o.Intended), Return: max(o.Returned, o.Sent, o.Intended),
-		Term: got.Term, Index: got.Index,
+		Cluster: got.Cluster, Term: got.Term, Index: got.Index,
 	}
 	if o.Intended < s.warmup {
 		h.Phase = history.Warmup

@@ -86,6 +86,8 @@ func NewPlan(s *Scenario, seed uint64) *Plan {
 const (
 	leastLength = 5 * time.Second
 	leastFor    = time.Second
+	// leastRegisters is the least number of sampled keys.
+	leastRegisters = 8
 )
 
 // Scale makes a valid scenario shorter, for a quick look: the load, and the
@@ -107,6 +109,9 @@ func (s *Scenario) Scale(factor float64) {
 		}
 		end := f.At + Duration(f.Times-1)*f.Every + f.For + Duration(s.phase())
 		need = max(need, end+max(f.Every-f.For, Duration(2*time.Second)))
+	}
+	if l := s.Checks.Linearizable; l != nil {
+		l.Keys = min(l.Keys, max(leastRegisters, int(math.Ceil(float64(l.Keys)*factor))))
 	}
 	longest := Duration(s.Length())
 	for _, w := range s.Load {

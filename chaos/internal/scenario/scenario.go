@@ -112,7 +112,7 @@ type Fault struct {
 type Checks struct {
 	LostWrites   bool         `json:"lost_writes,omitempty" jsonschema:"no write acked at quorum may be lost; losses at the other levels are counted"`
 	StaleReads   *StaleReads  `json:"stale_reads,omitempty" jsonschema:"no local read may be older than this"`
-	Linearizable *Linearizing `json:"linearizable,omitempty" jsonschema:"not built yet"`
+	Linearizable *Linearizing `json:"linearizable,omitempty" jsonschema:"quorum writes and linearizable reads of sampled keys, by several processes at once, must have an order that explains them"`
 	Converge     Duration     `json:"converge,omitempty" jsonschema:"after the last heal all nodes must have applied the same within this time; default 10s"`
 	StateHash    bool         `json:"state_hash,omitempty" jsonschema:"not built yet"`
 }
@@ -124,7 +124,7 @@ type StaleReads struct {
 
 // Linearizing is the sample size of the linearizability check.
 type Linearizing struct {
-	Keys int `json:"keys" jsonschema:"number of keys to sample"`
+	Keys int `json:"keys" jsonschema:"number of keys to sample, four at a time; each gets up to 100 operations a second and 500 at most"`
 }
 
 // Duration of a fault until it heals, or of a workload. In YAML: 200ms, 1.5s, 2m.

@@ -17,15 +17,17 @@ var (
 // Bounds on what a file may ask for. They keep a typing mistake from filling
 // a disk or running for a day.
 const (
-	maxNodes    = 7
-	maxLength   = time.Hour
-	maxFaults   = 1000
-	maxTimes    = 2000 // injections of one fault
-	maxProbes   = 10_000
-	minValue    = 32 // room for writer, sequence number and checksum
-	maxValue    = 1 << 20
-	maxStreams  = 1024
-	maxInFlight = 1024 // a node reads no further on a stream
+	maxNodes  = 7
+	maxLength = time.Hour
+	maxFaults = 1000
+	maxTimes  = 2000 // injections of one fault
+	maxProbes = 10_000
+	// maxRegisters bounds the sample of an hour to what can be judged in minutes.
+	maxRegisters = 10_000
+	minValue     = 32 // room for writer, sequence number and checksum
+	maxValue     = 1 << 20
+	maxStreams   = 1024
+	maxInFlight  = 1024 // a node reads no further on a stream
 )
 
 // validate fills in defaults and reports whatever one field alone cannot show.
@@ -304,12 +306,12 @@ var forgetting = []string{"CACHE_DEFAULT_TTL"}
 func (s *Scenario) validateChecks(d *decoder) {
 	def(&s.Checks.Converge, Duration(10*time.Second))
 	for _, k := range forgetting {
-		if s.Cluster.Env[k] != "" && (s.Checks.LostWrites || s.Checks.StaleReads != nil) {
-			d.errorAt("cluster.env."+k, "what expires cannot be told from what was lost; leave it out, or check neither lost_writes nor stale_reads")
+		if s.Cluster.Env[k] != "" && (s.Checks.LostWrites || s.Checks.StaleReads != nil || s.Checks.Linearizable != nil) {
+			d.errorAt("cluster.env."+k, "what expires cannot be told from what was lost; leave it out, or check neither lost_writes nor stale_reads nor linearizable")
 		}
 	}
 	if s.Checks.Linearizable != nil {
-		d.errorAt("checks.linearizable", "not built yet; leave it out, nothing would be checked")
+		between(d, "checks.linearizable.keys", s.Checks.Linearizable.Keys, 1, maxRegisters)
 	}
 	if s.Checks.StateHash {
 		d.errorAt("checks.state_hash", "not built yet; leave it out, nothing would be checked")
