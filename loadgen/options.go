@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/hacache/hacache/loadgen/load"
+	"github.com/hacache/hacache/proto/cachepb"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -60,6 +62,10 @@ func streamFlags() []cli.Flag {
 	}
 }
 
+func valueSizeFlag() cli.Flag {
+	return &cli.StringFlag{Name: "value-size", Value: "128", Usage: "`BYTES`, a range 64-4096, weights 100=90,4KiB=10, or lognormal(MEDIAN,SIGMA)"}
+}
+
 func runFlags() []cli.Flag {
 	return slices.Concat(clusterFlags("external"), streamFlags(), []cli.Flag{
 		&cli.StringFlag{Name: "target", Value: "cachenode", Usage: "`cachenode, echo or null`: a cluster, a bare gRPC echo in this process, or nothing at all"},
@@ -67,15 +73,20 @@ func runFlags() []cli.Flag {
 		&cli.DurationFlag{Name: "duration", Aliases: []string{"d"}, Usage: "how `LONG` after the warm-up", DefaultText: "10s, or until --ops"},
 		&cli.StringFlag{Name: "ops", Aliases: []string{"n"}, Value: "0", Usage: "`N` operations at most, the warm-up included; 0: no bound"},
 		&cli.DurationFlag{Name: "warmup", Value: time.Second, Usage: "how `LONG` before anything is recorded"},
-		&cli.StringFlag{Name: "schedule", Value: "constant", Usage: "`constant or poisson`"},
+		&cli.StringFlag{Name: "schedule", Usage: "`PLAN` of intended times: constant, poisson, stages(10s:20k,20s:20k:step,5s:0:sine), burst(1s:20k,4s:500), replay(FILE); 'poisson ' before stages or burst makes their arrivals random", DefaultText: "constant"},
+		&cli.StringFlag{Name: "segment", Usage: "offer part `I/N` of the load, on one of N machines with the same seed"},
+		&cli.StringFlag{Name: "start-at", Usage: "begin at `TIME`, seconds since 1970 or 2006-01-02T15:04:05Z, the same for all segments"},
 		&cli.BoolFlag{Name: "drop", Usage: "count as missed what finds all windows full, instead of sending it late"},
 		&cli.DurationFlag{Name: "think", Usage: "pause of a closed loop before the next operation"},
 		&cli.StringFlag{Name: "mix", Value: "get=90,insert=10", Usage: "operations and their `WEIGHTS`"},
 		&cli.StringFlag{Name: "ack", Value: "quorum", Usage: "`LEVEL` of insert and remove, or weights: quorum=70,once=10,leader=20"},
 		&cli.StringFlag{Name: "cache", Value: "bench", Usage: "`NAME` of the cache"},
 		&cli.StringFlag{Name: "keys", Value: "100k", Usage: "`N` keys"},
-		&cli.StringFlag{Name: "key-dist", Value: "uniform", Usage: "`uniform, sequential or zipf(θ)`"},
-		&cli.StringFlag{Name: "value-size", Value: "128", Usage: "`BYTES`, or a range: 64-4096"},
+		&cli.StringFlag{Name: "key-dist", Value: "uniform", Usage: "`uniform, sequential, zipf(θ), latest(θ), hotspot(% of operations,% of keys) or exponential(decay)`"},
+		valueSizeFlag(),
+		&cli.BoolFlag{Name: "compressible", Usage: "values that compress well"},
+		&cli.BoolFlag{Name: "checked", Usage: "values that say who wrote them, with a checksum"},
+		&cli.StringFlag{Name: "read", Value: "local", Usage: "how gets are answered: `local, leader_on_miss or linearizable`"},
 		&cli.StringFlag{Name: "route", Value: "leader", Usage: "`leader, any, sticky or followers`"},
 		&cli.DurationFlag{Name: "timeout", Value: 5 * time.Second, Usage: "deadline of an operation"},
 		&cli.Uint64Flag{Name: "seed", Usage: "`SEED` of times and operations", DefaultText: "random"},
@@ -88,7 +99,7 @@ func benchFlags() []cli.Flag {
 		&cli.StringFlag{Name: "size", Value: "s", Usage: "`s, m or l`: 4, 15 or 60 seconds for each step"},
 		&cli.StringFlag{Name: "rate", Aliases: []string{"r"}, Value: "5000", Usage: "`N` operations per second of the steps with a fixed rate"},
 		&cli.StringFlag{Name: "keys", Value: "10k", Usage: "`N` keys"},
-		&cli.StringFlag{Name: "value-size", Value: "128", Usage: "`BYTES`, or a range: 64-4096"},
+		valueSizeFlag(),
 		&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "`SEED` of times and operations"},
 	}, outputFlags())
 }
@@ -104,6 +115,7 @@ type settings struct {
 	generator load.Generator
 	workload  load.Workload
 	seed      uint64
+	startAt   time.Time // zero: at once
 
 	name     string
 	out      string
@@ -169,9 +181,8 @@ func common(c *cli.Command, m *mistakes) *settings {
 	s.cluster.Window = max(s.generator.InFlight, 1)
 
 	var err error
-	if s.workload.ValueMin, s.workload.ValueMax, err = load.ParseSizes(c.String("value-size")); err != nil {
-		m.add("value-size", err)
-	}
+	s.workload.Sizes, err = load.ParseSizes(c.String("value-size"))
+	m.add("value-size", err)
 	s.workload.Keys, err = load.ParseCount(c.String("keys"))
 	m.add("keys", err)
 	if err == nil && s.workload.Keys == 0 {
@@ -255,18 +266,24 @@ func runSettings(c *cli.Command) (*settings, error) {
 		m.addf("target", "%q: want cachenode, echo or null", s.target)
 	}
 	g, w := &s.generator, &s.workload
-	rate, err := load.ParseCount(strings.TrimSuffix(c.String("rate"), "/s"))
-	m.add("rate", err)
-	if err == nil && rate > 0 {
-		g.Schedule, err = load.ParseSchedule(c.String("schedule"), float64(rate))
-		m.add("schedule", err)
-	} else if c.IsSet("schedule") && err == nil {
-		m.addf("schedule", "a closed loop (--rate 0) has none; want a rate with it")
+	g.Schedule = schedule(c, &m)
+	open := g.Schedule != nil
+	var err error
+	if text := c.String("segment"); text != "" {
+		g.Segment, err = load.ParseSegment(text)
+		m.add("segment", err)
+		if !c.IsSet("seed") {
+			m.addf("segment", "the segments of one load have one seed; want --seed with it")
+		}
+	}
+	if text := c.String("start-at"); text != "" {
+		s.startAt, err = startTime(text, time.Now())
+		m.add("start-at", err)
 	}
 	g.Ops, err = load.ParseCount(c.String("ops"))
 	m.add("ops", err)
 	g.Warmup, g.Duration, g.Think, g.Drop = c.Duration("warmup"), c.Duration("duration"), c.Duration("think"), c.Bool("drop")
-	if g.Duration == 0 && g.Ops == 0 {
+	if g.Duration == 0 && g.Ops == 0 && (!open || g.Schedule.Span() == 0) {
 		g.Duration = 10 * time.Second
 	}
 	for flag, d := range map[string]time.Duration{"warmup": g.Warmup, "duration": g.Duration, "think": g.Think} {
@@ -274,10 +291,10 @@ func runSettings(c *cli.Command) (*settings, error) {
 			m.addf(flag, "%s: want 0 or more", d)
 		}
 	}
-	if g.Think > 0 && rate > 0 {
+	if g.Think > 0 && open {
 		m.addf("think", "only a closed loop (--rate 0) thinks")
 	}
-	if g.Drop && rate == 0 {
+	if g.Drop && !open {
 		m.addf("drop", "a closed loop (--rate 0) has nothing to drop")
 	}
 	w.Mix, err = load.ParseMix(c.String("mix"))
@@ -288,12 +305,56 @@ func runSettings(c *cli.Command) (*settings, error) {
 	m.add("key-dist", err)
 	s.cluster.Route, err = load.ParseRoute(c.String("route"))
 	m.add("route", err)
-	w.Cache, w.Timeout = c.String("cache"), c.Duration("timeout")
+	w.Cache, w.Timeout, w.Compressible = c.String("cache"), c.Duration("timeout"), c.Bool("compressible")
+	w.Checked, w.Client = c.Bool("checked"), s.name
+	if w.Checked && strings.Contains(s.name, ":") {
+		m.addf("name", "%q: is written into checked values; want it without a colon", s.name)
+	}
+	mode, known := cachepb.ReadTag_Mode_value[strings.ToUpper(c.String("read"))]
+	if w.ReadMode = cachepb.ReadTag_Mode(mode); !known {
+		m.addf("read", "%q: want local, leader_on_miss or linearizable", c.String("read"))
+	}
 	if w.Timeout <= 0 {
 		m.addf("timeout", "%s: want more than 0", w.Timeout)
 	}
 	g.Drain = w.Timeout + time.Second
 	return s, m.err()
+}
+
+// schedule is what --schedule and --rate say together; nil is a closed loop.
+func schedule(c *cli.Command, m *mistakes) load.Schedule {
+	text := c.String("schedule")
+	rate, err := load.ParseRate(c.String("rate"))
+	switch {
+	case err != nil:
+		m.add("rate", err)
+		return nil
+	case text == "" && rate == 0:
+		return nil
+	case rate == 0 && (text == "constant" || text == "poisson"):
+		m.addf("schedule", "a closed loop (--rate 0) has none; want a rate with it")
+		return nil
+	}
+	plan, err := load.ParseSchedule(text, rate)
+	m.add("schedule", err)
+	return plan
+}
+
+// startTime reads a time at which a run is to begin, which must lie ahead of now.
+func startTime(text string, now time.Time) (time.Time, error) {
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if seconds, plain := strconv.ParseFloat(text, 64); plain == nil && seconds > 0 && seconds < 1e11 {
+		at, err = time.UnixMicro(int64(seconds*1e6)), nil
+	}
+	switch ahead := at.Sub(now); {
+	case err != nil:
+		return at, fmt.Errorf("%q: want seconds since 1970 or a time like 2006-01-02T15:04:05Z", text)
+	case ahead < 0:
+		return at, fmt.Errorf("%s: was %s ago; want a time to come", text, -ahead.Round(time.Millisecond))
+	case ahead > 24*time.Hour:
+		return at, fmt.Errorf("%s: is %s away; want at most a day", text, ahead.Round(time.Minute))
+	}
+	return at, nil
 }
 
 // applyFile sets the flags that a file names and the command line does not.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v3"
@@ -28,7 +27,7 @@ func runCommand(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	err = se.connect(ctx)
+	err = se.begin(ctx)
 	if err == nil {
 		err = se.offer(ctx, s.generator, s.workload)
 	}
@@ -49,7 +48,7 @@ func benchCommand(ctx context.Context, c *cli.Command) error {
 	if !ok {
 		m.addf("size", "%q: want s, m or l", c.String("size"))
 	}
-	rate, err := load.ParseCount(strings.TrimSuffix(c.String("rate"), "/s"))
+	rate, err := load.ParseRate(c.String("rate"))
 	m.add("rate", err)
 	if err == nil && rate == 0 {
 		m.addf("rate", "0: want at least 1")
@@ -61,9 +60,9 @@ func benchCommand(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	err = se.connect(ctx)
+	err = se.begin(ctx)
 	if err == nil {
-		err = se.bench(ctx, each, float64(rate))
+		err = se.bench(ctx, each, rate)
 	}
 	return se.finish(ctx, err)
 }

@@ -53,7 +53,7 @@ type step struct {
 	summary *load.Summary
 }
 
-// newSession makes the run directory and starts to record.
+// newSession makes the run directory.
 func newSession(s *settings, kind result.Kind, about string, stdout, stderr io.Writer) (*session, error) {
 	started := time.Now()
 	dir, err := result.CreateDir(s.out, s.name, started)
@@ -70,13 +70,47 @@ func newSession(s *settings, kind result.Kind, about string, stdout, stderr io.W
 		return nil, err
 	}
 	se.buffer = bufio.NewWriter(se.log)
-	se.rec = load.NewRecorder(load.RecorderConfig{
-		Start: started, Interval: s.interval, Log: se.buffer, OnInterval: se.live.interval,
+	return se, nil
+}
+
+// begin connects, waits for the time at which all segments start, and records
+// from then on: the segments' time axes begin at the same moment.
+func (s *session) begin(ctx context.Context) error {
+	if err := s.connect(ctx); err != nil {
+		return err
+	}
+	if !s.startAt.IsZero() {
+		ahead := time.Until(s.startAt)
+		if ahead < 0 {
+			return fmt.Errorf("connecting lasted %s longer than until --start-at", -ahead.Round(time.Millisecond))
+		}
+		s.live.note(fmt.Sprintf("waiting until %s", s.startAt.Format(time.TimeOnly)))
+		timer := time.NewTimer(ahead)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return nil // the load ends before it begins, and says why
+		}
+	}
+	s.record()
+	return nil
+}
+
+// record begins the time of the run, now.
+func (s *session) record() {
+	s.run.Started = time.Now()
+	if !s.startAt.IsZero() {
+		// The moment that was named, not that at which the timer woke us; on the
+		// clock that only goes forward.
+		s.run.Started = s.run.Started.Add(time.Until(s.startAt))
+	}
+	s.rec = load.NewRecorder(load.RecorderConfig{
+		Start: s.run.Started, Interval: s.interval, Log: s.buffer, OnInterval: s.live.interval,
 	})
 	ctx, stop := context.WithCancel(context.Background())
-	se.stopRec = stop
-	se.wg.Go(func() { se.rec.Run(ctx) }) // an error of the log is asked for at the end
-	return se, nil
+	s.stopRec = stop
+	s.wg.Go(func() { s.rec.Run(ctx) }) // an error of the log is asked for at the end
 }
 
 // connect makes the target, starting its nodes if they are ours.
@@ -171,6 +205,9 @@ func (s *session) offer(ctx context.Context, g load.Generator, w load.Workload) 
 	if err != nil {
 		return usageError{err}
 	}
+	if ctx.Err() != nil {
+		return nil
+	}
 	sampling, stop := context.WithCancel(ctx)
 	s.usage.Go(func() { s.sample(sampling) })
 	defer s.usage.Wait()
@@ -214,6 +251,9 @@ func (s *session) finish(ctx context.Context, failure error) error {
 		failure = s.lostNode()
 	}
 	s.close()
+	if s.rec == nil {
+		s.record()
+	}
 	s.stopRec()
 	s.wg.Wait()
 	s.live.clear()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"runtime"
 	"sync"
@@ -33,6 +34,8 @@ type Generator struct {
 	Schedule Schedule
 	// Seed of the schedule.
 	Seed uint64
+	// Segment is the part of the whole load that this generator offers.
+	Segment Segment
 	// InFlight is the window of each stream; 0 is 32.
 	InFlight int
 	// Drop: an operation that finds all windows full is missed.
@@ -41,12 +44,14 @@ type Generator struct {
 	// operation.
 	Think time.Duration
 
-	// Warmup comes first and is not recorded.
+	// Warmup comes before the schedule, at the schedule's mean rate, and is not
+	// recorded.
 	Warmup time.Duration
 	// Duration is how long operations are intended after the warm-up; 0: until
-	// Ops have been.
+	// Ops have been, or the schedule ends.
 	Duration time.Duration
-	// Ops bounds the number of operations, warm-up included; 0: no bound.
+	// Ops bounds the number of operations of all segments, warm-up included; 0:
+	// no bound.
 	Ops uint64
 	// Drain bounds the wait for what is still in flight or waiting at the end;
 	// 0 is 10 s. After an abort it is 2 s at most.
@@ -64,6 +69,36 @@ type Generator struct {
 	// Sleep is how the pacer waits for short times; nil is [PreciseSleep].
 	// Tests in virtual time set it to time.Sleep.
 	Sleep func(time.Duration)
+}
+
+// Segment is one part of a load that several generators offer together, on
+// machines of their own: of N generators with the same schedule, source and
+// seed, the one with Index k takes the operations k, k+N, k+2N and so on. No
+// operation belongs to two of them, and together they are the whole. The zero
+// value is the whole.
+type Segment struct {
+	Index uint64 // 0 to Of-1
+	Of    uint64 // 0 is 1
+}
+
+func (s Segment) of() uint64 { return max(s.Of, 1) }
+
+// has reports whether operation i belongs to the segment.
+func (s Segment) has(i uint64) bool { return s.Of < 2 || i%s.Of == s.Index }
+
+// String is what ParseSegment reads: 1/1 is the whole.
+func (s Segment) String() string { return fmt.Sprintf("%d/%d", s.Index+1, s.of()) }
+
+// maxSegments bounds the parts of a load: each of them walks the whole plan.
+const maxSegments = 1024
+
+// ParseSegment reads "2/8": the second of eight.
+func ParseSegment(text string) (Segment, error) {
+	var i, n uint64
+	if _, err := fmt.Sscanf(text, "%d/%d", &i, &n); err != nil || i < 1 || i > n || n > maxSegments || text != fmt.Sprintf("%d/%d", i, n) {
+		return Segment{}, fmt.Errorf("segment %q: want i/n with i from 1 to n and n at most %d, such as 2/8", text, maxSegments)
+	}
+	return Segment{i - 1, n}, nil
 }
 
 // Observer sees operations begin and end. Its methods are called on the hot
@@ -192,8 +227,15 @@ func (g *Generator) Run(ctx context.Context) (*Summary, error) {
 	if g.Target == nil || g.Source == nil || g.Recorder == nil {
 		return nil, errors.New("load: a generator needs a target, a source and a recorder")
 	}
-	if g.Duration <= 0 && g.Ops == 0 {
-		return nil, errors.New("load: neither a duration nor a number of operations")
+	span := time.Duration(0)
+	if g.Schedule != nil {
+		span = g.Schedule.Span()
+	}
+	if g.Duration <= 0 && g.Ops == 0 && span == 0 {
+		return nil, errors.New("load: neither a duration nor a number of operations, and the schedule has no end")
+	}
+	if g.Segment.Index >= g.Segment.of() {
+		return nil, fmt.Errorf("load: segment %s does not exist", g.Segment)
 	}
 	inFlight := g.InFlight
 	if inFlight == 0 {
@@ -222,6 +264,9 @@ func (g *Generator) Run(ctx context.Context) (*Summary, error) {
 	r.end = math.MaxInt64
 	if g.Duration > 0 {
 		r.end = r.measure + g.Duration
+	}
+	if span > 0 {
+		r.end = min(r.end, r.measure+span)
 	}
 	if !g.FollowPhases {
 		r.own = g.Recorder.ownPhase(g.Phase, r.measure)
@@ -316,10 +361,14 @@ func (g *generation) pace(ctx context.Context) (until time.Duration) {
 	stream := 0
 	room := time.Duration(0) // when a window that was full last had room again
 	giveUp := time.Duration(math.MaxInt64)
-	for offset := range g.Schedule.Times(g.Seed) {
+	for offset := range g.times() {
 		intended := g.begin + offset
 		if intended >= g.end || g.Ops > 0 && i >= g.Ops {
 			return min(intended, g.end)
+		}
+		if !g.Segment.has(i) {
+			i++
+			continue
 		}
 		now := g.now()
 		if now < intended {
@@ -364,7 +413,28 @@ func (g *generation) pace(ctx context.Context) (until time.Duration) {
 		}
 		i++
 	}
-	return g.now()
+	return g.end // the schedule has ended
+}
+
+// times is the schedule with the warm-up in front of it.
+func (g *Generator) times() iter.Seq[time.Duration] {
+	return func(yield func(time.Duration) bool) {
+		if g.Warmup > 0 {
+			for at := range warmup(g.Schedule, g.Seed) {
+				if at >= g.Warmup {
+					break
+				}
+				if !yield(at) {
+					return
+				}
+			}
+		}
+		for at := range g.Schedule.Times(g.Seed) {
+			if !yield(g.Warmup + at) {
+				return
+			}
+		}
+	}
 }
 
 // take returns a free slot of the next stream that has one.
@@ -642,7 +712,7 @@ func (g *generation) idle() <-chan struct{} { return g.freed }
 // until one of them does not end at once. Its answer will continue then.
 func (g *generation) client(c *call) {
 	for {
-		i := g.next.Add(1) - 1
+		i := (g.next.Add(1)-1)*g.Segment.of() + g.Segment.Index
 		now := g.now()
 		if g.stopped.Load() || now >= g.end || g.Ops > 0 && i >= g.Ops {
 			g.put(c)

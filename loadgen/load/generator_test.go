@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"github.com/hacache/hacache/cachenode/client"
@@ -278,6 +279,88 @@ func (b *balance) Return(op *Operation, o *client.Outcome) {
 	}
 	delete(b.open, op.Op)
 }
+
+// Segments of a load are disjoint and together are the whole, operation for
+// operation: number, intended time, kind, key, level and value; in an open and
+// in a closed loop, with a warm-up and without.
+func TestSegments(t *testing.T) {
+	for _, tc := range []struct {
+		schedule string
+		g        Generator
+	}{
+		{"constant(997)", Generator{Warmup: 300 * time.Millisecond, Duration: time.Second}},
+		{"poisson stages(1s:2k,500ms:100:sine)", Generator{}},
+		{"poisson(500)", Generator{Ops: 777}},
+		{"", Generator{Ops: 1000}},
+	} {
+		t.Run(tc.schedule, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				offer := func(s Segment) map[uint64]string {
+					g := tc.g
+					if tc.schedule != "" {
+						g.Schedule = mustSchedule(t, tc.schedule)
+					}
+					seen := &listing{byIndex: map[uint64]string{}, timed: g.Schedule != nil}
+					g.Target, g.Observer, g.Segment, g.Seed = Null{Width: 3}, seen, s, 11
+					g.Source = mustSource(t, Workload{
+						Seed: 11, Dist: KeyDist{Kind: KeyZipf, Theta: 0.9}, Sizes: Sizes{Min: 1, Max: 99},
+						Mix:  []Weight[client.Kind]{{client.KindGet, 1}, {client.KindInsert, 1}, {client.KindRemove, 1}},
+						Acks: []Weight[client.Level]{{client.LevelQuorum, 1}, {client.LevelOnce, 1}},
+					})
+					run(t, t.Context(), g)
+					return seen.byIndex
+				}
+				whole := offer(Segment{})
+				if len(whole) < 700 {
+					t.Fatalf("%d operations in all", len(whole))
+				}
+				union := map[uint64]string{}
+				for i := range uint64(3) {
+					part := offer(Segment{Index: i, Of: 3})
+					if n := len(part) * 3; n < len(whole)-3 || n > len(whole)+3 {
+						t.Errorf("segment %d has %d of %d", i+1, len(part), len(whole))
+					}
+					for index, what := range part {
+						if union[index] != "" {
+							t.Errorf("operation %d is in two segments", index)
+						}
+						union[index] = what
+					}
+				}
+				if diff := cmp.Diff(whole, union); diff != "" {
+					t.Errorf("the union is not the whole (-whole +union):\n%s", diff)
+				}
+			})
+		})
+	}
+	for _, text := range []string{"", "1", "0/3", "4/3", "1/0", "a/b", "1/2x", " 1/2", "1/9999", "-1/2"} {
+		if s, err := ParseSegment(text); err == nil {
+			t.Errorf("%q: read as %s", text, s)
+		}
+	}
+	if s, err := ParseSegment("2/8"); err != nil || s != (Segment{1, 8}) || s.String() != "2/8" || (Segment{}).String() != "1/1" {
+		t.Errorf("2/8: %+v, %v", s, err)
+	}
+}
+
+// listing notes what each operation is.
+type listing struct {
+	mu      sync.Mutex
+	timed   bool
+	byIndex map[uint64]string
+}
+
+func (l *listing) Invoke(o *Operation) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at := time.Duration(0)
+	if l.timed {
+		at = o.Intended
+	}
+	l.byIndex[o.Index] += fmt.Sprintf("%d %s %s %s %x", at, o.Op.Kind, o.Op.Key, o.Op.Level, o.Op.Value)
+}
+
+func (l *listing) Return(*Operation, *client.Outcome) {}
 
 // What cannot be sent in time is missed with Drop, late without it.
 func TestQueueOrDrop(t *testing.T) {

@@ -1,6 +1,9 @@
 package load
 
-import "math/bits"
+import (
+	"math"
+	"math/bits"
+)
 
 // random is a splitmix64 generator. It is small enough to be made anew for each
 // operation, which is what lets operation i be a function of (seed, i) alone:
@@ -39,6 +42,11 @@ func (r *random) uint64() uint64 {
 
 // float is in [0, 1).
 func (r *random) float() float64 { return float64(r.uint64()>>11) / (1 << 53) }
+
+// normal has mean 0 and standard deviation 1 (Box and Muller).
+func (r *random) normal() float64 {
+	return math.Sqrt(-2*math.Log(1-r.float())) * math.Cos(2*math.Pi*r.float())
+}
 
 // below is in [0, n), n > 0. The bias is below n/2^64.
 func (r *random) below(n uint64) uint64 {

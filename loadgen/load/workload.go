@@ -1,6 +1,7 @@
 package load
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -49,10 +50,12 @@ type Workload struct {
 	// Dist is which keys are taken how often.
 	Dist KeyDist
 
-	// ValueMin and ValueMax bound the size of values in bytes, uniformly; both
-	// 0 is 128. A value does not compress; values of one run are cut from one
-	// MiB of noise, so that a large enough dictionary could make something of them.
-	ValueMin, ValueMax int
+	// Sizes of values.
+	Sizes Sizes
+	// Compressible values are one word over and over. Otherwise a value does not
+	// compress; values of one run are cut from one MiB of noise, so that a large
+	// enough dictionary could make something of them.
+	Compressible bool
 	// Checked values say who wrote them, as [CheckedValue] does; Client is that
 	// who.
 	Checked bool
@@ -63,9 +66,6 @@ type Workload struct {
 	// Timeout is the deadline of each operation; 0 is the target's own.
 	Timeout time.Duration
 }
-
-// maxValue is the largest value a node takes.
-const maxValue = 1 << 20
 
 // keyTable is the largest key space whose names are made in advance. Larger
 // ones cost an allocation for each operation.
@@ -93,14 +93,11 @@ func (w Workload) Source() (Source, error) {
 	if w.KeyPrefix == "" {
 		w.KeyPrefix = "key-"
 	}
-	if w.ValueMin == 0 && w.ValueMax == 0 {
-		w.ValueMin, w.ValueMax = 128, 128
-	}
-	if w.ValueMin < 0 || w.ValueMax < w.ValueMin || w.ValueMax > maxValue {
-		errs = append(errs, fmt.Errorf("values of %d to %d bytes: want 0 <= min <= max <= %d", w.ValueMin, w.ValueMax, maxValue))
-	}
 	s := &source{w: w, rng: newRandom(w.Seed, operationStream)}
 	var err error
+	if s.sizes, err = newSizes(w.Sizes); err != nil {
+		errs = append(errs, err)
+	}
 	if s.kinds, err = newChoice(w.Mix); err != nil {
 		errs = append(errs, fmt.Errorf("mix: %w", err))
 	}
@@ -110,22 +107,19 @@ func (w Workload) Source() (Source, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	s.scatter = newScatter(w.Keys)
-	if w.Dist.Kind == KeyZipf {
-		s.zipf = newZipf(w.Keys, w.Dist.Theta)
-	}
+	s.keys = newKeys(w.Dist, w.Keys, s.kinds.share(writesValue))
 	if w.Keys <= keyTable {
 		s.names = make([]string, w.Keys)
 		for i := range s.names {
 			s.names[i] = s.makeName(uint64(i))
 		}
 	}
-	s.noise = make([]byte, w.ValueMax+noiseSlack)
+	s.noise = make([]byte, s.sizes.max()+noiseSlack)
 	rng := newRandom(w.Seed, valueStream)
 	for i := 0; i < len(s.noise); i += 8 {
-		var word [8]byte
-		for j, x := 0, rng.uint64(); j < 8; j++ {
-			word[j] = byte(x >> (8 * j))
+		word := [8]byte([]byte("cachable"))
+		if !w.Compressible {
+			binary.LittleEndian.PutUint64(word[:], rng.uint64())
 		}
 		copy(s.noise[i:], word[:])
 	}
@@ -137,14 +131,14 @@ func (w Workload) Source() (Source, error) {
 const noiseSlack = 1 << 20
 
 type source struct {
-	w       Workload
-	rng     random
-	kinds   choice[client.Kind]
-	levels  choice[client.Level]
-	zipf    zipf
-	scatter scatter
-	names   []string
-	noise   []byte
+	w      Workload
+	rng    random
+	kinds  choice[client.Kind]
+	levels choice[client.Level]
+	keys   keys
+	sizes  sizes
+	names  []string
+	noise  []byte
 }
 
 func (s *source) makeName(i uint64) string {
@@ -155,15 +149,7 @@ func (s *source) Op(i uint64, op *client.Op, scratch []byte) []byte {
 	rng := s.rng.at(i)
 	*op = client.Op{Kind: s.kinds.pick(&rng), Cache: s.w.Cache, Deadline: s.w.Timeout}
 
-	var key uint64
-	switch s.w.Dist.Kind {
-	case KeyZipf:
-		key = s.scatter.place(s.zipf.rank(&rng) - 1)
-	case KeySequential:
-		key = i % s.w.Keys
-	default:
-		key = rng.below(s.w.Keys)
-	}
+	key := s.keys.of(i, writesValue(op.Kind), &rng)
 	if s.names != nil {
 		op.Key = s.names[key]
 	} else {
@@ -176,14 +162,11 @@ func (s *source) Op(i uint64, op *client.Op, scratch []byte) []byte {
 	case client.KindInsert, client.KindRemove:
 		op.Level = s.levels.pick(&rng)
 	}
-	if op.Kind != client.KindPut && op.Kind != client.KindInsert {
+	if !writesValue(op.Kind) {
 		return scratch
 	}
 	op.TTL = s.w.TTL
-	size := s.w.ValueMin
-	if s.w.ValueMax > size {
-		size += int(rng.below(uint64(s.w.ValueMax - size + 1)))
-	}
+	size := s.sizes.of(&rng)
 	from := int(rng.below(noiseSlack))
 	noise := s.noise[from : from+size]
 	if !s.w.Checked {
@@ -194,6 +177,9 @@ func (s *source) Op(i uint64, op *client.Op, scratch []byte) []byte {
 	op.Value = scratch
 	return scratch
 }
+
+// writesValue reports whether operations of a kind carry a value.
+func writesValue(k client.Kind) bool { return k == client.KindPut || k == client.KindInsert }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -283,6 +269,18 @@ func (c *choice[T]) pick(rng *random) T {
 	return c.of[len(c.of)-1]
 }
 
+// share is how often one of the alternatives that pass is picked, 0 to 1.
+func (c *choice[T]) share(pass func(T) bool) float64 {
+	sum, last := 0.0, 0.0
+	for i, of := range c.of {
+		if pass(of) {
+			sum += c.cum[i] - last
+		}
+		last = c.cum[i]
+	}
+	return sum
+}
+
 // ParseMix reads "get=90,insert=10", or one kind alone.
 func ParseMix(s string) ([]Weight[client.Kind], error) { return parseWeights(s, client.ParseKind) }
 
@@ -330,38 +328,4 @@ func ParseCount(s string) (uint64, error) {
 		return 0, fmt.Errorf("%q: want a whole number, such as 5000 or 100k", s)
 	}
 	return n * factor, nil
-}
-
-// ParseSizes reads "128", "4KiB" or a range "64-4096".
-func ParseSizes(s string) (lo, hi int, err error) {
-	first, last, ranged := strings.Cut(s, "-")
-	if lo, err = parseSize(first); err != nil {
-		return 0, 0, err
-	}
-	if hi = lo; ranged {
-		if hi, err = parseSize(last); err != nil {
-			return 0, 0, err
-		}
-	}
-	if lo > hi || hi > maxValue {
-		return 0, 0, fmt.Errorf("value size %q: want min-max, of at most 1 MiB", s)
-	}
-	return lo, hi, nil
-}
-
-func parseSize(s string) (int, error) {
-	for suffix, factor := range map[string]int{"KiB": 1 << 10, "MiB": 1 << 20, "kB": 1e3, "MB": 1e6, "k": 1 << 10, "m": 1 << 20} {
-		if digits, ok := strings.CutSuffix(s, suffix); ok {
-			n, err := strconv.ParseUint(digits, 10, 20)
-			if err != nil {
-				break
-			}
-			return int(n) * factor, nil
-		}
-	}
-	n, err := strconv.ParseUint(strings.TrimSuffix(s, "B"), 10, 31)
-	if err != nil {
-		return 0, fmt.Errorf("size %q: want bytes, such as 128, 4KiB or 1MiB", s)
-	}
-	return int(n), nil
 }

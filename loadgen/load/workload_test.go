@@ -54,6 +54,12 @@ func TestKeyDistributions(t *testing.T) {
 		{"zipf(3)", 100},
 		{"zipf(0.99)", 1},
 		{"zipf(0.99)", 2},
+		{"hotspot(80,20)", 1000},
+		{"hotspot(99,1)", 200},
+		{"hotspot(10,100)", 50},
+		{"exponential(5)", 1000},
+		{"exponential(0)", 100},
+		{"exponential(40)", 5000},
 	} {
 		t.Run(fmt.Sprintf("%s of %d", tc.dist, tc.keys), func(t *testing.T) {
 			dist, err := ParseKeyDist(tc.dist)
@@ -75,10 +81,16 @@ func TestKeyDistributions(t *testing.T) {
 			sum := 0.0
 			for i := range expected {
 				expected[i] = 1
-				at := uint64(i)
-				if dist.Kind == KeyZipf {
+				at := scattered.place(uint64(i))
+				switch x := float64(i) / float64(tc.keys); {
+				case dist.Kind == KeyZipf:
 					expected[i] = math.Pow(float64(i+1), -dist.Theta)
-					at = scattered.place(at)
+				case dist.Kind == KeyHotspot && dist.Keys < 1 && x < dist.Keys:
+					expected[i] = dist.Ops / dist.Keys
+				case dist.Kind == KeyHotspot && dist.Keys < 1:
+					expected[i] = (1 - dist.Ops) / (1 - dist.Keys)
+				case dist.Kind == KeyExponential:
+					expected[i] = math.Exp(-dist.Decay * x) // but for a factor
 				}
 				sum += expected[i]
 				observed = append(observed, counts[fmt.Sprintf("key-%d", at)])
@@ -94,6 +106,43 @@ func TestKeyDistributions(t *testing.T) {
 				t.Errorf("%d different keys of %d", len(counts), tc.keys)
 			}
 		})
+	}
+}
+
+// Reads of the latest keys lie behind the writes by a Zipf distance; writes go
+// through the keys in order, and no key is older than one round of them.
+func TestLatest(t *testing.T) {
+	const n, keys, share = 200_000, 1000, 0.25
+	src := mustSource(t, Workload{
+		Seed: 5, Keys: keys, Dist: KeyDist{Kind: KeyLatest, Theta: 0.99},
+		Mix: []Weight[client.Kind]{{client.KindGet, 3}, {client.KindInsert, 1}},
+	})
+	behind, expected := make([]int, keys), make([]float64, keys)
+	reads, sum := 0.0, 0.0
+	var op client.Op
+	for i := range uint64(n) {
+		src.Op(i, &op, nil)
+		var key int
+		fmt.Sscanf(op.Key, "key-%d", &key)
+		distance := (int(float64(i)*share)%keys + keys - key) % keys
+		if op.Kind == client.KindInsert {
+			if distance != 0 {
+				t.Fatalf("operation %d writes key %d, %d behind", i, key, distance)
+			}
+			continue
+		}
+		behind[distance]++
+		reads++
+	}
+	for d := range expected {
+		expected[d] = math.Pow(float64(d+1), -0.99)
+		sum += expected[d]
+	}
+	for d := range expected {
+		expected[d] *= reads / sum
+	}
+	if got, freedom := chiSquare(behind, expected); got > chiSquareLimit(freedom) {
+		t.Errorf("chi-square %.1f, %d degrees of freedom", got, freedom)
 	}
 }
 
@@ -122,7 +171,7 @@ func TestMixAndSizes(t *testing.T) {
 		t.Fatal(err)
 	}
 	const n = 200_000
-	src := mustSource(t, Workload{Seed: 3, Mix: mix, Acks: acks, ValueMin: 10, ValueMax: 73})
+	src := mustSource(t, Workload{Seed: 3, Mix: mix, Acks: acks, Sizes: Sizes{Min: 10, Max: 73}})
 	counts := make([]int, series)
 	sizes := make([]int, 64)
 	var op client.Op
@@ -154,6 +203,93 @@ func TestMixAndSizes(t *testing.T) {
 	}
 	if got, freedom := chiSquare(sizes, flat); got > chiSquareLimit(freedom) {
 		t.Errorf("sizes: chi-square %.1f, %d degrees of freedom", got, freedom)
+	}
+}
+
+// The logarithm of lognormal sizes is normal, by Kolmogorov and Smirnov, up to
+// where sizes are cut off; weighted sizes are taken by their weights.
+func TestSizeDistributions(t *testing.T) {
+	draw := func(text string, n int) []int {
+		s, err := ParseSizes(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		src := mustSource(t, Workload{Seed: 9, Sizes: s, Mix: []Weight[client.Kind]{{client.KindInsert, 1}}})
+		var all []int
+		var op client.Op
+		for i := range uint64(n) {
+			src.Op(i, &op, nil)
+			all = append(all, len(op.Value))
+		}
+		return all
+	}
+	const n = 40_000
+	var logs []float64
+	for _, size := range draw("lognormal(20000,0.8)", n) {
+		logs = append(logs, math.Log(float64(size)))
+	}
+	// Rounding to whole bytes moves the distribution by less than 1/20000 here.
+	d := kolmogorov(logs, func(x float64) float64 { return math.Erfc(-(x-math.Log(20000))/0.8/math.Sqrt2) / 2 })
+	if d > kolmogorovLimit(n) {
+		t.Errorf("lognormal: %.5f away, limit %.5f", d, kolmogorovLimit(n))
+	}
+	cut := 0
+	for _, size := range draw("lognormal(512KiB,1)", n) {
+		if size > MaxValue {
+			t.Fatalf("%d bytes", size)
+		}
+		if size == MaxValue {
+			cut++
+		}
+	}
+	// ln 2 above the median: 24.4 % of all.
+	if share := float64(cut) / n; math.Abs(share-0.2441) > 0.008 {
+		t.Errorf("%.4f of the sizes are cut off, want 0.244", share)
+	}
+	counts := map[int]int{}
+	for _, size := range draw("100=90,4KiB=9,1kB=1", n) {
+		counts[size]++
+	}
+	got, freedom := chiSquare([]int{counts[100], counts[4096], counts[1000]}, []float64{.9 * n, .09 * n, .01 * n})
+	if got > chiSquareLimit(freedom) || len(counts) != 3 {
+		t.Errorf("weights: chi-square %.1f: %v", got, counts)
+	}
+}
+
+// Sizes and key distributions are written as they are read.
+func TestParseDistributions(t *testing.T) {
+	for text, want := range map[string]string{
+		"128": "128", "4KiB": "4096", "0": "0", "0-0": "0", "64-4096": "64-4096", "1k-1MiB": "1024-1048576", "100=9,1kB=1": "100=9,1000=1", "lognormal(1KiB, 1.2)": "lognormal(1024,1.2)",
+	} {
+		s, err := ParseSizes(text)
+		if err != nil || s.String() != want {
+			t.Errorf("%q: got %s, %v; want %s", text, s, err, want)
+		}
+		if again, err := ParseSizes(want); err != nil || again.String() != want {
+			t.Errorf("%q: read back as %s, %v", want, again, err)
+		}
+	}
+	for _, text := range []string{"", "x", "9-1", "-1", "2MiB", "1-2MiB", "5=0", "5=x", "x=1", "lognormal(0,1)", "lognormal(5)", "lognormal(5,-1)", "99999999999"} {
+		if s, err := ParseSizes(text); err == nil {
+			t.Errorf("%q: read as %s", text, s)
+		}
+	}
+	for text, want := range map[string]string{
+		"": "uniform", "zipf": "zipf(0.99)", "latest": "latest(0.99)", "hotspot": "hotspot(80,20)", "hotspot(95%, 5%)": "hotspot(95,5)",
+		"exponential": "exponential(5)", "exponential(0)": "exponential(0)", "sequential": "sequential", "zipf(1.2)": "zipf(1.2)",
+	} {
+		d, err := ParseKeyDist(text)
+		if err != nil || d.String() != want {
+			t.Errorf("%q: got %s, %v; want %s", text, d, err, want)
+		}
+		if again, err := ParseKeyDist(want); err != nil || again != d {
+			t.Errorf("%q: read back as %s, %v", want, again, err)
+		}
+	}
+	for _, text := range []string{"bell", "zipf(11)", "zipf(x)", "zipf()", "hotspot(80)", "hotspot(0,5)", "hotspot(80,120)", "exponential(-1)", "uniform(3)", "zipf(NaN)"} {
+		if d, err := ParseKeyDist(text); err == nil {
+			t.Errorf("%q: read as %s", text, d)
+		}
 	}
 }
 
@@ -224,7 +360,7 @@ func TestSeed(t *testing.T) {
 	}
 	steps := func(seed uint64) (all []step) {
 		src := mustSource(t, Workload{
-			Seed: seed, ValueMin: 5, ValueMax: 50, Dist: KeyDist{KeyZipf, 0.99},
+			Seed: seed, Sizes: Sizes{Min: 5, Max: 50}, Dist: KeyDist{Kind: KeyZipf, Theta: 0.99},
 			Acks: []Weight[client.Level]{{client.LevelQuorum, 1}, {client.LevelLeader, 1}},
 		})
 		var op client.Op
@@ -250,7 +386,7 @@ func TestSeed(t *testing.T) {
 	if slices.Equal(a, c) || same > 200 {
 		t.Errorf("%d of 1000 keys agree between seeds", same)
 	}
-	src := mustSource(t, Workload{Seed: 1, ValueMin: 5, ValueMax: 50, Dist: KeyDist{KeyZipf, 0.99}})
+	src := mustSource(t, Workload{Seed: 1, Sizes: Sizes{Min: 5, Max: 50}, Dist: KeyDist{Kind: KeyZipf, Theta: 0.99}})
 	var op client.Op
 	src.Op(777, &op, nil)
 	if op.Key != a[777].key {
@@ -261,7 +397,7 @@ func TestSeed(t *testing.T) {
 // Values do not compress, and checked ones tell who wrote them; damage shows.
 func TestValues(t *testing.T) {
 	writes := []Weight[client.Kind]{{client.KindInsert, 1}}
-	src := mustSource(t, Workload{Mix: writes, ValueMin: 1000, ValueMax: 2000})
+	src := mustSource(t, Workload{Mix: writes, Sizes: Sizes{Min: 1000, Max: 2000}})
 	var op client.Op
 	for i := range uint64(20) {
 		src.Op(i, &op, nil)
@@ -273,9 +409,18 @@ func TestValues(t *testing.T) {
 			t.Errorf("%d bytes compress to %d", len(op.Value), packed.Len())
 		}
 	}
+	src = mustSource(t, Workload{Mix: writes, Sizes: FixedSize(1000), Compressible: true})
+	src.Op(1, &op, nil)
+	var packed bytes.Buffer
+	w, _ := flate.NewWriter(&packed, flate.BestCompression)
+	w.Write(op.Value)
+	w.Close()
+	if packed.Len() > 100 {
+		t.Errorf("compressible: %d bytes compress to %d", len(op.Value), packed.Len())
+	}
 
 	for _, size := range []int{1, 40, 5000} {
-		src := mustSource(t, Workload{Mix: writes, ValueMin: size, ValueMax: size, Checked: true, Client: "c7"})
+		src := mustSource(t, Workload{Mix: writes, Sizes: FixedSize(size), Checked: true, Client: "c7"})
 		scratch := src.Op(12345, &op, nil)
 		who, seq, err := ParseCheckedValue(op.Value)
 		if err != nil || who != "c7" || seq != 12345 || len(op.Value) != max(size, len("c7:12345:00000000:")) {
@@ -300,22 +445,18 @@ func TestParseMistakes(t *testing.T) {
 		second(ParseKeyDist("zipf(x)")), second(ParseKeyDist("gauss")),
 		second(ParseCount("1.5k")), second(ParseCount("")), second(ParseCount("-1")), second(ParseCount("99999999999999999999g")),
 		second(ParseSchedule("constant", 0)), second(ParseSchedule("sine", 5)), second(ParseSchedule("poisson", math.NaN())),
-		third(ParseSizes("10-5")), third(ParseSizes("2MiB")), third(ParseSizes("x")), third(ParseSizes("-5")),
+		second(ParseSizes("10-5")), second(ParseSizes("2MiB")), second(ParseSizes("x")), second(ParseSizes("-5")),
 	} {
 		if err == nil || !bytes.Contains([]byte(err.Error()), []byte("want")) {
 			t.Errorf("error %v", err)
 		}
 	}
-	if _, err := (Workload{ValueMin: 5, ValueMax: 2 << 20, Mix: []Weight[client.Kind]{{client.KindGet, -1}}}).Source(); err == nil || len(err.(interface{ Unwrap() []error }).Unwrap()) != 2 {
+	if _, err := (Workload{Sizes: Sizes{Min: 5, Max: 2 << 20}, Mix: []Weight[client.Kind]{{client.KindGet, -1}}}).Source(); err == nil || len(err.(interface{ Unwrap() []error }).Unwrap()) != 2 {
 		t.Errorf("two mistakes: %v", err)
-	}
-	if lo, hi, err := ParseSizes("64-4KiB"); lo != 64 || hi != 4096 || err != nil {
-		t.Errorf("%d %d %v", lo, hi, err)
 	}
 	if n, err := ParseCount("100k"); n != 100_000 || err != nil {
 		t.Errorf("%d %v", n, err)
 	}
 }
 
-func second[T any](_ T, err error) error        { return err }
-func third[T, U any](_ T, _ U, err error) error { return err }
+func second[T any](_ T, err error) error { return err }

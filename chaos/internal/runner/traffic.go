@@ -62,7 +62,7 @@ func workload(w *scenario.Workload, as writer, seed uint64) (load.Source, error)
 	}
 	source, err := load.Workload{
 		Seed: seed, Cache: loadCache, Mix: mix, Acks: acks, ReadMode: readMode(w.Read),
-		Keys: uint64(w.Keys.Count), Dist: dist, ValueMin: int(w.Value), ValueMax: int(w.Value),
+		Keys: uint64(w.Keys.Count), Dist: dist, Sizes: load.FixedSize(int(w.Value)),
 		Checked: true, Client: as.String(), Timeout: w.Timeout.D(),
 	}.Source()
 	if err != nil || w.Keys.Dist.Kind != "once" {
