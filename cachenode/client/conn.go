@@ -167,7 +167,8 @@ func (c *Conn) now() time.Duration { return time.Since(c.base) }
 
 // Start hands op to the stream and returns; it never blocks. If it returns an
 // error the operation was not started and done is not called: [ErrFull], a
-// [*DownError], an [*AuthError] or [ErrClosed]. Otherwise done is called
+// [*DownError], an [*AuthError], [ErrClosed], or an [*OpError] for what no node
+// would take. Otherwise done is called
 // exactly once, on a goroutine of the Conn, and must not block; it may call
 // Start again, but not Close.
 func (c *Conn) Start(op *Op, done func(Outcome)) error {
@@ -176,6 +177,9 @@ func (c *Conn) Start(op *Op, done func(Outcome)) error {
 }
 
 func (c *Conn) start(op *Op, done func(Outcome)) (id uint64, err error) {
+	if err := op.check(); err != nil {
+		return 0, err
+	}
 	deadline := op.Deadline
 	if deadline <= 0 {
 		deadline = c.cfg.Timeout

@@ -545,3 +545,57 @@ func TestRefusals(t *testing.T) {
 		}
 	})
 }
+
+// What no node takes is refused before it is sent: on the wire it would end the stream, and with it everything that others
+// have in flight.
+func TestMistakesHarmNobodyElse(t *testing.T) {
+	var answer func()
+	srv := &clienttest.Server{}
+	store := new(clienttest.Store)
+	srv.Handle = func(s *clienttest.Stream, req *cachepb.CacheRequest) {
+		if req.GetInsert().GetEntry() == "bystander" {
+			answer = func() { store.Handle(s, req) }
+			return
+		}
+		store.Handle(s, req)
+	}
+	huge := make([]byte, 17<<20)
+	for _, batch := range []bool{false, true} {
+		bubble(t, srv, client.Config{Batch: batch, WindowBytes: 1 << 30}, func(t *testing.T, c *client.Conn) {
+			var bystander *client.Outcome
+			if err := c.Start(insert("bystander", "v"), func(o client.Outcome) { bystander = &o }); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			for name, tc := range map[string]struct {
+				op   client.Op
+				want cachepb.Code
+			}{
+				"key that is not UTF-8":   {client.Op{Kind: client.KindInsert, Cache: "c", Key: "\xff"}, cachepb.Code_INVALID},
+				"cache that is not UTF-8": {client.Op{Kind: client.KindGet, Cache: "\xc0\xaf", Key: "k"}, cachepb.Code_INVALID},
+				"unknown kind":            {client.Op{Kind: 99, Cache: "c", Key: "k"}, cachepb.Code_INVALID},
+				"unknown level":           {client.Op{Kind: client.KindInsert, Level: 3, Cache: "c", Key: "k"}, cachepb.Code_INVALID},
+				"unknown read mode":       {client.Op{Kind: client.KindGet, ReadMode: -1, Cache: "c", Key: "k"}, cachepb.Code_INVALID},
+				"huge value":              {client.Op{Kind: client.KindPut, Cache: "c", Key: "k", Value: huge}, cachepb.Code_TOO_LARGE},
+				"huge key":                {client.Op{Kind: client.KindGet, Cache: "c", Key: string(huge)}, cachepb.Code_TOO_LARGE},
+			} {
+				o := c.Do(t.Context(), &tc.op)
+				refused, ok := errors.AsType[*client.OpError](o.Err)
+				if !ok || o.Status != client.StatusFail || o.Code != tc.want || refused.Code != tc.want || !o.Sent.IsZero() {
+					t.Errorf("%s: got %s %v, sent %v", name, o.Status, o.Err, o.Sent)
+				}
+				if err := c.Start(&tc.op, func(client.Outcome) { t.Errorf("%s: called back", name) }); err == nil || err.Error() != o.Err.Error() {
+					t.Errorf("%s: Start says %v, Do says %v", name, err, o.Err)
+				}
+			}
+			if bystander != nil {
+				t.Fatalf("the bystander's operation ended: %v", bystander.Err)
+			}
+			answer()
+			synctest.Wait()
+			if st := c.Stats(); bystander == nil || bystander.Err != nil || st.Connects != 1 {
+				t.Errorf("bystander %+v, stats %+v", bystander, st)
+			}
+		})
+	}
+}

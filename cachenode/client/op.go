@@ -3,6 +3,7 @@ package client
 import (
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hacache/hacache/proto/cachepb"
 )
@@ -116,4 +117,33 @@ type Op struct {
 	Session      uint64
 	Seq          uint64
 	FirstUnacked uint64
+}
+
+// MaxOpBytes is the most that cache, key and value of an operation take
+// together: what fits into the 4 MiB of a message that nodes of the original
+// protocol accept. Nodes have limits of their own below it.
+const MaxOpBytes = 4<<20 - 1<<10
+
+// check refuses what no node takes. On the wire it would end the stream, and
+// with it what others have in flight there.
+func (op *Op) check() *OpError {
+	switch size := len(op.Cache) + len(op.Key) + len(op.Value); {
+	case int(op.Kind) >= len(kindNames):
+		return op.refuse(cachepb.Code_INVALID, "there is no such kind of operation")
+	case op.Kind.Leveled() && int(op.Level) >= len(levelNames):
+		return op.refuse(cachepb.Code_INVALID, "there is no "+op.Level.String())
+	case op.Kind == KindGet && cachepb.ReadTag_Mode_name[int32(op.ReadMode)] == "":
+		return op.refuse(cachepb.Code_INVALID, fmt.Sprintf("there is no read mode %d", op.ReadMode))
+	case size > MaxOpBytes:
+		return op.refuse(cachepb.Code_TOO_LARGE, fmt.Sprintf("cache, key and value have %d bytes, at most %d fit into a message", size, MaxOpBytes))
+	case !utf8.ValidString(op.Cache):
+		return op.refuse(cachepb.Code_INVALID, fmt.Sprintf("the name of the cache, %q, is not UTF-8", op.Cache))
+	case !utf8.ValidString(op.Key):
+		return op.refuse(cachepb.Code_INVALID, fmt.Sprintf("the key, %q, is not UTF-8", op.Key))
+	}
+	return nil
+}
+
+func (op *Op) refuse(code cachepb.Code, detail string) *OpError {
+	return &OpError{Kind: op.Kind, Code: code, Detail: detail}
 }

@@ -74,19 +74,24 @@ type Outcome struct {
 	Sent, Returned time.Time
 }
 
-// OpError is a negative answer of a node.
+// OpError is a negative answer of a node, or of this package to an operation
+// that no node would take.
 type OpError struct {
 	Kind   Kind
 	Code   cachepb.Code
 	Detail string
-	Node   string
+	Node   string // "": it was not sent
 }
 
 func (e *OpError) Error() string {
-	if e.Detail == "" {
-		return fmt.Sprintf("client: %s refused by %s: %s", e.Kind, e.Node, e.Code)
+	by, detail := "", ""
+	if e.Node != "" {
+		by = " by " + e.Node
 	}
-	return fmt.Sprintf("client: %s refused by %s: %s: %s", e.Kind, e.Node, e.Code, e.Detail)
+	if e.Detail != "" {
+		detail = ": " + e.Detail
+	}
+	return fmt.Sprintf("client: %s refused%s: %s%s", e.Kind, by, e.Code, detail)
 }
 
 var (
@@ -206,7 +211,11 @@ func unanswered(kind Kind, sent bool) Status {
 
 // refusal is an Outcome of an operation that was never handed to a stream.
 func refusal(addr string, err error) Outcome {
-	return Outcome{Status: StatusFail, Err: err, Node: addr}
+	o := Outcome{Status: StatusFail, Err: err, Node: addr}
+	if e, ok := errors.AsType[*OpError](err); ok {
+		o.Code, o.Detail, o.Node = e.Code, e.Detail, ""
+	}
+	return o
 }
 
 // isContext reports whether err is what a context returns when it is done.
