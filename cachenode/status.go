@@ -87,18 +87,22 @@ func membersCommand() *cli.Command {
 		Commands: []*cli.Command{{
 			Name: "set", Usage: "change the hosts of the running cluster; returns when the new list is in force",
 			ArgsUsage: "HOST HOST...",
-			Description: "Name all hosts of the new list.\n" +
-				"Growing: write the new list into HA_HOSTS of all nodes first, without restarting them, so that none comes back with\n" +
-				"the old one; start the new hosts with CACHE_JOIN_ONLY=true; then run this.\n" +
-				"Shrinking: run this, stop who left at once, then write the new list into HA_HOSTS of the others.",
-			Flags: connectFlags(),
+			Description: "Name all hosts of the new list. A process that comes back with an outdated list could form a cluster of its own,\n" +
+				"so the leader asks all nodes what they were started with, and says who is in the way.\n" +
+				"Growing: restart the nodes one at a time with the new list in HA_HOSTS, start the new ones with the same list and\n" +
+				"CACHE_JOIN_ONLY=true, then run this.\n" +
+				"Shrinking: stop all but one of the hosts that leave, run this, stop the last of them, then restart who stays with\n" +
+				"the new list, one at a time.\n" +
+				"Replacing a host: stop it, start the new one with the new list and CACHE_JOIN_ONLY=true, run this, then restart the\n" +
+				"others with the new list, one at a time.",
+			Flags: connectFlags(&cli.BoolFlag{Name: "hosts-written", Usage: "do not ask: HA_HOSTS holds the right list wherever a node may be started from now on, and who leaves stays away"}),
 			Action: func(ctx context.Context, c *cli.Command) error {
 				hosts, err := exactArgs(c, 1, 7)
 				if err != nil {
 					return err
 				}
 				return atLeader(ctx, c, func(ctx context.Context, conn *client.Conn) error {
-					return conn.MembersSet(ctx, hosts)
+					return conn.MembersSet(ctx, hosts, c.Bool("hosts-written"))
 				})
 			},
 		}},

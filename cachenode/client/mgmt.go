@@ -71,10 +71,12 @@ func (c *Conn) Abandon(ctx context.Context) error {
 
 // MembersSet asks the leader for a new list of hosts and waits until it is in
 // force. After an error of ctx the change may still happen; asking for the
-// same list again is harmless.
-func (c *Conn) MembersSet(ctx context.Context, hosts []string) error {
+// same list again is harmless. The leader refuses a change that would let
+// nodes which were started with the old list form a second cluster;
+// hostsWritten vouches that whatever starts from now on has the right one.
+func (c *Conn) MembersSet(ctx context.Context, hosts []string, hostsWritten bool) error {
 	_, err := c.manage(ctx, mgmtDone, &cachepb.MgmtRequest{
-		Method: &cachepb.MgmtRequest_MembersSet{MembersSet: &cachepb.MembersSet{Hosts: hosts}},
+		Method: &cachepb.MgmtRequest_MembersSet{MembersSet: &cachepb.MembersSet{Hosts: hosts, HostsWritten: hostsWritten}},
 	})
 	return err
 }

@@ -334,7 +334,7 @@ func (h inbound) DialFailed(slot int, _ peer.Lane, refused bool, _ error) {
 // MembersSet changes the list of hosts that make up the cluster and returns when that is
 // done. Processes of new hosts must be running, with CACHE_JOIN_ONLY, and be reachable; until they are, it waits. When ctx
 // ends first, the change is given up, unless it is already in the log.
-func (n *Node) MembersSet(ctx context.Context, hosts []string) error {
+func (n *Node) MembersSet(ctx context.Context, hosts []string, vouched bool) error {
 	list := make([]string, len(hosts))
 	for i, h := range hosts {
 		list[i] = config.Identity(h)
@@ -352,7 +352,7 @@ func (n *Node) MembersSet(ctx context.Context, hosts []string) error {
 		}
 		if heir == "" {
 			// Also if nobody who stays is in sight: then this leader steps down when the change is made.
-			err = c.SetMembers(list)
+			err = c.SetMembers(list, vouched)
 		}
 	}); callErr != nil {
 		return callErr
@@ -375,12 +375,15 @@ func (n *Node) MembersSet(ctx context.Context, hosts []string) error {
 	for {
 		var now []string
 		var pending bool
+		var refused error
 		if err := n.runner.Call(ctx, func(c *replication.Core) {
-			now, pending = c.Members(), c.MembersPending() != nil || c.Joint()
+			now, pending, refused = c.Members(), c.MembersPending() != nil || c.Joint(), c.MembersRefused()
 		}); err != nil {
 			return err
 		}
 		switch {
+		case refused != nil:
+			return &server.Error{Code: cachepb.Code_INVALID, Detail: refused.Error()}
 		case !pending && slices.Equal(now, list):
 			return nil
 		case !pending:

@@ -3009,8 +3009,13 @@ type NodeStatus struct {
 	Learners       []uint64               `protobuf:"fixed64,12,rep,packed,name=learners,proto3" json:"learners,omitempty"`
 	SlotsHash      uint64                 `protobuf:"fixed64,13,opt,name=slots_hash,json=slotsHash,proto3" json:"slots_hash,omitempty"`
 	JoinOnly       bool                   `protobuf:"varint,14,opt,name=join_only,json=joinOnly,proto3" json:"join_only,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The list of hosts that this process was started with, hashed like slots_hash: what it would form a cluster of if it
+	// were started again.
+	StartedHash uint64 `protobuf:"fixed64,15,opt,name=started_hash,json=startedHash,proto3" json:"started_hash,omitempty"`
+	// This host was taken out of the list while its process ran: until it is started again it forms no cluster.
+	Retired       bool `protobuf:"varint,16,opt,name=retired,proto3" json:"retired,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
@@ -3137,6 +3142,20 @@ func (x *NodeStatus) GetSlotsHash() uint64 {
 func (x *NodeStatus) GetJoinOnly() bool {
 	if x != nil {
 		return x.JoinOnly
+	}
+	return false
+}
+
+func (x *NodeStatus) GetStartedHash() uint64 {
+	if x != nil {
+		return x.StartedHash
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetRetired() bool {
+	if x != nil {
+		return x.Retired
 	}
 	return false
 }
@@ -3890,8 +3909,11 @@ func (x *Outcome) GetLeader() string {
 }
 
 type MembersSet struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Hosts         []string               `protobuf:"bytes,1,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Hosts []string               `protobuf:"bytes,1,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	// The operator vouches that no process will be started with an outdated list of hosts: the leader does not check what
+	// those that run were started with.
+	HostsWritten  bool `protobuf:"varint,2,opt,name=hosts_written,json=hostsWritten,proto3" json:"hosts_written,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3931,6 +3953,13 @@ func (x *MembersSet) GetHosts() []string {
 		return x.Hosts
 	}
 	return nil
+}
+
+func (x *MembersSet) GetHostsWritten() bool {
+	if x != nil {
+		return x.HostsWritten
+	}
+	return false
 }
 
 type Abandon struct {
@@ -4349,7 +4378,7 @@ const file_cache_proto_rawDesc = "" +
 	"\x04Peer\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x12\n" +
 	"\x04raft\x18\x02 \x01(\fR\x04raft\x12)\n" +
-	"\x06status\x18\x03 \x01(\v2\x11.cache.NodeStatusR\x06status\"\xff\x02\n" +
+	"\x06status\x18\x03 \x01(\v2\x11.cache.NodeStatusR\x06status\"\xbc\x03\n" +
 	"\n" +
 	"NodeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
@@ -4368,7 +4397,9 @@ const file_cache_proto_rawDesc = "" +
 	"\blearners\x18\f \x03(\x06R\blearners\x12\x1d\n" +
 	"\n" +
 	"slots_hash\x18\r \x01(\x06R\tslotsHash\x12\x1b\n" +
-	"\tjoin_only\x18\x0e \x01(\bR\bjoinOnly\"\x89\x01\n" +
+	"\tjoin_only\x18\x0e \x01(\bR\bjoinOnly\x12!\n" +
+	"\fstarted_hash\x18\x0f \x01(\x06R\vstartedHash\x12\x18\n" +
+	"\aretired\x18\x10 \x01(\bR\aretired\"\x89\x01\n" +
 	"\x04Beat\x12\x12\n" +
 	"\x04sent\x18\x01 \x01(\x03R\x04sent\x12\x12\n" +
 	"\x04echo\x18\x02 \x01(\x03R\x04echo\x12\"\n" +
@@ -4438,10 +4469,11 @@ const file_cache_proto_rawDesc = "" +
 	"\acluster\x18\x03 \x01(\x06R\acluster\x12\x12\n" +
 	"\x04term\x18\x04 \x01(\x04R\x04term\x12\x14\n" +
 	"\x05index\x18\x05 \x01(\x04R\x05index\x12\x16\n" +
-	"\x06leader\x18\x06 \x01(\tR\x06leader\"\"\n" +
+	"\x06leader\x18\x06 \x01(\tR\x06leader\"G\n" +
 	"\n" +
 	"MembersSet\x12\x14\n" +
-	"\x05hosts\x18\x01 \x03(\tR\x05hosts\"6\n" +
+	"\x05hosts\x18\x01 \x03(\tR\x05hosts\x12#\n" +
+	"\rhosts_written\x18\x02 \x01(\bR\fhostsWritten\"6\n" +
 	"\aAbandon\x12+\n" +
 	"\x12yes_lose_this_copy\x18\x01 \x01(\bR\x0fyesLoseThisCopy\"5\n" +
 	"\bRequests\x12)\n" +

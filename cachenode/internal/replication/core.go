@@ -265,6 +265,9 @@ type peer struct {
 
 	confirmed bool // has answered an append of our current leadership
 
+	told   uint64        // the leader it was told of
+	toldAt time.Duration // when
+
 	joinID uint64 // asks to be let in
 	joinAt time.Duration
 
@@ -306,6 +309,7 @@ func New(cfg Config) (*Core, error) {
 		c.peers = append(c.peers, &peer{slot: i, addr: host})
 	}
 	c.setMembers(cfg.Hosts)
+	c.hosts.started = c.hosts.hash
 	c.election.clear()
 	c.forget()
 	return c, nil
@@ -382,6 +386,7 @@ func (c *Core) boot(cluster, index, term uint64, conf *raftpb.ConfState) {
 	}
 	c.rn = rn
 	c.fresh.clear()
+	c.noteSettled()
 }
 
 // Clock tells the core the time on a clock that never goes back and that counts suspended time, such as CLOCK_BOOTTIME.
@@ -509,6 +514,7 @@ func (c *Core) applyConf(cc *raftpb.ConfChangeV2) {
 	c.conf = c.rn.ApplyConfChange(cc)
 	c.store.conf = c.conf
 	c.noteHosts(cc)
+	c.noteSettled()
 	c.member.changing = false
 	c.log.Info("configuration", "index", c.applied+1, "was", confString(before), "is", confString(c.conf))
 }

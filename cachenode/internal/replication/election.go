@@ -229,9 +229,9 @@ func (c *Core) suspecting(p *peer) bool {
 // arm sets the time of our candidacy by our rank among the nodes that suspect the leader.
 func (c *Core) arm() {
 	e := &c.election
-	own, rank := c.position(), 0
+	own, rank, selfElectable := c.position(), 0, c.electable(c.id, c.status())
 	for _, p := range c.peers {
-		if c.suspecting(p) && p.suspects.better(own) {
+		if c.suspecting(p) && (!selfElectable || c.electable(p.id, p.status) && p.suspects.better(own)) {
 			rank++
 		}
 	}
@@ -241,6 +241,23 @@ func (c *Core) arm() {
 		e.campaignAt = at
 	}
 	e.fastUntil, e.retryUntil = at+retryFastFor, at+retryFor
+}
+
+// electable reports whether a candidate could win an election, by its status and by who is seen here: both halves of its
+// configuration need a live majority. In the middle of a swap the old half may have lost one; whoever has heard that the
+// swap is over can win and whoever has not cannot, although its log is as long. To withdraw for that one would leave
+// everybody without a leader for ever.
+func (c *Core) electable(id uint64, s *cachepb.NodeStatus) bool {
+	if s.GetCluster() != c.cluster || len(s.GetVotersOutgoing()) == 0 {
+		return true // nothing is known against it
+	}
+	alive := map[uint64]bool{c.id: true, id: true}
+	for _, p := range c.peers {
+		if s := c.freshStatus(p); s != nil && s.GetCluster() == c.cluster {
+			alive[p.id] = true
+		}
+	}
+	return hasMajority(s.GetVoters(), alive) && hasMajority(s.GetVotersOutgoing(), alive)
 }
 
 func (c *Core) receiveDead(p *peer, m *cachepb.LeaderDead) {
@@ -389,13 +406,13 @@ func (c *Core) postVote(p *peer, m *raftpb.Message) {
 // bestCandidate returns the id of the best candidate heard lately, p and this node included.
 func (c *Core) bestCandidate(p *peer) uint64 {
 	best := p.seeks
-	if c.role == raft.StatePreCandidate && c.now >= c.election.withdrawnUntil {
+	if c.role == raft.StatePreCandidate && c.now >= c.election.withdrawnUntil && c.electable(c.id, c.status()) {
 		if own := c.position(); own.better(best) {
 			best = own
 		}
 	}
 	for _, o := range c.peers {
-		if o != nil && o.seeksAt != 0 && c.now-o.seeksAt < withdrawal && o.linked() && o.seeks.better(best) {
+		if o != nil && o.seeksAt != 0 && c.now-o.seeksAt < withdrawal && o.linked() && o.seeks.better(best) && c.electable(o.id, o.status) {
 			best = o.seeks
 		}
 	}

@@ -229,6 +229,7 @@ func (c *Core) meet(p *peer, id uint64) {
 	was := p.id
 	// What the transport knows of connections does not change with our knowledge of who is behind them.
 	*p = peer{slot: p.slot, addr: p.addr, up: p.up, upID: p.upID, breaks: p.breaks, id: id, idAt: c.now}
+	p.told, p.toldAt = c.lead, c.now // the connection began with our LeaderInfo
 	if was != 0 {
 		c.log.Info("peer has a new incarnation", "slot", p.slot, "was", idString(was), "is", idString(id))
 		c.transfers.abort(c, was)

@@ -54,10 +54,11 @@ func (c *Core) Voters() []uint64 { return c.conf.GetVoters() }
 // Joint reports whether the applied configuration is in the middle of a swap, when both its halves need a majority.
 func (c *Core) Joint() bool { return len(c.conf.GetVotersOutgoing()) > 0 }
 
-// Ready reports whether this node is a voter and fresh: what readiness means to an orchestrator.
+// Ready reports whether this node is a voter, fresh, and done with being swapped in: what readiness means to an
+// orchestrator, who then restarts the next node. It does not change when others are swapped in.
 func (c *Core) Ready() bool {
 	_, ok := c.freshFor()
-	return ok && c.Voter()
+	return ok && c.Voter() && c.member.settled
 }
 
 // HasQuorum reports whether this node knows of a leader that a quorum follows.

@@ -46,7 +46,9 @@ type hosts struct {
 	members []int // the cluster's list, as slots, sorted by identity
 	before  []int // the list of the outgoing half, during a change; empty and not nil if it is not known
 	hash    uint64
-	q       int // a majority of members
+	q       int    // a majority of members
+	started uint64 // hash of the list that this process was started with
+	retired bool   // this host was taken out of the list while its process ran: it must not form a cluster of an old one
 }
 
 // checkHosts validates a list of hosts.
@@ -114,13 +116,21 @@ func (c *Core) setMembers(list []string) {
 		}
 	}
 	slices.SortFunc(h.members, func(a, b int) int { return strings.Compare(h.table[a], h.table[b]) })
-	h.q = len(h.members)/2 + 1
+	h.q = majority(len(h.members))
+	h.hash = hashHosts(h.names(h.members))
+	h.retired = h.retired && !h.isMember(c.cfg.Self)
+}
+
+func majority(n int) int { return n/2 + 1 }
+
+// hashHosts names a sorted list of hosts.
+func hashHosts(list []string) uint64 {
 	d := xxhash.New()
-	for _, name := range h.names(h.members) {
+	for _, name := range list {
 		d.WriteString(name)
 		d.Write([]byte{0})
 	}
-	h.hash = d.Sum64()
+	return d.Sum64()
 }
 
 // Host returns the identity of a slot, or "".
@@ -139,9 +149,10 @@ func (c *Core) Members() []string { return c.hosts.names(c.hosts.members) }
 
 // SetMembers asks this leader to change the list of hosts. Processes of new hosts must be running and reachable; they
 // become learners, and when all of them have caught up, one joint change makes them voters, takes out who is not listed,
-// and carries the new list. It returns at once; MembersPending tells when it is done. A change of leader forgets it.
-// Errors are ErrNotLeader, and a list that is not one.
-func (c *Core) SetMembers(list []string) error {
+// and carries the new list. It returns at once; MembersPending tells when it is done, MembersRefused why it will not be.
+// A change of leader forgets it. Errors are ErrNotLeader, a list that is not one, and a *StaleHostsError unless vouched:
+// then the caller vouches that no process will be started with an outdated list.
+func (c *Core) SetMembers(list []string, vouched bool) error {
 	if err := checkHosts(list); err != nil {
 		return err
 	}
@@ -154,7 +165,80 @@ func (c *Core) SetMembers(list []string) error {
 			return fmt.Errorf("replication: host %s cannot be added to the table of known hosts", name)
 		}
 	}
-	c.member.target = list
+	if !vouched {
+		if err := c.checkStarted(list); err != nil {
+			return err
+		}
+	}
+	c.member.target, c.member.vouched, c.member.refused = list, vouched, nil
+	return nil
+}
+
+// MembersRefused returns why the last call of SetMembers was given up, nil if it was not.
+func (c *Core) MembersRefused() error { return c.member.refused }
+
+// StaleHostsError says that a change of hosts would allow a second cluster beside this one.
+type StaleHostsError struct {
+	Hosts []string // of which some have to be started with the right list first, or stopped
+	Why   string
+}
+
+func (e *StaleHostsError) Error() string {
+	return fmt.Sprintf("replication: %s: %s", strings.Join(e.Hosts, ", "), e.Why)
+}
+
+// checkStarted verifies that a change of the list leaves no way to a second cluster. A process knows only the list that
+// it was started with: two of three hosts that grew to five and restart with the list of three, cut off from the others,
+// are a majority of what they know and would form a cluster beside the one that lives on without them.
+//
+// So, for the old list and for the new one as what the cluster is: of the hosts that would form a cluster of some list,
+// as many as can be empty while the cluster lives must be fewer than a majority of that list. Those are the hosts outside
+// of the cluster that run, and as many of its members as may fail. A host that leaves and does not run is trusted not to
+// come back; a member that is not seen counts as started with the old list.
+func (c *Core) checkStarted(target []string) error {
+	old := c.Members()
+	lists := [][]string{old, target}
+	would := make([][]string, len(lists)) // by list, the hosts that would form a cluster of it
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(old, target)))) {
+		slot, started, joinOnly := c.hosts.slot(name), c.hosts.started, c.cfg.JoinOnly
+		if slot != c.cfg.Self {
+			s := c.freshStatus(c.peers[slot])
+			switch {
+			case s != nil:
+				started, joinOnly = s.GetStartedHash(), s.GetJoinOnly()
+			case !slices.Contains(old, name) || !slices.Contains(target, name):
+				continue // does not run: not yet, or not any more
+			default:
+				started, joinOnly = hashHosts(old), false
+			}
+		}
+		if joinOnly {
+			continue
+		}
+		i := slices.IndexFunc(lists, func(list []string) bool { return hashHosts(list) == started })
+		if i < 0 {
+			return &StaleHostsError{Hosts: []string{name}, Why: "was started with a list of hosts that is neither the present nor the new one; restart it with the new one"}
+		}
+		would[i] = append(would[i], name)
+	}
+	for _, cluster := range lists {
+		for i, hosts := range would {
+			inside := 0
+			for _, name := range hosts {
+				if slices.Contains(cluster, name) {
+					inside++
+				}
+			}
+			empty := len(hosts) - inside + min(inside, len(cluster)-majority(len(cluster)))
+			switch {
+			case empty < majority(len(lists[i])):
+			case i == 0:
+				return &StaleHostsError{Hosts: hosts, Why: "would form a cluster of the old list if some of them restarted at once; restart who stays with the new list, one at a time, and stop who leaves"}
+			default:
+				return &StaleHostsError{Hosts: hosts, Why: "would form a cluster of the new list before it is in force; start new hosts with CACHE_JOIN_ONLY, and write a list that shrinks after the change"}
+			}
+		}
+	}
 	return nil
 }
 
@@ -191,6 +275,11 @@ func (c *Core) changeHosts() *raftpb.ConfChangeV2 {
 			return nil
 		}
 		pairs = append(pairs, raftpb.ConfChangeAddNode, p.id)
+	}
+	if err := c.checkStarted(target); err != nil && !c.member.vouched {
+		// Somebody came up with a wrong list since the operator asked.
+		c.member.target, c.member.refused = nil, err
+		return nil
 	}
 	for _, slot := range c.hosts.members {
 		if slices.Contains(target, c.hosts.table[slot]) {
@@ -231,6 +320,7 @@ func (c *Core) noteHosts(cc *raftpb.ConfChangeV2) {
 			panic(fmt.Sprintf("replication: a committed change of hosts: %v", err)) // a leader of this version proposed it
 		}
 		h.before = h.members
+		h.retired = h.isMember(c.cfg.Self)
 		c.setMembers(list)
 		c.log.Info("the cluster's hosts changed", "were", h.names(h.before), "are", h.names(h.members))
 	}

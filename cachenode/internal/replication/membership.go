@@ -28,6 +28,7 @@ const (
 	joinInterval   = 200 * time.Millisecond // between two requests to be let in
 	joinLife       = time.Second            // a request counts for this long
 	voterSilence   = 300 * time.Millisecond // a voter that was heard within it is not replaced
+	tellInterval   = time.Second            // between telling an empty node twice who leads
 	leaderlessGive = time.Second            // G1 to G4: leaderless for this long
 	changeRetry    = time.Second            // a proposed change that was not applied by then is proposed again
 )
@@ -35,11 +36,14 @@ const (
 type membership struct {
 	form       *cachepb.Form // what this cluster was formed from, while it has not committed anything
 	founding   bool          // never had a leader yet
+	settled    bool          // was a voter of a configuration that is not joint
 	changing   bool          // a configuration change is proposed and not applied
 	changingAt time.Duration
 	joinedAt   time.Duration // last request to be let in
 	abandonNow bool
 	target     []string // the list of hosts that an operator asked for; on a leader
+	vouched    bool     // the operator answers for what hosts were started with
+	refused    error    // why the last target was given up
 }
 
 // PeerUp reports a new stream with the node at slot. id is 0 while it is not known (an outgoing stream before its
@@ -106,7 +110,7 @@ func (c *Core) DialFailed(slot int, refused bool) {
 func (c *Core) status() *cachepb.NodeStatus {
 	s := &cachepb.NodeStatus{
 		Id: c.id, Slot: uint32(c.cfg.Self), Cluster: c.cluster, Term: c.term, Leader: c.lead,
-		Leading: c.Leading(), Applied: c.applied, SlotsHash: c.hosts.hash, JoinOnly: c.cfg.JoinOnly,
+		Leading: c.Leading(), Applied: c.applied, SlotsHash: c.hosts.hash, JoinOnly: c.cfg.JoinOnly, StartedHash: c.hosts.started, Retired: c.hosts.retired,
 	}
 	if c.rn != nil {
 		s.LastIndex, s.LastTerm = c.store.last(), c.store.lastTerm()
@@ -120,6 +124,21 @@ func (c *Core) noteStatus(p *peer, s *cachepb.NodeStatus) {
 		return
 	}
 	p.status, p.statusAt = s, c.now
+	if s.GetCluster() == 0 {
+		c.tellLeader(p)
+	}
+}
+
+// tellLeader tells an empty node who leads. Its connection with this one may be older than the leadership, and the leader
+// a host that is not on the list which it was started with: then it would wait to be let in by somebody it cannot see.
+func (c *Core) tellLeader(p *peer) {
+	l := c.Leader()
+	if l < 0 || l == c.cfg.Self || l == p.slot || (p.told == c.lead && c.now-p.toldAt < tellInterval) {
+		return
+	}
+	if c.sendAck(p.slot, LaneControl, mgmtAck(&cachepb.MgmtAck{Method: &cachepb.MgmtAck_LeaderInfo{LeaderInfo: c.LeaderInfo()}})) {
+		p.told, p.toldAt = c.lead, c.now
+	}
 }
 
 // freshStatus returns what a peer said of itself lately, or nil.
@@ -168,7 +187,7 @@ func (c *Core) manageMembership() {
 func (c *Core) tryForm() bool {
 	members := c.hosts.members
 	self := slices.Index(members, c.cfg.Self)
-	if c.cfg.JoinOnly || self < 0 {
+	if c.cfg.JoinOnly || c.hosts.retired || self < 0 {
 		return false
 	}
 	voters := make([]uint64, len(members))
@@ -183,7 +202,7 @@ func (c *Core) tryForm() bool {
 			return false
 		}
 		place := slices.Index(members, p.slot)
-		if s.GetCluster() != 0 || s.GetJoinOnly() || place < 0 {
+		if s.GetCluster() != 0 || s.GetJoinOnly() || s.GetRetired() || place < 0 {
 			continue
 		}
 		if place < self {
@@ -358,6 +377,10 @@ func changes(pairs ...any) *raftpb.ConfChangeV2 {
 	return cc
 }
 
+// noteSettled follows the applied configuration. Until the joint change that swapped this node in is over, the old half
+// still counts the process that it replaces: another node that fails now takes the majority of that half with it.
+func (c *Core) noteSettled() { c.member.settled = c.member.settled || c.Voter() && !c.Joint() }
+
 func (c *Core) proposeChange(cc *raftpb.ConfChangeV2) {
 	if err := c.rn.ProposeConfChange(cc); err != nil {
 		return
@@ -392,6 +415,7 @@ func (c *Core) reasonToAbandon() string {
 		case s.GetCluster() != c.cluster:
 			return "G2: another cluster has a leader"
 		case !c.inConf(s, c.id):
+			c.hosts.retired = !c.hostInConf(s)
 			return "G3: this cluster's leader has a configuration without this node"
 		}
 	}
@@ -410,6 +434,12 @@ func (c *Core) reasonToAbandon() string {
 
 func (c *Core) inConf(s *cachepb.NodeStatus, id uint64) bool {
 	return slices.Contains(s.GetVoters(), id) || slices.Contains(s.GetVotersOutgoing(), id) || slices.Contains(s.GetLearners(), id)
+}
+
+// hostInConf reports whether any process of this node's host is in a configuration.
+func (c *Core) hostInConf(s *cachepb.NodeStatus) bool {
+	return c.memberAt(s.GetVoters(), c.cfg.Self) != 0 || c.memberAt(s.GetVotersOutgoing(), c.cfg.Self) != 0 ||
+		c.memberAt(s.GetLearners(), c.cfg.Self) != 0
 }
 
 // leaderless returns how long no leader of this node's cluster has been heard.

@@ -283,5 +283,6 @@ func (c *Core) installSnapshot(s *raftpb.Snapshot) {
 			c.hosts.before = []int{}
 		}
 	}
+	c.noteSettled()
 	c.log.Info("snapshot installed", "index", c.applied, "serving from", c.fresh.serveFrom, "took", c.now-in.startAt)
 }

@@ -97,7 +97,7 @@ func (b *backend) LeaderSwitch(ctx context.Context, host string) error {
 	return b.manage(ctx, "switch "+host)
 }
 
-func (b *backend) MembersSet(ctx context.Context, hosts []string) error {
+func (b *backend) MembersSet(ctx context.Context, hosts []string, _ bool) error {
 	return b.manage(ctx, "members "+strings.Join(hosts, ","))
 }
 func (b *backend) Abandon(ctx context.Context) error { return b.manage(ctx, "abandon") }

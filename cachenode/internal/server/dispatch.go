@@ -79,9 +79,9 @@ func (s *session) manage(req *cachepb.MgmtRequest) (silent int) {
 			return s.srv.cfg.Backend.LeaderSwitch(ctx, host)
 		}, mgmtAck(&cachepb.MgmtAck{Method: &cachepb.MgmtAck_LeaderSwitchAck{LeaderSwitchAck: &cachepb.LeaderSwitchAck{Addr: host}}}))
 	case *cachepb.MgmtRequest_MembersSet:
-		hosts := m.MembersSet.GetHosts()
+		set := m.MembersSet
 		s.background("members set", func(ctx context.Context) error {
-			return s.srv.cfg.Backend.MembersSet(ctx, hosts)
+			return s.srv.cfg.Backend.MembersSet(ctx, set.GetHosts(), set.GetHostsWritten())
 		}, done())
 	case *cachepb.MgmtRequest_Abandon:
 		if !m.Abandon.GetYesLoseThisCopy() {

@@ -66,8 +66,8 @@ type Backend interface {
 	Submit(to Responder, req *cachepb.CacheRequest) bool
 	// LeaderSwitch hands leadership to a host, or to the best one for "", and returns when that is done.
 	LeaderSwitch(ctx context.Context, voteHost string) error
-	// MembersSet changes the list of hosts.
-	MembersSet(ctx context.Context, hosts []string) error
+	// MembersSet changes the list of hosts. vouched: without asking what the nodes were started with.
+	MembersSet(ctx context.Context, hosts []string, vouched bool) error
 	// Abandon forgets everything and starts again as an empty node.
 	Abandon(ctx context.Context) error
 	// ServePeer runs a stream that a peer opened, until it ends.

@@ -471,7 +471,9 @@ func TestAblationIsSafe(t *testing.T) {
 						a.At(10*time.Millisecond, crash) // when there is a leader to crash and it may be
 						return
 					}
-					a.eat = name
+					if a.now < over {
+						a.eat = name // flip puts it back
+					}
 					a.Crash(l.slot)
 					a.At(300*time.Millisecond, func() { a.Start(l.slot) })
 				}

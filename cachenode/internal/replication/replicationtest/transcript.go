@@ -346,7 +346,7 @@ func (t *Transcript) setMembers(slots []int) error {
 		list = append(list, t.sim.hosts[slot])
 	}
 	var err error
-	l.step(func() { err = l.Core.SetMembers(list) })
+	l.step(func() { err = l.Core.SetMembers(list, true) })
 	return err
 }
 
