@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/hacache/hacache/cachenode/internal/gateway"
 	"github.com/hacache/hacache/cachenode/internal/replication"
+	"github.com/hacache/hacache/proto/cachepb"
 )
 
 // registry gathers everything that the node counts.
@@ -38,13 +38,21 @@ var (
 	descTerm        = desc("term", "Raft's term.")
 	descApplied     = desc("applied_index", "Index of the last applied log entry.")
 	descStaleness   = desc("staleness_seconds", "Age of the node's view; absent while it can prove nothing.")
-	descLeaders     = desc("leader_changes_total", "Leaders this node has seen.")
+	descRole        = desc("role", "1 for what the node is in its cluster, 0 for what it is not.", "role")
+	descLeaders     = desc("leader_changes_total", "Leaders this node has seen, by why there was another: as far as this node knows.", "reason")
 	descElections   = desc("elections_total", "Candidacies started by this node.")
 	descSuspicions  = desc("suspicions_total", "Leaders suspected because all connections broke.")
 	descAbandons    = desc("abandons_total", "Times this node gave its copy up.")
 	descStalls      = desc("stalls_total", "Pauses of the node's loop of more than 50 ms.")
 	descLetters     = desc("letters_dropped_total", "Raft messages dropped by the letter filter.")
 	descSnapshots   = desc("snapshots_total", "Snapshot transfers by outcome.", "outcome")
+	descSnapBytes   = desc("snapshot_bytes_total", "Bytes of snapshots sent and received.", "direction")
+	descSnapActive  = desc("snapshot_transfers", "Snapshots being sent and received now.", "direction")
+	descSnapPart    = desc("snapshot_progress_ratio", "How much of the snapshot being sent was read; 0 while none is.")
+	descLogEntries  = desc("log_retained_entries", "Log entries held for members that lag.")
+	descLogBytes    = desc("log_retained_bytes", "Bytes of the log entries held for members that lag.")
+	descPeerLag     = desc("peer_lag_entries", "Log entries that the peer does not have, as far as this leader knows; absent on others.", "peer")
+	descInbox       = desc("inbox_waiting", "What waits for the loop's next turn.", "kind")
 	descInboxFull   = desc("inbox_full_total", "What the full inbox of the loop refused or dropped.", "kind")
 	descForwarded   = desc("operations_forwarded_total", "Writes sent to the leader by this gateway; resent ones count again.")
 	descResent      = desc("operations_resent_total", "Writes sent again after a change of leader or connection.")
@@ -62,19 +70,25 @@ var (
 	descStateHash   = desc("state_hash", "53 bits of the hash of the replicated state; equal on all nodes at an equal state_hash_index.")
 	descStateIndex  = desc("state_hash_index", "The log index that state_hash is of.")
 	descPeerSent    = desc("peer_messages_total", "Messages between nodes, by what became of them.", "result")
-	descPeerQueue   = desc("peer_queue_bytes", "Bytes queued for a peer's stream.", "slot", "direction", "lane")
+	descPeerUp      = desc("peer_up", "1 while any stream with a peer is up.", "peer")
+	descPeerQueue   = desc("peer_queue_bytes", "Bytes queued for a peer's stream.", "peer", "direction", "lane")
+	descPeerWaiting = desc("peer_queue_messages", "Messages queued for a peer's stream.", "peer", "direction", "lane")
 	descPeerDials   = desc("peer_dials_total", "Attempts to connect to peers, by result.", "result")
-	descRTT         = desc("peer_rtt_seconds", "Smoothed round trip time to a peer.", "peer")
+	descRTT         = desc("peer_rtt_seconds", "Smoothed round trip time to a peer; absent before the first.", "peer")
+	descBuild       = desc("build_info", "1, with what the program was built from.", "version", "revision", "goversion")
+	descReads       = desc("reads_waiting", "Reads that wait for the leader.")
 )
 
 // Describe implements prometheus.Collector. The set of metrics is fixed but for labels, so describing by collecting is
 // exact enough and cannot drift.
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descReady, descLeading, descTerm, descApplied, descStaleness, descLeaders, descElections, descSuspicions, descAbandons,
-		descStalls, descLetters, descSnapshots, descInboxFull, descForwarded, descResent, descLost, descBatches,
+		descReady, descRole, descLeading, descTerm, descApplied, descStaleness, descLeaders, descElections, descSuspicions, descAbandons,
+		descStalls, descLetters, descSnapshots, descSnapBytes, descSnapActive, descSnapPart,
+		descLogEntries, descLogBytes, descPeerLag, descInbox, descInboxFull, descForwarded, descResent, descLost, descBatches,
 		descBatched, descQueued, descPending, descOverlay, descGatewayFull, descEntries, descBytes, descEvictions,
-		descExpirations, descStateHash, descStateIndex, descPeerSent, descPeerQueue, descPeerDials, descRTT,
+		descExpirations, descStateHash, descStateIndex, descPeerSent, descPeerUp, descPeerQueue, descPeerWaiting, descPeerDials, descRTT,
+		descBuild, descReads,
 	} {
 		ch <- d
 	}
@@ -88,25 +102,46 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
-	truth := func(b bool) float64 {
-		if b {
-			return 1
-		}
-		return 0
-	}
-	var core replication.Stats
-	var gw gateway.Stats
-	rtt := map[string]float64{}
+	build := Build()
+	gauge(descBuild, 1, build.Version, build.Revision, build.Go)
+	messages, operations := m.n.runner.Depth()
+	gauge(descInbox, float64(messages), "messages")
+	gauge(descInbox, float64(operations), "operations")
+	counter(descInboxFull, m.n.runner.Full(), "operations")
+	counter(descInboxFull, m.n.runner.Dropped(), "messages")
+	m.collectStore(gauge, counter)
+	m.collectPeers(gauge, counter)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if m.n.runner.Call(ctx, func(c *replication.Core) {
-		core, gw = c.Stats(), m.n.gw.Stats()
-		for _, h := range c.Health().GetHostHealth() {
-			rtt[h.GetAddr()] = float64(h.GetRttUs()) / 1e6
-		}
-	}) != nil {
-		return
+	var s loopState
+	if m.n.runner.Call(ctx, func(c *replication.Core) { s.read(c, m.n.gw) }) == nil {
+		m.collectLoop(&s, gauge, counter)
 	}
+}
+
+// loopState is what only the runner's goroutine may look at.
+type loopState struct {
+	core               replication.Stats
+	gw                 gateway.Stats
+	role               replication.Role
+	last               uint64
+	logEntries         int
+	logBytes           uint64
+	sending, receiving bool
+	progress           float64
+	hosts              []*cachepb.HostHealth
+	self               string
+}
+
+func (s *loopState) read(c *replication.Core, gw *gateway.Gateway) {
+	s.core, s.gw, s.role, s.last = c.Stats(), gw.Stats(), c.Role(), c.Last()
+	s.logEntries, s.logBytes = c.LogSize()
+	s.sending, s.progress, s.receiving = c.SnapshotProgress()
+	s.hosts, s.self = c.Health().GetHostHealth(), c.Host(c.Self())
+}
+
+func (m metrics) collectLoop(s *loopState, gauge gaugeFunc, counter counterFunc) {
+	core, gw := s.core, s.gw
 	v := m.n.runner.View()
 	gauge(descReady, truth(v.Ready))
 	gauge(descLeading, truth(v.Leading))
@@ -115,7 +150,12 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	if v.Fresh {
 		gauge(descStaleness, max(replication.Now()-v.AsOf, 0).Seconds())
 	}
-	counter(descLeaders, core.LeaderChanges)
+	for role := range replication.NumRoles {
+		gauge(descRole, truth(role == s.role), role.String())
+	}
+	for reason := replication.ChangeNone + 1; reason < replication.NumChanges; reason++ {
+		counter(descLeaders, core.LeaderChanges[reason], reason.String())
+	}
 	counter(descElections, core.Elections)
 	counter(descSuspicions, core.Suspicions)
 	counter(descAbandons, core.Abandons)
@@ -124,8 +164,13 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	counter(descSnapshots, core.SnapshotsSent, "sent")
 	counter(descSnapshots, core.SnapshotsFailed, "failed")
 	counter(descSnapshots, core.SnapshotsTaken, "installed")
-	counter(descInboxFull, m.n.runner.Full(), "operations")
-	counter(descInboxFull, m.n.runner.Dropped(), "messages")
+	counter(descSnapBytes, core.SnapshotSent, "sent")
+	counter(descSnapBytes, core.SnapshotGot, "received")
+	gauge(descSnapActive, truth(s.sending), "sent")
+	gauge(descSnapActive, truth(s.receiving), "received")
+	gauge(descSnapPart, s.progress)
+	gauge(descLogEntries, float64(s.logEntries))
+	gauge(descLogBytes, float64(s.logBytes))
 	counter(descForwarded, gw.Forwarded)
 	counter(descResent, gw.Resent)
 	counter(descLost, gw.PutsLost)
@@ -136,11 +181,26 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(descOverlay, float64(gw.OverlayBytes))
 	counter(descGatewayFull, gw.FullPending, "bytes")
 	counter(descGatewayFull, gw.FullWindow, "window")
-	for peer, seconds := range rtt {
-		gauge(descRTT, seconds, peer)
+	gauge(descReads, float64(gw.Reads))
+	for _, h := range s.hosts {
+		if h.GetAddr() == s.self {
+			continue
+		}
+		gauge(descPeerUp, truth(h.GetConnected()), h.GetAddr())
+		if rtt := h.GetRttUs(); rtt > 0 {
+			gauge(descRTT, float64(rtt)/1e6, h.GetAddr())
+		}
+		if s.role == replication.RoleLeader {
+			gauge(descPeerLag, float64(s.last-min(h.GetMatch(), s.last)), h.GetAddr())
+		}
 	}
-	m.collectStore(gauge, counter)
-	m.collectPeers(gauge, counter)
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 type (
@@ -174,6 +234,7 @@ func (m metrics) collectPeers(gauge gaugeFunc, counter counterFunc) {
 	counter(descPeerDials, s.DialRefusals, "refused")
 	counter(descPeerDials, s.Silences, "silent")
 	for _, l := range s.Links {
-		gauge(descPeerQueue, float64(l.QueueBytes), strconv.Itoa(l.Slot), l.Direction.String(), l.Lane.String())
+		gauge(descPeerQueue, float64(l.QueueBytes), l.Host, l.Direction.String(), l.Lane.String())
+		gauge(descPeerWaiting, float64(l.QueueMessages), l.Host, l.Direction.String(), l.Lane.String())
 	}
 }

@@ -48,9 +48,20 @@ func scrape(t *testing.T) string {
 	return string(body)
 }
 
-// What a node shows passes the linter behind promtool check metrics.
-func TestMetricsAreClean(t *testing.T) {
-	problems, err := promlint.New(strings.NewReader(scrape(t))).Lint()
+// What a node shows passes the linter behind promtool check metrics, and tells who it is in its cluster.
+func TestMetrics(t *testing.T) {
+	body := scrape(t)
+	for _, line := range []string{
+		`cachenode_role{role="leader"} 1`, `cachenode_role{role="follower"} 0`, `cachenode_ready 1`,
+		`cachenode_leader_changes_total{reason="first"} 1`, `cachenode_leader_changes_total{reason="refused"} 0`,
+		`cachenode_operations_total{code="OK",kind="insert",level="quorum"} 0`,
+		`cachenode_inbox_waiting{kind="operations"} 0`, `cachenode_snapshot_transfers{direction="sent"} 0`,
+	} {
+		if !strings.Contains(body, line+"\n") {
+			t.Errorf("there is no line %s", line)
+		}
+	}
+	problems, err := promlint.New(strings.NewReader(body)).Lint()
 	if err != nil {
 		t.Fatal(err)
 	}

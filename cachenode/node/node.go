@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -204,15 +203,6 @@ func (n *Node) Ready() bool { return n.runner.View().Ready }
 // AwaitReady waits until Ready, or for ctx.
 func (n *Node) AwaitReady(ctx context.Context) error {
 	return n.await(ctx, func(v *replication.View) bool { return v.Ready })
-}
-
-// Version is the module's version as the Go tool recorded it, or "devel".
-func Version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
-		return "devel"
-	}
-	return info.Main.Version
 }
 
 // LeaderInfo says who leads, as it is told first on every stream.

@@ -39,7 +39,7 @@ type Config struct {
 	Logger      *slog.Logger  // nil discards
 }
 
-// Stats counts what happened; it only grows, except Queued, Pending and OverlayBytes.
+// Stats counts what happened; it only grows, except Queued and what follows.
 type Stats struct {
 	Answered        uint64 // operations answered OK
 	Refused         uint64 // answered with a definite code
@@ -54,6 +54,7 @@ type Stats struct {
 	FullWindow      uint64 // had to wait because the session's window was full
 	SessionsRenewed uint64
 	Queued          int
+	Reads           int // that wait for the leader
 	PendingBytes    int
 	OverlayBytes    int
 }
@@ -916,6 +917,6 @@ func (g *Gateway) Reset() {
 // Stats returns the counters. It is called on the runner's goroutine.
 func (g *Gateway) Stats() Stats {
 	s := g.stats
-	s.Queued, s.PendingBytes, s.OverlayBytes = g.queued(), g.bytes, g.overlay.bytes
+	s.Queued, s.Reads, s.PendingBytes, s.OverlayBytes = g.queued(), g.reads.len(), g.bytes, g.overlay.bytes
 	return s
 }

@@ -226,7 +226,7 @@ func (l *link) received() bool {
 func (l *link) linkStats() LinkStats {
 	messages, bytes := l.queue.usage()
 	return LinkStats{
-		Slot: l.p.slot, ID: l.id.Load(), Direction: l.dir, Lane: l.lane,
+		Slot: l.p.slot, Host: l.p.host.Identity, ID: l.id.Load(), Direction: l.dir, Lane: l.lane,
 		QueueMessages: messages, QueueBytes: bytes,
 	}
 }

@@ -507,6 +507,7 @@ type Stats struct {
 // LinkStats describes one stream that is up.
 type LinkStats struct {
 	Slot      int
+	Host      string // the peer's identity
 	ID        uint64
 	Direction Direction
 	Lane      Lane

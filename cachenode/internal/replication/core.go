@@ -83,6 +83,8 @@ type StateMachine interface {
 // SnapshotSource yields a snapshot in chunks of at most about max bytes.
 type SnapshotSource interface {
 	Next(max int) (chunk []byte, done bool)
+	// Progress returns about how much of the snapshot was read, from 0 to 1.
+	Progress() float64
 }
 
 // SnapshotSink builds a state from chunks. Finish makes it the running state.
@@ -224,9 +226,9 @@ type Core struct {
 
 // Stats counts what happened; it only grows, except where a field says otherwise.
 type Stats struct {
-	LeaderChanges   uint64 // leaders this node has seen, its own leadership included
-	Elections       uint64 // candidacies started here
-	Suspicions      uint64 // leaders suspected because all connections broke
+	LeaderChanges   [NumChanges]uint64 // leaders this node has seen, its own leadership included, by why there was another
+	Elections       uint64             // candidacies started here
+	Suspicions      uint64             // leaders suspected because all connections broke
 	Withdrawals     uint64
 	Abandons        uint64
 	Forms           uint64
@@ -235,6 +237,8 @@ type Stats struct {
 	SnapshotsSent   uint64
 	SnapshotsFailed uint64
 	SnapshotsTaken  uint64 // received and installed
+	SnapshotSent    uint64 // bytes of chunks, those sent again included
+	SnapshotGot     uint64 // bytes of chunks that were in order
 	Stalls          uint64 // gaps of more than 50 ms between two turns of the loop
 	AbandonReason   string // of the last one
 }
@@ -541,11 +545,15 @@ func (c *Core) noteRole(s *raft.SoftState) {
 	if c.role != raft.StateLeader && was == raft.StateLeader {
 		c.member.target = nil
 		c.transfers.abortAll(c)
+		c.election.noteSteppedDown(c)
 	}
 	if c.lead != 0 && c.lead != wasLead {
-		c.stats.LeaderChanges++
+		why := c.election.noteChange(c)
+		if why != ChangeNone {
+			c.stats.LeaderChanges[why]++
+		}
 		c.election.leaderKnown(c)
-		c.log.Info("leader", "slot", c.slotOf(c.lead), "id", idString(c.lead), "term", c.term, "self", c.lead == c.id, "index", c.applied)
+		c.log.Info("leader", "slot", c.slotOf(c.lead), "id", idString(c.lead), "term", c.term, "self", c.lead == c.id, "index", c.applied, "reason", why)
 	} else if c.lead == 0 && wasLead != 0 {
 		c.log.Info("no leader", "was", c.slotOf(wasLead), "term", c.term)
 	}
@@ -593,6 +601,9 @@ func (c *Core) Term() uint64 { return c.term }
 
 // ID returns this node's incarnation.
 func (c *Core) ID() uint64 { return c.id }
+
+// Self returns this node's slot.
+func (c *Core) Self() int { return c.cfg.Self }
 
 // Cluster returns the name of the Raft group; 0 while the node is empty.
 func (c *Core) Cluster() uint64 { return c.cluster }
@@ -663,6 +674,22 @@ func (c *Core) MatchOnce() uint64 {
 		}
 	})
 	return best
+}
+
+// Last returns the index of the last entry of the log, applied or not; 0 while the node is empty.
+func (c *Core) Last() uint64 {
+	if c.rn == nil {
+		return 0
+	}
+	return c.store.last()
+}
+
+// LogSize returns how much log is held in memory.
+func (c *Core) LogSize() (entries int, bytes uint64) {
+	if c.rn == nil {
+		return 0, 0
+	}
+	return c.store.len(), c.store.bytes
 }
 
 // Stats returns the counters.

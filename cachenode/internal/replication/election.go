@@ -82,6 +82,10 @@ type election struct {
 
 	switchUntil time.Duration // a LeaderSwitch was seen: hold proposals
 	switchAcks  int
+
+	ended      Change        // what ended the last reign, as far as it is known; for counting
+	transferAt time.Duration // when this node began to hand leadership over
+	counted    leadership    // id and term of the last leader that was counted
 }
 
 func (e *election) clear() {
@@ -134,6 +138,9 @@ func (e *election) leaderKnown(c *Core) {
 // timedOut: raft's own timer began a pre-vote. Others refuse it while they think that the leader lives, which they do for
 // up to another election timeout; asking again soon is cheap, since a pre-vote disturbs nobody.
 func (e *election) timedOut(c *Core) {
+	if e.suspected == 0 && e.ended != ChangeSteppedDown {
+		e.ended = ChangeTimeout
+	}
 	if e.campaignAt == never {
 		e.campaignAt, e.fastUntil, e.retryUntil = c.now+retrySlow, 0, c.now+retryFor
 	}
@@ -185,6 +192,7 @@ func (c *Core) suspect(reason cachepb.Suspicion_Reason) {
 		return
 	}
 	c.stats.Suspicions++
+	e.ended = changeOf(reason)
 	e.suspected, e.sinceAt, e.candidacyTS = leader, c.now, 0
 	c.log.Info("suspecting the leader", "slot", c.slotOf(leader), "reason", reason, "term", c.term, "last", c.store.last())
 	c.ready()
@@ -453,6 +461,7 @@ func (c *Core) Transfer(slot int) bool {
 	}
 	c.log.Info("handing over leadership", "to", target.slot, "term", c.term)
 	c.election.switchAcks = 0
+	c.election.ended, c.election.transferAt = ChangeTransfer, c.now
 	m := &cachepb.MgmtRequest{Method: &cachepb.MgmtRequest_LeaderSwitch{LeaderSwitch: &cachepb.LeaderSwitch{
 		VoteHost: target.addr, ElectionTs: c.election.lead.ts, Peer: c.greeting(),
 	}}}
@@ -480,6 +489,7 @@ func (c *Core) receiveSwitch(p *peer, m *cachepb.LeaderSwitch) {
 	c.election.noteTS(m.GetElectionTs())
 	if c.rn != nil && m.GetPeer().GetCluster() == c.cluster && c.role != raft.StateLeader && p.id == c.lead {
 		c.election.switchUntil = c.now + c.cfg.ElectionTimeout
+		c.election.ended = ChangeTransfer
 	}
 	c.open(p, m.GetPeer(), nil)
 	c.sendAck(p.slot, LaneControl, mgmtAck(&cachepb.MgmtAck{Method: &cachepb.MgmtAck_LeaderSwitchAck{

@@ -82,6 +82,7 @@ func (e *bedEnd) BeginRestore(index uint64) SnapshotSink {
 type bedSource struct{}
 
 func (bedSource) Next(int) ([]byte, bool) { return []byte("all there is"), true }
+func (bedSource) Progress() float64       { return 0 }
 
 // bedSink keeps what it was given.
 type bedSink struct {

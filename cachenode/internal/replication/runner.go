@@ -59,6 +59,7 @@ type Runner struct {
 	wake    chan struct{} // capacity 1; never closed
 
 	view    atomic.Pointer[View]
+	backlog atomic.Int64 // operations taken from the inbox that wait for the next turn
 	dropped atomic.Uint64
 	full    atomic.Uint64
 }
@@ -201,7 +202,14 @@ func (r *Runner) Call(ctx context.Context, f func(*Core)) error {
 // View returns what was published at the end of the last turn.
 func (r *Runner) View() *View { return r.view.Load() }
 
-// Dropped returns how many peer messages the full inbox dropped, and Full how many operations it refused.
+// Depth returns how many messages of peers and operations of clients wait for the next turn.
+func (r *Runner) Depth() (messages, operations int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.peers), len(r.ops) + int(r.backlog.Load())
+}
+
+// Dropped returns how many peer messages the full inbox dropped.
 func (r *Runner) Dropped() uint64 { return r.dropped.Load() }
 
 // Full returns how many operations the full inbox refused.
@@ -235,6 +243,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		}
 		clear(ops[:n])
 		ops = ops[n:]
+		r.backlog.Store(int64(len(ops)))
 
 		again := true
 		for again {

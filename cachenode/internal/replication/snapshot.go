@@ -115,6 +115,7 @@ func (t *transfers) pump(c *Core, p *peer) {
 // send sends one chunk. One that is lost is sent again when the transfer does not move.
 func (t *transfers) send(c *Core, p *peer, chunk *cachepb.SnapshotChunk) {
 	t.out.sentAt = c.now
+	c.stats.SnapshotSent += uint64(len(chunk.GetData()))
 	c.send(p.slot, LaneSnapshot, &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Replicate{
 		Replicate: &cachepb.Replicate{Chunk: chunk, Peer: &cachepb.Peer{Cluster: c.cluster}},
 	}})
@@ -176,6 +177,16 @@ func (t *transfers) abortAll(c *Core) {
 	}
 }
 
+// SnapshotProgress tells whether a snapshot is being sent and about how much of it was read, and whether one is being
+// received.
+func (c *Core) SnapshotProgress() (sending bool, progress float64, receiving bool) {
+	t := &c.transfers
+	if o := t.out; o != nil && o.to != 0 && !o.finished {
+		sending, progress = true, o.source.Progress()
+	}
+	return sending, progress, t.in != nil
+}
+
 // manageTransfers runs once a tick: it ends transfers that do not move.
 func (c *Core) manageTransfers() {
 	o := c.transfers.out
@@ -224,6 +235,7 @@ func (c *Core) receiveChunk(p *peer, m *cachepb.SnapshotChunk) {
 		if err := in.sink.Add(data); err != nil {
 			return err
 		}
+		c.stats.SnapshotGot += uint64(len(m.GetData()))
 		in.next++
 		in.done = m.GetLast()
 		return nil

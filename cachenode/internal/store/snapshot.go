@@ -92,6 +92,9 @@ func (w *SnapshotWriter) Next(limit int) (chunk []byte, done bool) {
 	return w.appendTrailer(chunk), true
 }
 
+// Progress returns about how much was read, from 0 to 1, by the shards that are done: keys are spread evenly over them.
+func (w *SnapshotWriter) Progress() float64 { return float64(w.shard) / shardCount }
+
 // appendEntries goes on in the current shard until the chunk has limit bytes or the shard is done.
 func (w *SnapshotWriter) appendEntries(chunk []byte, limit int) []byte {
 	sh := &w.st.shards[w.shard]

@@ -76,6 +76,8 @@ func (s *source) Next(max int) (chunk []byte, done bool) {
 	return chunk, len(s.ops) == 0
 }
 
+func (s *source) Progress() float64 { return 0 }
+
 // BeginRestore implements replication.StateMachine.
 func (r *register) BeginRestore(uint64) replication.SnapshotSink { return &target{r: r} }
 
