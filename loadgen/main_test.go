@@ -138,7 +138,7 @@ func TestRunDirectory(t *testing.T) {
 		if h == nil {
 			break
 		}
-		if strings.HasSuffix(h.Tag(), "/response") {
+		if strings.HasSuffix(h.Tag(), "/ok/response") {
 			logged += h.TotalCount()
 		}
 	}

@@ -263,16 +263,14 @@ func (s *session) finish(ctx context.Context, failure error) error {
 		return failure
 	}
 	s.rec.Fill(s.run)
-	files, err := s.rec.WritePercentiles(s.dir)
+	files, err := result.WriteDistributions(s.dir, s.run.Started, s.rec.Histograms())
 	for _, e := range []error{err, s.rec.LogErr(), s.buffer.Flush(), s.log.Close()} {
 		if e != nil && failure == nil {
 			failure = e
 		}
 	}
-	s.run.Files = append(s.run.Files, result.File{Path: result.HistogramLogFile, About: "interval histograms (HdrHistogram log, ns)"})
-	for _, f := range files {
-		s.run.Files = append(s.run.Files, result.File{Path: f, About: "percentile distribution in ms"})
-	}
+	s.run.Files = append(s.run.Files, result.File{Path: result.HistogramLogFile, About: "histograms of each interval (HdrHistogram log, ns)"})
+	s.run.Files = append(s.run.Files, files...)
 	if cause, ok := errors.AsType[interrupt](context.Cause(ctx)); ok {
 		s.run.Interrupted = cause.signal
 	} else if failure != nil {

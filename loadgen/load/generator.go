@@ -59,6 +59,9 @@ type Generator struct {
 
 	// Phase is the name under which the operations are recorded.
 	Phase string
+	// Phases, if there are any, divide what is recorded by its intended time:
+	// the first begins after the warm-up, the last one goes on to the end.
+	Phases []PhaseSpan
 	// FollowPhases records each operation in the phase that the Recorder is in
 	// when it is taken up, instead of one of its own.
 	FollowPhases bool
@@ -99,6 +102,12 @@ func ParseSegment(text string) (Segment, error) {
 		return Segment{}, fmt.Errorf("segment %q: want i/n with i from 1 to n and n at most %d, such as 2/8", text, maxSegments)
 	}
 	return Segment{i - 1, n}, nil
+}
+
+// PhaseSpan is a stretch of a load with a name of its own.
+type PhaseSpan struct {
+	Name string
+	For  time.Duration // more than 0
 }
 
 // Observer sees operations begin and end. Its methods are called on the hot
@@ -200,8 +209,9 @@ type window struct {
 // generation is one run of a Generator.
 type generation struct {
 	*Generator
-	begin, measure, end time.Duration // since the start of the Recorder
-	own                 *phase
+	begin, measure, end time.Duration   // since the start of the Recorder
+	own                 []*phase        // empty: those of the Recorder
+	bounds              []time.Duration // bounds[k] is the end of own[k]
 	windows             []window
 	calls               []*call
 
@@ -269,7 +279,7 @@ func (g *Generator) Run(ctx context.Context) (*Summary, error) {
 		r.end = min(r.end, r.measure+span)
 	}
 	if !g.FollowPhases {
-		r.own = g.Recorder.ownPhase(g.Phase, r.measure)
+		r.ownPhases()
 	}
 
 	var until time.Duration
@@ -279,6 +289,34 @@ func (g *Generator) Run(ctx context.Context) (*Summary, error) {
 		until = r.closed(ctx)
 	}
 	return r.conclude(ctx, until), nil
+}
+
+// ownPhases makes the phases that the operations belong to.
+func (g *generation) ownPhases() {
+	spans := g.Phases
+	if len(spans) == 0 {
+		spans = []PhaseSpan{{Name: g.Phase}}
+	}
+	from := g.measure
+	for i, span := range spans {
+		g.own = append(g.own, g.Recorder.ownPhase(span.Name, from))
+		if from += span.For; i == len(spans)-1 {
+			from = math.MaxInt64
+		}
+		g.bounds = append(g.bounds, from)
+	}
+}
+
+// phaseAt is the phase of an operation by its intended time.
+func (g *generation) phaseAt(intended time.Duration) *phase {
+	if len(g.own) == 0 {
+		return g.Recorder.current.Load()
+	}
+	k := 0
+	for intended >= g.bounds[k] {
+		k++
+	}
+	return g.own[k]
 }
 
 func (g *generation) now() time.Duration { return g.Recorder.Now() }
@@ -321,15 +359,17 @@ func (g *generation) conclude(ctx context.Context, until time.Duration) *Summary
 	for i := range g.windows {
 		pacer.Merge(g.windows[i].pacer)
 	}
-	s.Pacer = latency(pacer)
+	s.Pacer = result.LatencyOf(pacer)
 	if g.Schedule != nil {
 		p50, lag := g.Recorder.middle(g.own)
 		s.Limited = generatorLimited(s.Pacer.P99, p50)
 		s.Saturated = !s.Limited && (s.Counts.Missed > 0 || g.full > 0 && generatorLimited(lag, p50))
 	}
-	if g.own != nil {
-		g.Recorder.endPhase(g.own, min(until, g.end), s.Limited)
-	} else if s.Limited {
+	end := min(until, g.end)
+	for k, p := range g.own {
+		g.Recorder.endPhase(p, max(min(end, g.bounds[k]), p.from), s.Limited)
+	}
+	if len(g.own) == 0 && s.Limited {
 		g.Recorder.limit()
 	}
 	return s
@@ -544,15 +584,11 @@ func (g *generation) drain(ctx context.Context) {
 // fill puts operation i into the slot.
 func (g *generation) fill(c *call, i uint64, intended, now time.Duration) {
 	c.scratch = g.Source.Op(i, &c.op, c.scratch)
-	p := g.own
-	if p == nil {
-		p = g.Recorder.current.Load()
-	}
 	c.recorded = intended >= g.measure
 	if c.recorded {
 		g.intended.Add(1)
 	}
-	c.sample = sample{phase: p, index: seriesIndex(&c.op), intended: intended, sent: now}
+	c.sample = sample{phase: g.phaseAt(intended), index: seriesIndex(&c.op), intended: intended, sent: now}
 	c.seen = Operation{Index: i, Op: &c.op, Stream: c.stream, Intended: intended, Sent: now}
 }
 

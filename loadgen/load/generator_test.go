@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -461,52 +461,117 @@ func TestPhases(t *testing.T) {
 	})
 }
 
-// The histogram log and the percentile files can be read back and hold what was
-// measured.
+// Phases divide a load by its intended times, to the operation; the last one
+// goes on to the end, and one that was not reached is not there.
+func TestPhasesOfALoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := Generator{
+			Target: &Scripted{Serve: func(uint64, *client.Op) (time.Duration, client.Outcome) {
+				return 300 * time.Millisecond, client.Outcome{} // most answers come in the phase after
+			}},
+			Schedule: Constant{1000}, Warmup: time.Second, Duration: 2 * time.Second, InFlight: 500,
+			Phases: []PhaseSpan{{"a", 250 * time.Millisecond}, {"b", time.Second}, {"c", time.Millisecond}, {"d", 1}},
+		}
+		_, r := run(t, t.Context(), g)
+		var got []string
+		for _, se := range r.Series {
+			got = append(got, fmt.Sprintf("%s:%d", se.Phase, se.Counts.OK))
+		}
+		for _, p := range r.Phases {
+			got = append(got, fmt.Sprintf("%s %s-%s", p.Name, p.From, p.To))
+		}
+		// Each lasts to its last answer.
+		want := "[a:250 b:1000 c:1 d:749 a 1s-1.549s b 1.25s-2.549s c 2.25s-2.55s d 2.251s-3.299s]"
+		if fmt.Sprint(got) != want {
+			t.Errorf("got %v, want %s", got, want)
+		}
+		g.Duration = time.Second
+		if _, r = run(t, t.Context(), g); len(r.Phases) != 2 {
+			t.Errorf("phases %v, want a and b", r.Phases)
+		}
+	})
+}
+
+// Oks, fails and infos are recorded apart, each with its response time, service
+// time and lag, in the log of the intervals and in that of the totals; both are
+// read back by HdrHistogram's own reader.
 func TestHistogramFiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
 		var log bytes.Buffer
 		rec := NewRecorder(RecorderConfig{Log: &log})
 		ctx, stop := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { rec.Run(ctx) })
+		refused := errors.New("refused")
 		g := Generator{
 			Target: &Scripted{Serve: func(n uint64, _ *client.Op) (time.Duration, client.Outcome) {
+				switch n % 10 {
+				case 0:
+					return 2 * time.Millisecond, client.Outcome{Status: client.StatusFail, Err: refused}
+				case 1:
+					return 50 * time.Millisecond, client.Outcome{Status: client.StatusInfo, Err: refused}
+				}
 				return time.Duration(1+n%10) * time.Millisecond, client.Outcome{}
 			}},
-			Source: mustSource(t, Workload{}), Recorder: rec, Schedule: Constant{1000}, Duration: 5 * time.Second, Sleep: time.Sleep,
+			Source:   mustSource(t, Workload{Mix: []Weight[client.Kind]{{client.KindInsert, 1}}}),
+			Recorder: rec, Schedule: Constant{1000}, Duration: 5 * time.Second, InFlight: 100,
+			// Late by 1 ms, at each of its pauses.
+			Sleep: func(d time.Duration) { time.Sleep(d + time.Millisecond) },
 		}
 		if _, err := g.Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		stop()
 		wg.Wait()
-		sum := map[string]int64{}
-		reader := hdrhistogram.NewHistogramLogReader(&log)
-		for {
-			h, err := reader.NextIntervalHistogram()
-			if err != nil {
-				t.Fatal(err)
+		var r result.Run
+		rec.Fill(&r)
+		totals := rec.Histograms()
+		if _, err := result.WriteDistributions(dir, time.Now(), totals); err != nil {
+			t.Fatal(err)
+		}
+		file, err := os.Open(filepath.Join(dir, result.TotalsFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		for _, tc := range []struct {
+			name string
+			log  io.Reader
+		}{{"intervals", &log}, {"totals", file}} {
+			sums := map[string]*hdrhistogram.Histogram{}
+			for reader := hdrhistogram.NewHistogramLogReader(tc.log); ; {
+				h, err := reader.NextIntervalHistogram()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if h == nil {
+					break
+				}
+				if sums[h.Tag()] = result.Merged(sums[h.Tag()], h); h.SignificantFigures() != map[string]int64{"intervals": 2, "totals": 3}[tc.name] {
+					t.Errorf("%s: %d digits", tc.name, h.SignificantFigures())
+				}
 			}
-			if h == nil {
-				break
+			for tag, want := range map[string]struct {
+				count  int64
+				lo, hi time.Duration
+			}{
+				"ok/service": {4000, 3 * time.Millisecond, 10 * time.Millisecond}, "ok/response": {4000, 3 * time.Millisecond, 12 * time.Millisecond},
+				"fail/service": {500, 2 * time.Millisecond, 2 * time.Millisecond}, "info/service": {500, 50 * time.Millisecond, 50 * time.Millisecond},
+				"fail/response": {500, 2 * time.Millisecond, 4 * time.Millisecond}, "info/response": {500, 50 * time.Millisecond, 52 * time.Millisecond},
+				"ok/lag": {4000, LatencyMin / 2, 2 * time.Millisecond}, "fail/lag": {500, LatencyMin / 2, 2 * time.Millisecond}, "info/lag": {500, LatencyMin / 2, 2 * time.Millisecond},
+			} {
+				h := sums["-/insert/quorum/"+tag]
+				if h == nil || h.TotalCount() != want.count || float64(h.Min()) < float64(want.lo)*0.98 || float64(h.Max()) > float64(want.hi)*1.02 {
+					t.Errorf("%s: %s: %+v, want %d from %s to %s", tc.name, tag, result.LatencyOf(h), want.count, want.lo, want.hi)
+				}
 			}
-			sum[h.Tag()] += h.TotalCount()
-			if h.Max() > int64(10200*time.Microsecond) {
-				t.Errorf("max %d", h.Max())
+			if len(sums) != 9 {
+				t.Errorf("%s: %d distributions, want 9", tc.name, len(sums))
 			}
 		}
-		if sum["get/response"]+sum["insert-quorum/response"] != 5000 || sum["get/service"] != sum["get/response"] {
-			t.Errorf("in the log: %v", sum)
-		}
-		dir := t.TempDir()
-		files, err := rec.WritePercentiles(dir)
-		if err != nil || fmt.Sprint(files) != "[get.hgrm get.service.hgrm insert-quorum.hgrm insert-quorum.service.hgrm]" {
-			t.Fatalf("%v %v", files, err)
-		}
-		b, err := os.ReadFile(filepath.Join(dir, "get.hgrm"))
-		if err != nil || !strings.Contains(string(b), "#[Mean    =        5.5") {
-			t.Errorf("%v\n%s", err, b)
+		if s := r.Series[0]; s.Failed.Count != 500 || s.Waited.Count != 500 || s.Lag.Count != 5000 || s.Response.Count != 4000 || s.Clamped != 0 {
+			t.Errorf("%+v", s)
 		}
 	})
 }

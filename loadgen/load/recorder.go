@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -64,8 +62,7 @@ type Recorder struct {
 	rotated   time.Duration
 	total     [][]*cell // by phase, by index
 	intervals []result.Interval
-	log       *hdrhistogram.HistogramLogWriter
-	logErr    error
+	log       *result.LogWriter
 	observe   func([]result.Interval)
 	spare     *hdrhistogram.Histogram
 }
@@ -120,25 +117,70 @@ type shard struct {
 
 // cell is the numbers of one series.
 type cell struct {
-	counts   result.Counts
-	clamped  int64
-	closed   int // operations a closed loop keeps in flight; 0: open loop
+	counts  result.Counts
+	clamped int64
+	closed  int // operations a closed loop keeps in flight; 0: open loop
+	times   [outcomes]times
+}
+
+// outcomes are what latencies are kept apart by: ok, fail, and info with what
+// was unfinished.
+const outcomes = 3
+
+var outcomeNames = [outcomes]string{result.OutcomeOK, result.OutcomeFail, result.OutcomeInfo}
+
+// times is the latencies of one outcome; nil histograms are empty.
+type times struct {
 	response *hdrhistogram.Histogram
 	service  *hdrhistogram.Histogram
 	lag      *hdrhistogram.Histogram
-	failed   *hdrhistogram.Histogram
-	waited   *hdrhistogram.Histogram
+	// closed is response and service time of a closed loop, which are the same;
+	// it has no lag. It exists in shards only.
+	closed *hdrhistogram.Histogram
 }
 
-func (c *cell) record(h **hdrhistogram.Histogram, d time.Duration) {
+// of returns the histogram of a quantity.
+func (t *times) of(quantity string) *hdrhistogram.Histogram {
+	switch quantity {
+	case result.QuantityService:
+		return t.service
+	case result.QuantityLag:
+		return t.lag
+	}
+	return t.response
+}
+
+var quantities = [...]string{result.QuantityResponse, result.QuantityService, result.QuantityLag}
+
+func record(h **hdrhistogram.Histogram, d time.Duration) {
 	if *h == nil {
 		*h = newTotals()
 	}
-	if d < LatencyMin || d > LatencyMax {
+	(*h).RecordValue(int64(min(max(d, LatencyMin), LatencyMax))) // in range, so it cannot fail
+}
+
+// clamp notes that a latency is not what is recorded of it. That a lag is less
+// than what can be told apart is as it should be.
+func (c *cell) clamp(d, least time.Duration) {
+	if d < least || d > LatencyMax {
 		c.clamped++
-		d = min(max(d, LatencyMin), LatencyMax)
 	}
-	(*h).RecordValue(int64(d)) // in range, so it cannot fail
+}
+
+// add takes the latencies of an operation.
+func (c *cell) add(outcome int, s *sample) {
+	t := &c.times[outcome]
+	response := s.returned - s.intended
+	c.clamp(response, LatencyMin)
+	if s.closed > 0 {
+		record(&t.closed, response)
+		return
+	}
+	record(&t.response, response)
+	record(&t.service, s.returned-s.sent)
+	lag := s.sent - s.intended
+	c.clamp(lag, 0)
+	record(&t.lag, lag)
 }
 
 // mergeFrom adds what other holds and empties it.
@@ -146,24 +188,31 @@ func (c *cell) mergeFrom(other *cell) {
 	addCounts(&c.counts, &other.counts)
 	c.clamped += other.clamped
 	c.closed = max(c.closed, other.closed)
-	for _, pair := range [][2]**hdrhistogram.Histogram{
-		{&c.response, &other.response},
-		{&c.service, &other.service},
-		{&c.lag, &other.lag},
-		{&c.failed, &other.failed},
-		{&c.waited, &other.waited},
-	} {
-		to, from := pair[0], *pair[1]
-		if from == nil || from.TotalCount() == 0 {
-			continue
+	for i := range c.times {
+		to, from := &c.times[i], &other.times[i]
+		pour(&to.response, from.closed)
+		pour(&to.service, from.closed)
+		for _, pair := range [][2]**hdrhistogram.Histogram{{&to.response, &from.response}, {&to.service, &from.service}, {&to.lag, &from.lag}} {
+			pour(pair[0], *pair[1])
 		}
-		if *to == nil {
-			*to = newTotals()
+		for _, h := range []*hdrhistogram.Histogram{from.closed, from.response, from.service, from.lag} {
+			if h != nil && h.TotalCount() > 0 {
+				h.Reset()
+			}
 		}
-		(*to).Merge(from)
-		from.Reset()
 	}
 	other.counts, other.clamped = result.Counts{}, 0
+}
+
+// pour adds one histogram to another one.
+func pour(to **hdrhistogram.Histogram, from *hdrhistogram.Histogram) {
+	if from == nil || from.TotalCount() == 0 {
+		return
+	}
+	if *to == nil {
+		*to = newTotals()
+	}
+	(*to).Merge(from)
 }
 
 func addCounts(to, from *result.Counts) {
@@ -191,17 +240,7 @@ func NewRecorder(cfg RecorderConfig) *Recorder {
 		r.shards = append(r.shards, &shard{})
 	}
 	if cfg.Log != nil {
-		r.log = hdrhistogram.NewHistogramLogWriter(cfg.Log)
-		for _, err := range []error{
-			r.log.OutputLogFormatVersion(),
-			r.log.OutputStartTime(cfg.Start.UnixMilli()),
-			r.log.OutputLegend(),
-		} {
-			if err != nil && r.logErr == nil {
-				r.logErr = err
-			}
-		}
-		r.log.SetBaseTime(0)
+		r.log = result.NewLogWriter(cfg.Log, cfg.Start)
 	}
 	r.Phase("")
 	return r
@@ -298,31 +337,27 @@ func (r *Recorder) record(worker int, s *sample) {
 	c := sh.cellOf(s.phase, s.index)
 	c.closed = s.closed
 	c.counts.Intended++
-	if s.status != sampleMissed {
-		c.record(&c.lag, s.sent-s.intended)
-	}
 	switch s.status {
 	case sampleOK:
 		c.counts.OK++
 		if s.miss {
 			c.counts.Miss++
 		}
-		c.record(&c.response, s.returned-s.intended)
-		c.record(&c.service, s.returned-s.sent)
+		c.add(0, s)
 	case sampleFail:
 		c.counts.Fail++
 		if s.refused {
 			c.counts.Refused++
 		}
-		c.record(&c.failed, s.returned-s.intended)
+		c.add(1, s)
 	case sampleInfo:
 		c.counts.Info++
-		c.record(&c.waited, s.returned-s.intended)
+		c.add(2, s)
 	case sampleMissed:
 		c.counts.Missed++
 	case sampleUnfinished:
 		c.counts.Unfinished++
-		c.record(&c.waited, s.returned-s.intended)
+		c.add(2, s)
 	}
 	sh.mu.Unlock()
 	if s.status == sampleOK && s.phase.owned && int64(s.returned) > s.phase.lastDone.Load() {
@@ -355,8 +390,8 @@ func (r *Recorder) Run(ctx context.Context) error {
 func (r *Recorder) LogErr() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.logErr != nil {
-		return fmt.Errorf("write histogram log: %w", r.logErr)
+	if r.log != nil && r.log.Err() != nil {
+		return fmt.Errorf("write histogram log: %w", r.log.Err())
 	}
 	return nil
 }
@@ -378,6 +413,7 @@ func (r *Recorder) rotate(at time.Duration) {
 		full := sh.spare
 		sh.mu.Unlock()
 		over = gather(over, full)
+		r.release(sh)
 	}
 	for id, cells := range over {
 		for index, c := range cells {
@@ -395,6 +431,23 @@ func (r *Recorder) rotate(at time.Duration) {
 	r.mu.Unlock()
 	if observe != nil {
 		observe(rows)
+	}
+}
+
+// release gives back the memory of phases whose generator has ended: nothing is
+// recorded in them any more, and what was has been gathered. r.mu is held.
+func (r *Recorder) release(sh *shard) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for id, p := range r.phases {
+		if !p.owned || p.to == 0 {
+			continue
+		}
+		for _, cells := range [][][]*cell{sh.active, sh.spare} {
+			if id < len(cells) {
+				cells[id] = nil
+			}
+		}
 	}
 }
 
@@ -428,67 +481,50 @@ func (r *Recorder) row(from, to time.Duration, p *phase, index int, c *cell) res
 		Missed: c.counts.Missed, Refused: c.counts.Refused,
 	}
 	if c.counts.OK > 0 {
-		q := quantiles(c.response, 0.5, 0.9, 0.99)
+		h := c.times[0].response
+		q := result.Quantiles(h, 0.5, 0.9, 0.99)
 		row.P50, row.P90, row.P99 = q[0], q[1], q[2]
-		row.Max = time.Duration(c.response.Max())
+		row.Max = time.Duration(h.Max())
 	}
-	if c.lag != nil {
-		row.LagP99 = quantiles(c.lag, 0.99)[0]
-	}
+	row.LagP99 = result.Quantiles(c.lag(), 0.99)[0]
 	return row
 }
 
-// quantiles of a histogram, in growing order of qs; 0 for those that have too
-// few samples beyond them to be reported.
-func quantiles(h *hdrhistogram.Histogram, qs ...float64) []time.Duration {
-	percent := make([]float64, len(qs))
-	for i, q := range qs {
-		percent[i] = q * 100
-	}
-	values := h.ValueAtPercentilesSlice(percent)
-	out := make([]time.Duration, len(qs))
-	for i, q := range qs {
-		if result.Reportable(q, h.TotalCount()) {
-			out[i] = time.Duration(values[i])
-		}
-	}
-	return out
+// lag is that of everything that was sent.
+func (c *cell) lag() *hdrhistogram.Histogram {
+	return result.Merged(c.times[0].lag, c.times[1].lag, c.times[2].lag)
 }
 
-// writeLog writes the interval's response and service times to the histogram
-// log, at two digits. r.mu is held.
+// distributions yields the histograms of a cell that are not empty.
+func (c *cell) distributions(p *phase, index int, yield func(result.Histogram)) {
+	op, level := seriesNames(index)
+	for i := range c.times {
+		for _, q := range quantities {
+			if h := c.times[i].of(q); h != nil && h.TotalCount() > 0 {
+				yield(result.Histogram{
+					Distribution: result.Distribution{Phase: p.name, Op: op, Level: level, Outcome: outcomeNames[i], Quantity: q},
+					Histogram:    h,
+				})
+			}
+		}
+	}
+}
+
+// writeLog writes the interval's histograms to the log, at two digits. r.mu is
+// held.
 func (r *Recorder) writeLog(from, to time.Duration, p *phase, index int, c *cell) {
-	if r.log == nil || r.logErr != nil || c.counts.OK == 0 {
+	if r.log == nil {
 		return
 	}
-	for name, h := range map[string]*hdrhistogram.Histogram{"response": c.response, "service": c.service} {
-		iv := r.spare
-		if iv == nil {
-			iv = newInterval()
-			r.spare = iv
+	c.distributions(p, index, func(h result.Histogram) {
+		if r.spare == nil {
+			r.spare = newInterval()
 		}
-		iv.Reset()
-		iv.Merge(h)
-		iv.SetTag(tag(p, index) + "/" + name)
-		iv.SetStartTimeMs(from.Milliseconds())
-		iv.SetEndTimeMs(to.Milliseconds())
-		if err := r.log.OutputIntervalHistogram(iv); err != nil {
-			r.logErr = err
-			return
-		}
-	}
-}
-
-// tag names a series where commas and blanks have a meaning.
-func tag(p *phase, index int) string {
-	op, level := seriesNames(index)
-	parts := slices.DeleteFunc([]string{p.name, op, level}, func(s string) bool { return s == "" })
-	return strings.Map(func(c rune) rune {
-		if c == ',' || c <= ' ' || c == '/' {
-			return '_'
-		}
-		return c
-	}, strings.Join(parts, "-"))
+		r.spare.Reset()
+		r.spare.Merge(h.Histogram)
+		h.Histogram, h.From, h.To = r.spare, from, to
+		r.log.Write(h)
+	})
 }
 
 // Fill ends the recording and writes it into the result of the run: phases,
@@ -527,8 +563,6 @@ func (c *cell) series(p *phase, index int, span time.Duration) result.Series {
 		Phase: p.name, Op: op, Level: level,
 		Closed: c.closed > 0, InFlight: c.closed, Limited: p.limited,
 		Counts: c.counts, Span: span, Clamped: c.clamped,
-		Response: latency(c.response), Service: latency(c.service), Lag: latency(c.lag),
-		Failed: latency(c.failed), Waited: latency(c.waited),
 	}
 	if span > 0 {
 		s.Throughput = float64(c.counts.OK) / span.Seconds()
@@ -536,81 +570,128 @@ func (c *cell) series(p *phase, index int, span time.Duration) result.Series {
 			s.Offered = float64(c.counts.Intended) / span.Seconds()
 		}
 	}
-	if c.counts.OK > 0 {
-		qs := result.SpectrumQuantiles(c.counts.OK)
-		response, service := quantiles(c.response, qs...), quantiles(c.service, qs...)
-		for i, q := range qs {
-			s.Spectrum = append(s.Spectrum, result.Point{Q: q, Response: response[i], Service: service[i]})
-		}
-	}
+	s.Measure(func(outcome, quantity string) *hdrhistogram.Histogram {
+		return c.times[slices.Index(outcomeNames[:], outcome)].of(quantity)
+	})
 	return s
 }
 
-func latency(h *hdrhistogram.Histogram) result.Latency {
-	if h == nil || h.TotalCount() == 0 {
-		return result.Latency{}
-	}
-	q := quantiles(h, 0.5, 0.9, 0.99, 0.999)
-	return result.Latency{
-		Count: h.TotalCount(), Mean: time.Duration(math.Round(h.Mean())),
-		P50: q[0], P90: q[1], P99: q[2], P999: q[3], Max: time.Duration(h.Max()),
-	}
-}
-
-// WritePercentiles writes the distribution of each series, over all phases,
-// into dir as NAME.hgrm in milliseconds: response time, and service time in
-// NAME.service.hgrm. It returns the names of the files.
-func (r *Recorder) WritePercentiles(dir string) ([]string, error) {
+// Histograms is the distributions of each phase, over the whole of it, at three
+// digits. They are the Recorder's own and change with it.
+func (r *Recorder) Histograms() []result.Histogram {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var files []string
+	var all []result.Histogram
 	for id, cells := range r.total {
+		p := r.phases[id]
 		for index, c := range cells {
-			if c == nil || c.counts.OK == 0 {
-				continue
-			}
-			base := tag(r.phases[id], index)
-			for suffix, h := range map[string]*hdrhistogram.Histogram{"": c.response, ".service": c.service} {
-				name := base + suffix + result.PercentilesExt
-				var text strings.Builder
-				if _, err := h.PercentilesPrint(&text, 5, 1e6); err != nil {
-					return files, fmt.Errorf("write %s: %w", name, err)
-				}
-				if err := result.ReplaceFile(filepath.Join(dir, name), []byte(text.String())); err != nil {
-					return files, err
-				}
-				files = append(files, name)
-			}
-		}
-	}
-	slices.Sort(files)
-	return files, nil
-}
-
-// middle is the median response time and the 99th percentile of the lag over
-// all series of a phase, or of all phases if p is nil.
-func (r *Recorder) middle(p *phase) (responseP50, lagP99 time.Duration) {
-	r.rotate(r.Now())
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	response, lag := newTotals(), newTotals()
-	for id, cells := range r.total {
-		if p != nil && id != p.id {
-			continue
-		}
-		for _, c := range cells {
 			if c == nil {
 				continue
 			}
-			if c.response != nil {
-				response.Merge(c.response)
+			c.distributions(p, index, func(h result.Histogram) {
+				h.From, h.To = p.from, max(p.to, p.from)
+				if p.to == 0 {
+					h.To = max(r.rotated, p.from)
+				}
+				all = append(all, h)
+			})
+		}
+	}
+	return all
+}
+
+// Flush ends the current interval, so that all that was recorded is in the
+// totals.
+func (r *Recorder) Flush() { r.rotate(r.Now()) }
+
+// Totals is what was recorded of one series in one phase, or a sum of several.
+type Totals struct {
+	Phase, Op, Level string
+	Counts           result.Counts
+	Closed           bool
+	// Span is how long the phase has lasted.
+	Span time.Duration
+	// Response and Service are of oks, Lag of all that was sent. nil is empty.
+	Response, Service, Lag *hdrhistogram.Histogram
+}
+
+// Totals returns the series that match, as they were at the end of the last
+// interval. The histograms are copies.
+func (r *Recorder) Totals(match func(phase, op, level string) bool) []Totals {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []Totals
+	for id, cells := range r.total {
+		p := r.phases[id]
+		for index, c := range cells {
+			op, level := seriesNames(index)
+			if c == nil || c.counts == (result.Counts{}) || !match(p.name, op, level) {
+				continue
 			}
-			if c.lag != nil {
-				lag.Merge(c.lag)
+			to := p.to
+			if to == 0 {
+				to = r.rotated
+			}
+			all = append(all, Totals{
+				Phase: p.name, Op: op, Level: level, Counts: c.counts, Closed: c.closed > 0, Span: max(to-p.from, 0),
+				Response: clone(c.times[0].response), Service: clone(c.times[0].service), Lag: clone(c.lag()),
+			})
+		}
+	}
+	return all
+}
+
+func clone(h *hdrhistogram.Histogram) *hdrhistogram.Histogram {
+	if h == nil {
+		return nil
+	}
+	return h.Clone()
+}
+
+// Sum adds totals up; of phases that follow each other the spans too.
+func Sum(all []Totals) Totals {
+	var sum Totals
+	spans := map[string]time.Duration{}
+	for _, t := range all {
+		addCounts(&sum.Counts, &t.Counts)
+		sum.Closed = sum.Closed || t.Closed
+		spans[t.Phase] = max(spans[t.Phase], t.Span)
+		sum.Response = result.Merged(sum.Response, t.Response)
+		sum.Service = result.Merged(sum.Service, t.Service)
+		sum.Lag = result.Merged(sum.Lag, t.Lag)
+	}
+	for _, d := range spans {
+		sum.Span += d
+	}
+	return sum
+}
+
+// middle is the median response time and the 99th percentile of the lag over
+// all series of some phases, or of all if there are none.
+func (r *Recorder) middle(of []*phase) (responseP50, lagP99 time.Duration) {
+	r.Flush()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var response, lag *hdrhistogram.Histogram
+	for id, cells := range r.total {
+		if len(of) > 0 && !slices.Contains(of, r.phases[id]) {
+			continue
+		}
+		for _, c := range cells {
+			if c != nil {
+				response, lag = result.Merged(response, c.times[0].response), result.Merged(lag, c.lag())
 			}
 		}
 	}
-	return time.Duration(response.ValueAtQuantile(50)), time.Duration(lag.ValueAtQuantile(99))
+	return at(response, 50), at(lag, 99)
+}
+
+// at is a percentile of a histogram, 0 if it is empty.
+func at(h *hdrhistogram.Histogram, percent float64) time.Duration {
+	if h == nil {
+		return 0
+	}
+	return time.Duration(h.ValueAtPercentile(percent))
 }
 
 // limit marks the phases of the clock as limited by the generator.

@@ -24,7 +24,8 @@ const (
 	EnvironmentFile = "env.json"
 	BenchFile       = "bench.txt"
 
-	HistogramLogFile = "run.hlog"         // interval histograms
+	HistogramLogFile = "run.hlog"         // interval histograms, two digits
+	TotalsFile       = "totals.hlog"      // histograms of each phase, three digits: what is merged
 	HistoryFile      = "history.jsonl.gz" // every operation
 	ScenarioFile     = "scenario.yaml"    // a copy of what was run
 	LinearFile       = "linearizability.html"

@@ -67,11 +67,9 @@ func (r *run) conclude(ctx context.Context, failure error) (*result.Run, error) 
 	}
 	out.Judge()
 	if r.rec != nil {
-		names, err := r.rec.WritePercentiles(r.Dir)
+		files, err := result.WriteDistributions(r.Dir, r.start, r.rec.Histograms())
 		errs = append(errs, err)
-		for _, n := range names {
-			out.Files = append(out.Files, result.File{Path: n, About: "percentile distribution"})
-		}
+		out.Files = append(out.Files, files...)
 	}
 	errs = append(errs, result.Write(r.Dir, out))
 	return out, errors.Join(errs...)
