@@ -418,7 +418,8 @@ func (s *Sim) dial(a, b, tries int) {
 			eaten := s.opt.Eat != nil && s.opt.Eat(info)
 			s.sent(to, a, replication.LaneControl, info, eaten)
 			if !eaten {
-				from.step(func() { from.Core.ReceiveAck(from.local(b), to.Core.ID(), replication.LaneControl, info) })
+				id := to.Core.ID()
+				from.step(func() { from.Core.ReceiveAck(from.local(b), id, replication.LaneControl, info) })
 			}
 		})
 	}
@@ -452,6 +453,7 @@ type Node struct {
 	dialing     map[int]bool
 	wakeAt      time.Duration
 	pausedUntil time.Duration
+	inbox       []func() // what waits for the next turn; see Options.Batch
 
 	Upper replication.Driven
 	reg   *register // Upper, if it is the toy state machine
@@ -481,13 +483,38 @@ func (n *Node) step(input func()) {
 	if n.dead {
 		return
 	}
-	if n.pausedUntil > n.sim.now {
+	if n.pausedUntil > n.sim.now && !n.sim.opt.Batch {
 		n.sim.At(n.pausedUntil-n.sim.now, func() { n.step(input) })
 		return
 	}
 	n.ensure()
+	if n.sim.opt.Batch {
+		n.inbox = append(n.inbox, input)
+		if len(n.inbox) == 1 {
+			n.sim.At(time.Duration(n.sim.rng.IntN(1000))*time.Microsecond, n.batch)
+		}
+		return
+	}
 	n.Core.Clock(n.sim.now)
 	input()
+	n.finishTurn()
+}
+
+// batch runs everything that waits as one turn, once the process runs.
+func (n *Node) batch() {
+	switch {
+	case n.dead:
+		return
+	case n.pausedUntil > n.sim.now:
+		n.sim.At(n.pausedUntil-n.sim.now, n.batch)
+		return
+	}
+	inputs := n.inbox
+	n.inbox = nil
+	n.Core.Clock(n.sim.now)
+	for _, input := range inputs {
+		input()
+	}
 	n.finishTurn()
 }
 
@@ -521,7 +548,8 @@ func (n *Node) linkUp(dir replication.Direction, lane replication.Lane, o *Node)
 	if w := n.sim.opt.Watch; w != nil && first {
 		w.Linked(n, o.slot, true)
 	}
-	n.step(func() { n.Core.PeerUp(n.local(o.slot), o.Core.ID(), dir, lane) })
+	id := o.Core.ID()
+	n.step(func() { n.Core.PeerUp(n.local(o.slot), id, dir, lane) })
 }
 
 func (n *Node) linkDown(dir replication.Direction, lane replication.Lane, o *Node) {
