@@ -9,7 +9,7 @@
 // A change of leader moves what is not answered back into the queue, to be sent again under the same (session, seq), which
 // the replicated session table applies at most once. After its answer an operation is never sent again: it could
 // overwrite a later write that a quorum acknowledged. Put and Del are the exception, since their answer promises nothing:
-// they are answered on arrival and journaled afterwards, by the same path.
+// they are answered on arrival and journaled afterwards, by the same path, until a leader takes them or their patience ends.
 //
 // The deadline of an operation that was never sent gives a definite refusal; once it was sent, its outcome is
 // indeterminate: it may have taken, or may still take, effect.

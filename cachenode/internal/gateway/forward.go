@@ -1,59 +1,148 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/hacache/hacache/cachenode/internal/replication"
+	"github.com/hacache/hacache/proto/cachepb"
 )
 
 // Forwards keep their order.
 //
 // A gateway sends operations to the leader over streams that break, come back and stand in for each other. If one is lost
 // and the next arrives, the lost one, sent again, would land after it; a Put that was acknowledged first would undo a
-// Remove that a quorum acknowledged. So forwards are numbered without gaps, and the leader takes them only in that order:
-// what comes after a gap is refused, and its gateway then sends everything that is open again, in the order of arrival,
-// under a new epoch. What the leader had taken already is found in the session table and not applied again.
+// Remove that a quorum acknowledged. So forwards are numbered without gaps in epochs, and the leader takes those of an
+// epoch only in that order. At the first that it cannot take, because one is missing before it or because there is no
+// room, it closes the epoch: neither that one nor anything after it is taken, now or later. It says so, by the name of
+// the first that it did not take, and the gateway sends what has to be sent again in the order of arrival, under a new
+// epoch. What the leader had taken already is found in the session table and not applied again.
+//
+// An epoch is closed for ever, and what comes twice is ignored: so the refusal of a forward is the last word on it,
+// however the network repeats and delays.
 
-// forwardStream is a numbered stream of forwards: a gateway's own, or what a leader has seen of one.
-type forwardStream struct {
-	epoch uint64
-	next  uint64
+// forwardName names a forward.
+type forwardName struct{ epoch, n uint64 }
+
+func (f forwardName) String() string {
+	return strconv.FormatUint(f.epoch, 36) + "." + strconv.FormatUint(f.n, 36)
 }
 
-// name returns the name of the forward that is i after the next one.
-func (s *forwardStream) name(i uint64) string {
-	return strconv.FormatUint(s.epoch, 36) + "." + strconv.FormatUint(s.next+i, 36)
-}
+// andRest follows the name of a forward where an answer speaks of it and of all that follow it in its epoch.
+const andRest = "+"
 
-func parseForward(ref string) (epoch, n uint64, err error) {
+// parseForward reads a name, and whether what is said is about all that follow it as well.
+func parseForward(ref string) (name forwardName, rest bool, err error) {
+	ref, rest = strings.CutSuffix(ref, andRest)
 	a, b, ok := strings.Cut(ref, ".")
 	if !ok {
-		return 0, 0, fmt.Errorf("gateway: forward %q has no epoch", ref)
+		return name, rest, fmt.Errorf("gateway: forward %q has no epoch", ref)
 	}
-	if epoch, err = strconv.ParseUint(a, 36, 64); err != nil {
-		return 0, 0, err
+	if name.epoch, err = strconv.ParseUint(a, 36, 64); err != nil {
+		return name, rest, err
 	}
-	n, err = strconv.ParseUint(b, 36, 64)
-	return epoch, n, err
+	name.n, err = strconv.ParseUint(b, 36, 64)
+	return name, rest, err
 }
 
-// inOrder reports whether a forward of the gateway id is the next one, and notes that it came.
-func (g *Gateway) inOrder(id uint64, ref string) bool {
-	epoch, n, err := parseForward(ref)
-	if err != nil {
+// arrivals is what a leader knows of the forwards of another gateway. It outlives the leadership, or a late copy of an
+// epoch that was closed could be taken in the next one.
+type arrivals struct {
+	id     uint64 // the gateway's incarnation
+	epoch  uint64
+	next   uint64
+	closed cachepb.Code // why nothing more of the epoch is taken; OK while it is open
+}
+
+// arrive finds the place of a forward among those of its gateway. It reports whether it is the next one; if not, it has
+// been refused or ignored.
+func (g *Gateway) arrive(o *op) bool {
+	name, rest, err := parseForward(o.ref)
+	if err != nil || rest {
+		return false // not by a gateway of this version; no answer would be understood
+	}
+	a := g.arrivals[replication.IDTag(o.from)]
+	if a == nil || a.id != o.from {
+		a = &arrivals{id: o.from}
+		g.arrivals[replication.IDTag(o.from)] = a
+	}
+	if name.epoch > a.epoch {
+		*a = arrivals{id: o.from, epoch: name.epoch}
+	}
+	switch {
+	case name.epoch < a.epoch || name.n < a.next:
+		return false // a copy of what was taken, or of what its gateway has given up
+	case a.closed == cachepb.Code_OK && name.n > a.next:
+		a.closed = cachepb.Code_NOT_LEADER
+	case a.closed == cachepb.Code_OK && g.bytes+o.size > 2*g.cfg.MaxBytes:
+		g.stats.FullPending++
+		a.closed = cachepb.Code_OVERLOADED
+	}
+	if a.closed != cachepb.Code_OK {
+		// By the name of the first that was not taken, also if the answer about that one is lost.
+		o.ref = forwardName{a.epoch, a.next}.String() + andRest
+		g.refuseTo(o, a.closed, closedDetail[a.closed])
 		return false
 	}
-	s := g.streams[id]
-	if s == nil {
-		s = &forwardStream{}
-		g.streams[id] = s
-	}
-	if epoch > s.epoch {
-		s.epoch, s.next = epoch, 0
-	}
-	if epoch != s.epoch || n != s.next {
-		return false
-	}
-	s.next++
+	a.next++
 	return true
 }
+
+var closedDetail = map[cachepb.Code]string{
+	cachepb.Code_NOT_LEADER: "out of order",
+	cachepb.Code_OVERLOADED: "too many operations wait at the leader",
+}
+
+// closeArrivals ends all epochs: what was taken under the leadership before this one may be lost.
+func (g *Gateway) closeArrivals() {
+	for _, a := range g.arrivals {
+		a.closed = cachepb.Code_NOT_LEADER
+	}
+}
+
+// reopen begins a new epoch.
+func (g *Gateway) reopen() {
+	g.stream.epoch++
+	g.stream.n = 0
+}
+
+// unsent handles the leader's word that it took nothing of an epoch from name on: that goes back into the queue, or is
+// answered for the leader's reason, if that is final and no earlier copy may take effect yet.
+func (g *Gateway) unsent(name forwardName, out *cachepb.Outcome) {
+	if name.epoch != g.stream.epoch {
+		return // it has said so before
+	}
+	overloaded := out.GetCode() == cachepb.Code_OVERLOADED
+	var back []*op
+	for at, o := range g.forwarded {
+		if at.epoch == name.epoch && at.n >= name.n {
+			back = append(back, o)
+		}
+	}
+	slices.SortFunc(back, func(a, b *op) int { return cmp.Compare(a.name.n, b.name.n) })
+	for _, o := range back {
+		delete(g.forwarded, o.name)
+		switch {
+		case overloaded && o.kind.waits() && o.copies == 1:
+			g.answer(o, out.GetCode(), out.GetDetail())
+			g.finish(o)
+		case g.sendable(o):
+			g.giveBack(o)
+		}
+	}
+	g.reopen()
+	if !overloaded {
+		g.hold(notLeaderPause)
+		return
+	}
+	g.refusedAt = g.core.Now()
+	g.overloadPause = min(max(2*g.overloadPause, overloadPauseMin), overloadPauseMax)
+	g.hold(g.overloadPause)
+}
+
+// hold lets nothing be forwarded for a while.
+func (g *Gateway) hold(d time.Duration) { g.holdUntil = max(g.holdUntil, g.core.Now()+d) }

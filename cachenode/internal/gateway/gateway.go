@@ -23,6 +23,11 @@ const (
 	acksPerMessage = 1024
 	ackBytes       = 1 << 20
 	notLeaderPause = 5 * time.Millisecond // before an operation that found no leader there is sent again
+	maxPatience    = 60 * time.Second     // of any operation: the session table forgets it then, and no copy may be sent any more
+
+	// What a full leader has refused is sent again after a pause that doubles, until it takes something.
+	overloadPauseMin = 10 * time.Millisecond
+	overloadPauseMax = 160 * time.Millisecond
 )
 
 // Config describes a Gateway. The zero value of a duration or size means its default.
@@ -30,9 +35,9 @@ type Config struct {
 	Store     *store.Store
 	Transport replication.Transport
 
-	Deadline    time.Duration // of an Insert or Remove that names none. Default 3 s
-	PutPatience time.Duration // how long a Put waits for a leader before it is lost. Default 2 s
-	DelPatience time.Duration // the same of a Del. Default 60 s
+	Deadline    time.Duration // of an Insert or Remove that names none. Default 3 s; none is longer than 60 s
+	PutPatience time.Duration // how long a Put waits for a leader that takes it before it is lost. Default 2 s
+	DelPatience time.Duration // the same of a Del. Default 60 s, which is also the most
 	MaxBytes    int           // operations kept, and the overlay. Default 64 MiB each
 	MaxStale    time.Duration // bound of local reads. Default 500 ms
 	Rand        func() uint64 // names sessions; required
@@ -77,9 +82,9 @@ type Gateway struct {
 
 	session   session
 	byTag     map[tag]*op
-	forwarded map[uint64]*op // by their number in the stream of forwards
-	stream    forwardStream
-	streams   map[uint64]*forwardStream // of other gateways, by id, while this node leads
+	forwarded map[forwardName]*op
+	stream    forwardName          // of the next forward
+	arrivals  map[uint32]*arrivals // of other gateways' forwards, by host
 
 	proposals []proposal // own entries not applied yet, by index
 	once      []*op      // wait for another voter's log, by index
@@ -89,9 +94,12 @@ type Gateway struct {
 	leaderID   uint64
 	leaderTerm uint64
 	breaks     uint64
-	holdUntil  time.Duration // after a NOT_LEADER
+	holdUntil  time.Duration // after a NOT_LEADER or OVERLOADED
 	restored   bool
 	checkedAt  time.Duration
+
+	overloadPause time.Duration // the last one; 0: the leader has taken something since
+	refusedAt     time.Duration // when it began
 
 	reads   reads
 	overlay overlay
@@ -119,7 +127,7 @@ func New(cfg Config) *Gateway {
 	}
 	return &Gateway{
 		cfg: cfg, store: cfg.Store, log: cfg.Logger,
-		byTag: make(map[tag]*op), forwarded: make(map[uint64]*op), streams: make(map[uint64]*forwardStream),
+		byTag: make(map[tag]*op), forwarded: make(map[forwardName]*op), arrivals: make(map[uint32]*arrivals),
 	}
 }
 
@@ -144,7 +152,7 @@ func (g *Gateway) Submit(s replication.Submission) {
 	now := g.core.Now()
 	if o.session != 0 && o.seq != 0 {
 		if first := g.byTag[tag{o.session, o.seq}]; first != nil {
-			g.joinTwin(first, o)
+			g.submitTwin(first, o)
 			return
 		}
 	}
@@ -184,7 +192,7 @@ func (g *Gateway) admit(o *op, now time.Duration) bool {
 	case kindDel:
 		patience = g.cfg.DelPatience
 	}
-	o.deadline = now + patience
+	o.deadline = now + min(patience, maxPatience)
 	if !o.kind.waits() {
 		g.overlay.put(o)
 		g.answer(o, cachepb.Code_OK, "")
@@ -192,14 +200,23 @@ func (g *Gateway) admit(o *op, now time.Duration) bool {
 	return true
 }
 
-// joinTwin lets a repeated submission of a tagged operation wait for the same outcome.
-func (g *Gateway) joinTwin(first, o *op) {
+// submitTwin lets a repeated submission of a tagged operation wait for the same outcome.
+func (g *Gateway) submitTwin(first, o *op) {
+	switch {
+	case o.kind != first.kind || o.cache != first.cache || o.key != first.key:
+		// Its own kind of ack could not tell what became of the other one.
+		g.answer(o, cachepb.Code_INVALID, "another operation with this session and seq is under way")
+		return
+	case !o.kind.waits():
+		g.answer(o, cachepb.Code_OK, "") // on arrival, as the first was
+		return
+	}
 	first.twins = append(first.twins, twin{o.to, o.reqID, o.hasReqID, o.level})
 	if first.acked {
 		g.answerReached(first, first.level, first.index, first.term)
 	}
 	if first.waiters() > 0 && first.bucket < 0 {
-		first.deadline = g.core.Now() + cmp.Or(o.deadline, g.cfg.Deadline)
+		first.deadline = g.core.Now() + min(cmp.Or(o.deadline, g.cfg.Deadline), maxPatience)
 		g.wheel.add(first, g.core.Now())
 	}
 }
@@ -403,7 +420,7 @@ func (g *Gateway) forward(leader int) bool {
 		if o.own {
 			o.first = g.session.base
 		}
-		o.ref = g.stream.name(uint64(i))
+		o.ref = forwardName{g.stream.epoch, g.stream.n + uint64(i)}.String()
 		items[i] = o.request(false)
 	}
 	req := items[0]
@@ -421,9 +438,9 @@ func (g *Gateway) forward(leader int) bool {
 		}
 		o.state, o.sentAt = stateForwarded, g.core.Now()
 		o.copies++
-		o.number = g.stream.next
-		g.forwarded[o.number] = o
-		g.stream.next++
+		o.name = g.stream
+		g.forwarded[o.name] = o
+		g.stream.n++
 	}
 	return true
 }
@@ -472,30 +489,25 @@ func (g *Gateway) PeerRequest(slot int, id uint64, req *cachepb.CacheRequest) {
 		return
 	}
 	o.foreign, o.slot, o.from, o.ref = true, slot, id, o.reqID
-	if g.core.Elected() && !g.inOrder(id, o.ref) {
-		// Something before it was lost or came another way. Its gateway sends everything again, in order.
-		g.refuseTo(o, cachepb.Code_NOT_LEADER, "out of order")
+	if !g.core.Elected() {
+		g.refuseTo(o, cachepb.Code_NOT_LEADER, "")
 		return
 	}
-	if code, detail := g.store.Validate(req); code != cachepb.Code_OK {
+	if !g.arrive(o) {
+		return
+	}
+	// What its client was told is done is not refused for want of room: its gateway had room for it.
+	if code, detail := g.store.Validate(req); code != cachepb.Code_OK && (o.kind.waits() || code != cachepb.Code_OVERLOADED) {
 		g.refuseTo(o, code, detail)
 		return
 	}
-	switch {
-	case !g.core.Elected():
-		g.refuseTo(o, cachepb.Code_NOT_LEADER, "")
-	case g.bytes+o.size > 2*g.cfg.MaxBytes:
-		g.stats.FullPending++
-		g.refuseTo(o, cachepb.Code_OVERLOADED, "too many operations wait at the leader")
-	default:
-		g.stats.ForeignTaken++
-		g.bytes += o.size
-		// It has no deadline here: its gateway keeps that, and to drop it would break the order.
-		g.n++
-		o.n = g.n
-		g.queue = append(g.queue, o)
-		g.foreign++
-	}
+	g.stats.ForeignTaken++
+	g.bytes += o.size
+	// It has no deadline here: its gateway keeps that, and to drop it would break the order.
+	g.n++
+	o.n = g.n
+	g.queue = append(g.queue, o)
+	g.foreign++
 }
 
 // PeerAck implements replication.Upper: the leader's answers to what this gateway forwarded.
@@ -521,9 +533,16 @@ func (g *Gateway) PeerAck(slot int, id uint64, ack *cachepb.Ack) {
 	default:
 		return
 	}
-	epoch, n, err := parseForward(ref)
-	o := g.forwarded[n]
-	if err != nil || epoch != g.stream.epoch || o == nil || id != g.leaderID {
+	name, rest, err := parseForward(ref)
+	if err != nil || id != g.leaderID {
+		return
+	}
+	if rest {
+		g.unsent(name, out)
+		return
+	}
+	o := g.forwarded[name]
+	if o == nil {
 		return
 	}
 	if ok {
@@ -533,26 +552,31 @@ func (g *Gateway) PeerAck(slot int, id uint64, ack *cachepb.Ack) {
 		}
 		return
 	}
-	g.leaderRefused(n, o, out)
+	g.leaderRefused(o, out)
 }
 
-// leaderRefused handles a leader's no. It is about one copy of the operation; if an earlier copy may be in a log, it says
-// nothing about that one.
-func (g *Gateway) leaderRefused(n uint64, o *op, out *cachepb.Outcome) {
+// leaderRefused handles a leader's no to one forward. It is about one copy of the operation; if an earlier copy may be in
+// a log, it says nothing about that one.
+func (g *Gateway) leaderRefused(o *op, out *cachepb.Outcome) {
 	switch out.GetCode() {
 	case cachepb.Code_NOT_LEADER, cachepb.Code_NO_LEADER, cachepb.Code_NO_QUORUM:
-		g.holdUntil = g.core.Now() + notLeaderPause
+		g.hold(notLeaderPause)
 		g.requeue(stateForwarded)
 	default:
-		delete(g.forwarded, n)
+		delete(g.forwarded, o.name)
 		if o.copies > 1 && o.kind.waits() {
 			return // an earlier copy may take effect yet: applied, or unknown at the deadline
 		}
-		if !o.kind.waits() {
-			g.stats.PutsLost++
-		}
 		g.answer(o, out.GetCode(), out.GetDetail())
+		g.lose(o)
 		g.finish(o)
+	}
+}
+
+// lose counts an operation that was answered on arrival and will not take effect, or may not.
+func (g *Gateway) lose(o *op) {
+	if !o.kind.waits() {
+		g.stats.PutsLost++
 	}
 }
 
@@ -567,7 +591,7 @@ func (g *Gateway) noteLeadership() {
 	switch {
 	case id != g.leaderID || term != g.leaderTerm:
 		g.proposals = g.proposals[:0]
-		clear(g.streams)
+		g.closeArrivals()
 		for _, o := range g.once {
 			if o.foreign && o.state != stateDone {
 				g.finish(o) // its own gateway sends it again
@@ -575,7 +599,7 @@ func (g *Gateway) noteLeadership() {
 		}
 		g.once = g.once[:0]
 		g.requeue(stateProposed, stateForwarded)
-		g.holdUntil = 0
+		g.holdUntil, g.overloadPause = 0, 0
 	case breaks != g.breaks || g.restored || g.overdue():
 		g.requeue(stateForwarded)
 	}
@@ -601,7 +625,7 @@ func (g *Gateway) overdue() bool {
 // and begins a new stream of forwards.
 func (g *Gateway) requeue(states ...state) {
 	pick := func(o *op) {
-		if o != nil && slices.Contains(states, o.state) && !o.acked && (o.to != nil || len(o.twins) > 0 || !o.kind.waits()) {
+		if o != nil && slices.Contains(states, o.state) && g.sendable(o) {
 			g.giveBack(o)
 		}
 	}
@@ -612,9 +636,12 @@ func (g *Gateway) requeue(states ...state) {
 		pick(o)
 	}
 	clear(g.forwarded)
-	g.stream.epoch++
-	g.stream.next = 0
+	g.reopen()
 }
+
+// sendable reports whether an operation may be sent again: it must not if it was answered at its level, since it could
+// overwrite a later one.
+func (g *Gateway) sendable(o *op) bool { return !o.acked && (o.waiters() > 0 || !o.kind.waits()) }
 
 // Apply implements replication.StateMachine.
 func (g *Gateway) Apply(index, term uint64, data []byte) {
@@ -624,9 +651,11 @@ func (g *Gateway) Apply(index, term uint64, data []byte) {
 		batch = g.proposals[0].batch
 		g.proposals = slices.Delete(g.proposals, 0, 1)
 	} else {
-		batch = &cachepb.Batch{}
-		if err := proto.Unmarshal(data, batch); err != nil {
-			panic(fmt.Sprintf("gateway: entry %d: %v", index, err)) // committed by a gateway of this version
+		var err error
+		if batch, err = decodeBatch(data); err != nil {
+			// Every replica reads the same bytes, so all skip it. It cannot have been proposed by a gateway of this version.
+			g.log.Error("an entry of the log is not a batch", "index", index, "term", term, "error", err)
+			batch = &cachepb.Batch{}
 		}
 	}
 	g.core.NoteClusterMs(batch.GetClusterMs())
@@ -651,6 +680,24 @@ func opTag(req *cachepb.CacheRequest) *cachepb.OpTag {
 	return nil
 }
 
+// maxClusterMs bounds cluster time, so that a ttl can be added to it. It is in the year 287396.
+const maxClusterMs = 1 << 53
+
+// decodeBatch reads the payload of a log entry.
+func decodeBatch(data []byte) (*cachepb.Batch, error) {
+	b := &cachepb.Batch{}
+	if err := proto.Unmarshal(data, b); err != nil {
+		return nil, err
+	}
+	if len(b.GetOps()) > store.MaxBatchOps {
+		return nil, fmt.Errorf("%d operations, want at most %d", len(b.GetOps()), store.MaxBatchOps)
+	}
+	if ms := b.GetClusterMs(); ms < 0 || ms > maxClusterMs {
+		return nil, fmt.Errorf("cluster time %d ms, want 0 to %d", ms, int64(maxClusterMs))
+	}
+	return b, nil
+}
+
 // find returns this gateway's operation of a tag, or nil.
 func (g *Gateway) find(t *cachepb.OpTag) *op {
 	if t.GetSession() == g.session.id && g.session.id != 0 {
@@ -664,20 +711,35 @@ func (g *Gateway) complete(o *op, r store.Result, index, term uint64) {
 	if o.own {
 		g.session.opened = true
 	}
-	g.overlay.dropOlder(o)
-	switch {
-	case r.Code == cachepb.Code_OK:
+	if o.state == stateForwarded && o.sentAt > g.refusedAt {
+		g.overloadPause = 0
+	}
+	if r.Code == cachepb.Code_OK {
+		g.overlay.dropOlder(o)
 		g.answerAt(o, cachepb.Code_OK, "", cmp.Or(r.Index, index), term)
-	case r.Code == cachepb.Code_SESSION_EXPIRED && o.own:
-		// Our own session was pushed out of the table. Whether an earlier copy took effect is not known any more.
-		g.answer(o, cachepb.Code_INDETERMINATE, "the session of this node was pushed out of the session table")
 		g.finish(o)
-		g.renewSession()
 		return
-	default:
+	}
+	if r.Code == cachepb.Code_SESSION_EXPIRED && o.own {
+		g.expelled(o)
+		return
+	}
+	if o.copies > 1 {
+		g.answer(o, cachepb.Code_INDETERMINATE, "refused as "+r.Code.String()+"; an earlier copy may have taken effect")
+	} else {
 		g.answer(o, r.Code, "")
 	}
+	g.lose(o)
 	g.finish(o)
+}
+
+// expelled handles an operation whose session, this gateway's own, is not in the session table any more. If this was its
+// only copy it had no effect, and goes on under the next session.
+func (g *Gateway) expelled(o *op) {
+	if o.copies == 1 && g.sendable(o) {
+		o.copies = 0
+	}
+	g.renewSession()
 }
 
 // Settle implements replication.Driven.
@@ -727,9 +789,8 @@ func (g *Gateway) NextWake() time.Duration {
 
 // expire ends an operation whose deadline has passed.
 func (g *Gateway) expire(o *op) {
+	g.lose(o)
 	switch {
-	case !o.kind.waits():
-		g.stats.PutsLost++
 	case o.copies > 0:
 		g.answer(o, cachepb.Code_INDETERMINATE, "no answer within the deadline; it may still take effect")
 	case g.core.Leading():
@@ -755,8 +816,8 @@ func (g *Gateway) finish(o *op) {
 	if o.foreign {
 		return
 	}
-	if g.forwarded[o.number] == o {
-		delete(g.forwarded, o.number)
+	if g.forwarded[o.name] == o {
+		delete(g.forwarded, o.name)
 	}
 	if o.own {
 		g.session.release(o)
@@ -902,6 +963,7 @@ func (g *Gateway) Reset() {
 	for _, o := range g.byTag {
 		if o.copies > 0 {
 			g.answer(o, cachepb.Code_INDETERMINATE, "the node lost its cluster")
+			g.lose(o)
 			g.finish(o)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/hacache/hacache/cachenode/internal/gateway"
 	"github.com/hacache/hacache/cachenode/internal/replication"
@@ -23,13 +24,18 @@ import (
 // traced is a gateway whose applied entries the simulation compares between nodes.
 type traced struct {
 	*gateway.Gateway
-	sim *replicationtest.Sim
-	n   *replicationtest.Node
+	w *world
+	n *replicationtest.Node
 }
 
 func (t *traced) Apply(index, term uint64, data []byte) {
-	t.sim.Applied(t.n, index, term, xxhash.Sum64(data))
+	t.w.sim.Applied(t.n, index, term, xxhash.Sum64(data))
 	t.Gateway.Apply(index, term, data)
+	if t.w.applied != nil {
+		b := &cachepb.Batch{}
+		_ = proto.Unmarshal(data, b)
+		t.w.applied(t.n, index, b)
+	}
 }
 
 // world is a simulated cluster of whole nodes but for sockets: gateways, stores and cores.
@@ -43,6 +49,8 @@ type world struct {
 
 	counts map[string]int
 	err    error
+
+	applied func(n *replicationtest.Node, index uint64, b *cachepb.Batch) // told of each entry, if not nil
 }
 
 type whole struct {
@@ -50,15 +58,17 @@ type whole struct {
 	store *store.Store
 }
 
-func newWorld(t *testing.T, opt replicationtest.Options) *world {
+func newWorld(t *testing.T, opt replicationtest.Options, configure ...func(*gateway.Config)) *world {
 	w := &world{t: t, nodes: map[*replicationtest.Node]*whole{}, keys: map[string]*key{}, counts: map[string]int{}}
 	opt.Upper = func(n *replicationtest.Node) (replication.Driven, func(*replication.Core)) {
 		st := store.New(store.Config{})
-		gw := gateway.New(gateway.Config{
-			Store: st, Transport: n, Rand: w.sim.Rand().Uint64, Logger: opt.Logger,
-		})
+		cfg := gateway.Config{Store: st, Transport: n, Rand: w.sim.Rand().Uint64, Logger: opt.Logger}
+		for _, c := range configure {
+			c(&cfg)
+		}
+		gw := gateway.New(cfg)
 		w.nodes[n] = &whole{gw: gw, store: st}
-		return &traced{gw, w.sim, n}, gw.Attach
+		return &traced{gw, w, n}, gw.Attach
 	}
 	w.sim = replicationtest.New(opt)
 	for i := range 12 {
@@ -195,6 +205,15 @@ func (w *world) write(n *replicationtest.Node, k *key) {
 	})
 }
 
+// viewOf is what a runner would publish.
+func viewOf(n *replicationtest.Node) *replication.View {
+	asOf, fresh := n.Core.AsOf()
+	base, baseAt := n.Core.ClusterTime()
+	return &replication.View{
+		AsOf: asOf, Fresh: fresh, ClusterMs: base, At: baseAt, Leader: n.Core.Leader(), Cluster: n.Core.Cluster(),
+	}
+}
+
 func (w *world) read(n *replicationtest.Node, k *key) {
 	rng := w.sim.Rand()
 	at := w.sim.Now()
@@ -212,11 +231,7 @@ func (w *world) read(n *replicationtest.Node, k *key) {
 	}
 	if rng.IntN(2) == 0 {
 		n.Step(func() {
-			asOf, fresh := n.Core.AsOf()
-			base, baseAt := n.Core.ClusterTime()
-			ack := w.nodes[n].gw.Get(&replication.View{
-				AsOf: asOf, Fresh: fresh, ClusterMs: base, At: baseAt, Leader: n.Core.Leader(), Cluster: n.Core.Cluster(),
-			}, n.Core.Now(), get)
+			ack := w.nodes[n].gw.Get(viewOf(n), n.Core.Now(), get)
 			at = w.sim.Now()
 			check("local read", n.Core.Cluster(), ack, 500*time.Millisecond)
 		})

@@ -95,8 +95,8 @@ type op struct {
 	foreign bool
 	slot    int
 	from    uint64
-	ref     string // its name in a forwarded message
-	number  uint64 // its place in the stream of forwards
+	ref     string      // its name in a forwarded message
+	name    forwardName // the same, of its last copy
 
 	// Place in the deadline wheel.
 	prev, next *op
@@ -133,7 +133,7 @@ func parse(req *cachepb.CacheRequest) (o *op, ok bool) {
 	}
 	o.session, o.seq, o.first, o.ttlMs = tag.GetSession(), tag.GetSeq(), tag.GetFirstUnacked(), tag.GetTtlMs()
 	o.deadline = time.Duration(tag.GetDeadlineMs()) * time.Millisecond
-	o.size = len(o.cache) + len(o.key) + len(o.value) + opOverhead
+	o.size = len(o.cache) + len(o.key) + len(o.value) + len(o.reqID) + opOverhead
 	return o, true
 }
 
@@ -206,7 +206,7 @@ type wheel struct {
 
 const (
 	wheelGrain   = 16 * time.Millisecond
-	wheelBuckets = 4096 // 65 s, more than the longest patience
+	wheelBuckets = 4096 // 65 s, more than maxPatience
 )
 
 func (w *wheel) add(o *op, now time.Duration) {

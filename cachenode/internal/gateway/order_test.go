@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/hacache/hacache/cachenode/internal/gateway"
 	"github.com/hacache/hacache/cachenode/internal/replication"
 	"github.com/hacache/hacache/cachenode/internal/replication/replicationtest"
 	"github.com/hacache/hacache/proto/cachepb"
@@ -18,13 +19,19 @@ func calm(t *testing.T, seed uint64, delay time.Duration) *world {
 	t.Helper()
 	cryptotest.SetGlobalRandom(t, seed)
 	w := newWorld(t, replicationtest.Options{Seed: seed, Nodes: 3, Delay: delay, Jitter: delay / 2})
-	for slot := range 3 {
+	w.start()
+	return w
+}
+
+// start starts all nodes and waits until they are healthy.
+func (w *world) start() {
+	w.t.Helper()
+	for slot := range w.sim.Hosts() {
 		w.sim.Start(slot)
 	}
 	if err := w.sim.RunUntil(2*time.Second, "healthy", w.sim.Healthy); err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	return w
 }
 
 // follower returns a node that does not lead.
@@ -43,6 +50,16 @@ func (w *world) submit(n *replicationtest.Node, req *cachepb.CacheRequest) *answ
 
 func putOf(key, value string) *cachepb.CacheRequest {
 	return &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Put{Put: &cachepb.Put{CacheName: "c", Entry: key, Value: []byte(value)}}}
+}
+
+func insertOf(key, value string, tag *cachepb.OpTag) *cachepb.CacheRequest {
+	return &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Insert{Insert: &cachepb.Insert{
+		CacheName: "c", Entry: key, Value: []byte(value), ReqId: "r", Op: tag,
+	}}}
+}
+
+func removeOf(key string, tag *cachepb.OpTag) *cachepb.CacheRequest {
+	return &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Remove{Remove: &cachepb.Remove{CacheName: "c", Entry: key, ReqId: "r", Op: tag}}}
 }
 
 func delOf(key string) *cachepb.CacheRequest {
@@ -116,9 +133,7 @@ func TestQueueWithoutLeader(t *testing.T) {
 	w.sim.Run(time.Second)
 	for i := range 20_000 {
 		n.Step(func() {
-			w.submit(n, &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Insert{Insert: &cachepb.Insert{
-				CacheName: "c", Entry: "k", ReqId: fmt.Sprint(i), Op: &cachepb.OpTag{DeadlineMs: 100},
-			}}})
+			w.submit(n, insertOf("k", fmt.Sprint(i), &cachepb.OpTag{DeadlineMs: 100}))
 		})
 	}
 	w.sim.Run(time.Second)
@@ -165,12 +180,7 @@ func TestOrderAfterLoss(t *testing.T) {
 		}
 		return false
 	}})
-	for slot := range 3 {
-		w.sim.Start(slot)
-	}
-	if err := w.sim.RunUntil(2*time.Second, "healthy", w.sim.Healthy); err != nil {
-		t.Fatal(err)
-	}
+	w.start()
 	n := w.follower()
 	// The first operation opens the session; only then do others follow each other on the wire.
 	n.Step(func() { w.submit(n, delOf("k")) })
@@ -178,7 +188,7 @@ func TestOrderAfterLoss(t *testing.T) {
 	n.Step(func() { w.submit(n, putOf("k", "old")) })
 	var removed *answer
 	n.Step(func() {
-		removed = w.submit(n, &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Remove{Remove: &cachepb.Remove{CacheName: "c", Entry: "k", ReqId: "r"}}})
+		removed = w.submit(n, removeOf("k", nil))
 	})
 	if err := w.sim.Run(4 * time.Second); err != nil {
 		t.Fatal(err)
@@ -190,5 +200,126 @@ func TestOrderAfterLoss(t *testing.T) {
 		if v, _, ok := w.nodes[w.sim.Node(slot)].store.Get("c", "k", 0); ok {
 			t.Errorf("node %d has k = %q after a Remove that a quorum acknowledged", slot, v)
 		}
+	}
+}
+
+// TestOrderUnderOverload proves that a leader without room keeps the order of what it was sent, and that what was
+// acknowledged on arrival is sent again until it is taken: a Put that was refused must not come back over its Del, and
+// neither of them is lost.
+func TestOrderUnderOverload(t *testing.T) {
+	full := uint64(0)
+	for seed := range uint64(10) {
+		cryptotest.SetGlobalRandom(t, seed)
+		w := newWorld(t, replicationtest.Options{
+			Seed: seed, Nodes: 5, Delay: 300 * time.Microsecond, Jitter: 10 * time.Microsecond, Batch: true,
+		}, func(c *gateway.Config) { c.MaxBytes = 16 << 10 })
+		w.start()
+		for _, n := range w.followers() {
+			n.Step(func() { w.submit(n, delOf("opens the session")) })
+		}
+		w.sim.Run(100 * time.Millisecond)
+		// Four followers send four times what one gateway may keep, and a leader takes twice that.
+		const pairs = 20
+		var inserts []*answer
+		for _, n := range w.followers() {
+			n.Step(func() {
+				for i := range pairs {
+					key := fmt.Sprintf("k%d of %d", i, n.Slot())
+					w.submit(n, putOf(key, "old"))
+					w.submit(n, delOf(key))
+				}
+				inserts = append(inserts, w.submit(n, insertOf("last", "v", nil)))
+			})
+		}
+		if err := w.sim.Run(4 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		full += w.nodes[w.sim.Leader()].gw.Stats().FullPending
+		for _, n := range w.followers() {
+			if s := w.nodes[n].gw.Stats(); s.PutsLost != 0 || s.PendingBytes != 0 || s.OverlayBytes != 0 {
+				t.Errorf("seed %d, node %d: %d lost, %d bytes pending, %d in the overlay", seed, n.Slot(), s.PutsLost, s.PendingBytes, s.OverlayBytes)
+			}
+			for i := range pairs {
+				key := fmt.Sprintf("k%d of %d", i, n.Slot())
+				if v, _, ok := w.nodes[n].store.Get("c", key, 0); ok {
+					t.Errorf("seed %d: %s = %q after its Del", seed, key, v)
+				}
+			}
+		}
+		for _, a := range inserts {
+			if code := a.ack.GetPutAck().GetOutcome().GetCode(); a.got != 1 || code != cachepb.Code_OK && code != cachepb.Code_OVERLOADED {
+				t.Errorf("seed %d: %d answers, the last %v", seed, a.got, a.ack)
+			}
+		}
+	}
+	if full == 0 {
+		t.Error("no leader was ever full")
+	}
+}
+
+// followers returns the nodes that do not lead.
+func (w *world) followers() []*replicationtest.Node {
+	var all []*replicationtest.Node
+	for slot := range w.sim.Hosts() {
+		if n := w.sim.Node(slot); n != w.sim.Leader() {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// TestRefusalOfASecondCopy proves that a leader's refusal is definite only if no earlier copy of the operation may be in a
+// log. The network eats both copies, or delivers the first one late; the refusal of the second is made by hand.
+func TestRefusalOfASecondCopy(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		copies  int
+		deliver bool // the first copy
+		want    cachepb.Code
+	}{
+		{"of the only copy", 1, false, cachepb.Code_OVERLOADED},
+		{"of the second, the first is lost", 2, false, cachepb.Code_INDETERMINATE},
+		{"of the second, the first takes effect", 2, true, cachepb.Code_OK},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cryptotest.SetGlobalRandom(t, 5)
+			var sent []*cachepb.CacheRequest
+			w := newWorld(t, replicationtest.Options{Seed: 5, Nodes: 3, Eat: func(m proto.Message) bool {
+				req, ok := m.(*cachepb.CacheRequest)
+				if !ok || req.GetInsert() == nil {
+					return false
+				}
+				sent = append(sent, proto.Clone(req).(*cachepb.CacheRequest))
+				return true
+			}})
+			w.start()
+			n, l := w.follower(), w.sim.Leader()
+			var a *answer
+			n.Step(func() { a = w.submit(n, insertOf("k", "v", &cachepb.OpTag{DeadlineMs: 1000})) })
+			w.sim.Run(50 * time.Millisecond)
+			if tc.copies == 2 {
+				w.sim.Break(n.Slot(), l.Slot(), replication.LaneData)
+				w.sim.Run(50 * time.Millisecond)
+			}
+			if len(sent) != tc.copies || a.got != 0 {
+				t.Fatalf("%d copies sent, %d answers, want %d and 0", len(sent), a.got, tc.copies)
+			}
+			n.Step(func() {
+				ref := sent[tc.copies-1].GetInsert().GetReqId()
+				w.nodes[n].gw.PeerAck(l.Slot(), l.Core.ID(), &cachepb.Ack{Method: &cachepb.Ack_PutAck{PutAck: &cachepb.PutAck{
+					ReqId: &ref, ModRes: new(false), Outcome: &cachepb.Outcome{Code: cachepb.Code_OVERLOADED},
+				}}})
+			})
+			if tc.deliver {
+				l.Step(func() { w.nodes[l].gw.PeerRequest(n.Slot(), n.Core.ID(), sent[0]) })
+			}
+			w.sim.Run(2 * time.Second)
+			if code := a.ack.GetPutAck().GetOutcome().GetCode(); a.got != 1 || code != tc.want {
+				t.Errorf("%d answers, the last %v, want %v", a.got, code, tc.want)
+			}
+			if _, _, ok := w.nodes[n].store.Get("c", "k", 0); ok != tc.deliver {
+				t.Errorf("takes effect: %v, want %v", ok, tc.deliver)
+			}
+		})
 	}
 }

@@ -38,6 +38,9 @@ func (v *overlay) put(o *op) {
 		v.count.Add(1)
 	}
 	e := overlayEntry{n: o.n, value: o.value, deleted: o.kind.deletes()}
+	if e.value == nil {
+		e.value = []byte{} // an empty value is not a miss
+	}
 	v.m[k] = e
 	v.bytes += e.size(k)
 	o.overlaid = true

@@ -206,7 +206,7 @@ func (g *Gateway) settleReads() {
 	}
 	left := r.ready[:0]
 	for _, read := range r.ready {
-		if g.core.Applied() < read.index {
+		if g.core.Applied() < max(read.index, g.store.CompleteAt()) {
 			left = append(left, read)
 			continue
 		}

@@ -69,30 +69,30 @@ func (g *Gateway) tag(o *op) bool {
 	return true
 }
 
-// renewSession gives the session up. What was sent under it has an unknown outcome; what promised nothing is sent again
-// under the next one.
+// renewSession gives the session up. What was sent under it has an unknown outcome, and under another one it could take
+// effect twice, so it is not sent again.
 func (g *Gateway) renewSession() {
 	s := &g.session
-	var open []*op
+	var kept []*op
 	for seq := s.base; seq < s.next; seq++ {
 		if o := s.at(seq); o != nil {
-			open = append(open, o)
+			kept = append(kept, o)
 		}
 	}
 	s.id, s.opened, s.next, s.base = 0, false, 0, 0
 	clear(s.ring[:])
 	g.stats.SessionsRenewed++
-	for _, o := range open {
-		o.session, o.seq, o.own = 0, 0, false
-		switch {
-		case o.copies > 0 && o.kind.waits():
+	for _, o := range kept {
+		if o.copies > 0 {
 			g.answer(o, cachepb.Code_INDETERMINATE, "the node lost its session")
+			g.lose(o)
 			g.finish(o)
-		case o.state != stateQueued:
+			continue
+		}
+		o.session, o.seq, o.own = 0, 0, false
+		if o.state != stateQueued {
 			g.giveBack(o)
 		}
 	}
-	clear(g.forwarded)
-	g.stream.epoch++
-	g.stream.next = 0
+	g.requeue(stateForwarded)
 }

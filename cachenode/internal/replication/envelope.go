@@ -360,8 +360,8 @@ func (c *Core) admit(p *peer, cluster uint64, m *raftpb.Message) error {
 // would spread and end in an overflow.
 const maxTermJump = 1 << 32
 
-// maxIndex bounds a snapshot's index, so that what follows it can be counted.
-const maxIndex = 1 << 62
+// maxIndex bounds a snapshot's index, so that what follows it can be counted, also by a state machine with 48 bits for it.
+const maxIndex = 1 << 47
 
 func admitEntries(m *raftpb.Message) error {
 	for i, e := range m.GetEntries() {
