@@ -160,12 +160,7 @@ func (c *Client) Do(ctx context.Context, op *Op) Outcome {
 // attempt is Conn.Do without its waiting for a connection: another node may
 // have one.
 func (c *Client) attempt(ctx context.Context, conn *Conn, op *Op) Outcome {
-	w := conn.newWaiter()
-	id, err := conn.start(op, w.done)
-	if err != nil {
-		return refusal(conn.addr, err)
-	}
-	return w.wait(ctx, conn, id)
+	return conn.perform(ctx, op, patienceFor(ctx, op, c.cfg.Timeout))
 }
 
 // again reports whether the operation should be tried once more.

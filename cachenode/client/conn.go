@@ -16,7 +16,7 @@ import (
 // Stats counts what happened on a Conn since it was created.
 type Stats struct {
 	Connects  uint64 // streams that came up
-	Full      uint64 // operations turned away because the window was full
+	Full      uint64 // operations turned away, or made to wait, because the window was full
 	Late      uint64 // answers to operations already given up
 	Unmatched uint64 // answers nobody had asked for, or that carried no usable id
 	Messages  uint64 // messages sent
@@ -45,8 +45,8 @@ type Conn struct {
 	down    error
 	closed  bool
 	auth    *AuthError
-	changed chan struct{} // closed and replaced when up/down changes or a slot is freed while waited for
-	waiters int
+	changed chan struct{} // closed and replaced when the Conn goes up or down, or is closed
+	lobby   lobby
 
 	corked bool               // the reader is about to start more; wake the writer after that
 	heard  time.Duration      // when something arrived last
@@ -172,37 +172,35 @@ func (c *Conn) now() time.Duration { return time.Since(c.base) }
 // exactly once, on a goroutine of the Conn, and must not block; it may call
 // Start again, but not Close.
 func (c *Conn) Start(op *Op, done func(Outcome)) error {
-	_, err := c.start(op, done)
-	return err
-}
-
-func (c *Conn) start(op *Op, done func(Outcome)) (id uint64, err error) {
-	if err := op.check(); err != nil {
-		return 0, err
-	}
 	deadline := op.Deadline
 	if deadline <= 0 {
 		deadline = c.cfg.Timeout
 	}
-	at := c.now() + deadline
+	_, err := c.start(op, deadline, op.Deadline, done, nil)
+	return err
+}
 
+// start is Start with a deadline, and another that the node is told; 0 tells
+// none. A waiter that gets an error may have to wait, see admit.
+func (c *Conn) start(op *Op, deadline, told time.Duration, done func(Outcome), w *waiter) (id uint64, err error) {
+	if err := op.check(); err != nil {
+		return 0, err
+	}
+	at := c.now() + deadline
 	c.mu.Lock()
-	if c.down != nil {
-		err := c.down
+	if err := c.admit(w); err != nil {
+		if errors.Is(err, ErrFull) {
+			c.stats.Full++
+		}
 		c.mu.Unlock()
 		return 0, err
 	}
-	if !c.room() {
-		c.stats.Full++
-		c.mu.Unlock()
-		return 0, ErrFull
-	}
-	p := c.window.add(op, at, done)
-	id = p.id
+	id = c.window.add(op, at, done).id
 	if c.armed == 0 || at < c.armed {
 		c.arm(at)
 	}
-	wake := c.outbox.add(op, id) && !c.corked
+	wake := c.outbox.add(op, id, told) && !c.corked
+	c.callNext()
 	c.mu.Unlock()
 	if wake {
 		c.wakeWriter()
@@ -220,115 +218,47 @@ func (c *Conn) wakeWriter() {
 	}
 }
 
-// Do performs op and waits for its outcome. While the Conn is down or its
-// window is full it waits for that to change, until ctx is done or the
-// operation's deadline has passed. When ctx ends first, the outcome of what was
-// already on its way is StatusInfo for a write.
+// Do performs op and waits for its outcome. While the Conn is down or its window
+// is full it waits, in order of arrival, for that to change. The operation's
+// deadline, or [Config.Timeout], or the end of ctx, whichever is first, bounds
+// all of it together. When the time is over, what was already on its way is
+// StatusInfo if it is a write; what was not is StatusFail.
 func (c *Conn) Do(ctx context.Context, op *Op) Outcome {
-	limit := op.Deadline
-	if limit <= 0 {
-		limit = c.cfg.Timeout
-	}
-	giveUp := time.NewTimer(limit)
-	defer giveUp.Stop()
-	w := c.newWaiter()
-	for {
-		if err := ctx.Err(); err != nil {
-			return refusal(c.addr, err)
-		}
-		c.mu.Lock()
-		changed := c.changed
-		c.waiters++
-		c.mu.Unlock()
-		id, err := c.start(op, w.done)
-		if err == nil {
-			c.unwait()
-			return w.wait(ctx, c, id)
-		}
-		if _, isDown := errors.AsType[*DownError](err); !isDown && !errors.Is(err, ErrFull) {
-			c.unwait()
-			return refusal(c.addr, err)
-		}
-		select {
-		case <-changed:
-			c.unwait()
-		case <-ctx.Done():
-			c.unwait()
-			return refusal(c.addr, fmt.Errorf("%w (%w)", ctx.Err(), err))
-		case <-giveUp.C:
-			c.unwait()
-			return refusal(c.addr, err)
-		}
-	}
-}
-
-func (c *Conn) unwait() {
-	c.mu.Lock()
-	c.waiters--
-	c.mu.Unlock()
+	p := patienceFor(ctx, op, c.cfg.Timeout)
+	p.down = true
+	return c.perform(ctx, op, p)
 }
 
 // Wait blocks until the Conn is up and has room in its window, which another
 // caller may take first, or ctx is done.
 func (c *Conn) Wait(ctx context.Context) error {
-	c.mu.Lock()
-	c.waiters++
-	defer c.unwait()
+	w := c.newWaiter(true)
+	defer c.leave(w)
 	for {
-		if c.closed || c.auth != nil {
-			err := c.down
-			c.mu.Unlock()
+		c.mu.Lock()
+		err := c.admit(w)
+		if err == nil {
+			c.callNext() // the caller may not use the room
+		}
+		c.mu.Unlock()
+		if err == nil || !w.waits {
 			return err
 		}
-		if c.down == nil && c.room() {
-			c.mu.Unlock()
-			return nil
+		if err := c.await(ctx, w, time.Time{}); err != nil {
+			return err
 		}
-		changed := c.changed
-		c.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		c.mu.Lock()
 	}
 }
 
-// notify wakes everybody who waits for the Conn to change. mu is held.
+// notify tells everybody who waits that the Conn went up or down. mu is held.
 func (c *Conn) notify() {
 	close(c.changed)
 	c.changed = make(chan struct{})
-}
-
-// waiter turns a callback into something to wait for.
-type waiter struct {
-	ch   chan Outcome
-	done func(Outcome)
-}
-
-func (c *Conn) newWaiter() *waiter {
-	if w, ok := c.spareWaiters.Get().(*waiter); ok {
-		return w
+	if c.down == nil {
+		c.callNext()
+		return
 	}
-	w := &waiter{ch: make(chan Outcome, 1)}
-	w.done = func(o Outcome) {
-		o.Value = append([]byte(nil), o.Value...)
-		w.ch <- o
-	}
-	return w
-}
-
-func (w *waiter) wait(ctx context.Context, c *Conn, id uint64) Outcome {
-	var o Outcome
-	select {
-	case o = <-w.ch:
-	case <-ctx.Done():
-		c.abandon(id, ctx.Err())
-		o = <-w.ch // from abandon, or from an answer that was faster
-	}
-	c.spareWaiters.Put(w)
-	return o
+	c.callOff()
 }
 
 // abandon ends an operation that its caller no longer waits for.
@@ -340,6 +270,7 @@ func (c *Conn) abandon(id uint64, err error) {
 		return
 	}
 	e := c.giveUp(p, err)
+	c.callNext()
 	c.mu.Unlock()
 	e.done(e.o)
 }
@@ -358,9 +289,6 @@ func (c *Conn) giveUp(p *pending, err error) ended {
 		c.outbox.cancelled++
 	}
 	c.window.bury(p)
-	if c.waiters > 0 {
-		c.notify()
-	}
 	return e
 }
 
@@ -371,14 +299,6 @@ func (c *Conn) unanswered(p *pending, err error) Outcome {
 		o.Sent = c.base.Add(p.sentAt)
 	}
 	return o
-}
-
-// release frees the slot of an operation that is over. mu is held.
-func (c *Conn) release(p *pending) {
-	c.window.remove(p)
-	if c.waiters > 0 {
-		c.notify()
-	}
 }
 
 // arm sets the one timer. It is left running when the operation it was set for
@@ -410,6 +330,7 @@ func (c *Conn) expire() {
 	if p != nil {
 		c.arm(p.deadline)
 	}
+	c.callNext()
 	if c.mute > 0 && now-c.mute >= c.cfg.Silence && c.hangUp != nil {
 		c.silent = true
 		c.hangUp()

@@ -599,3 +599,75 @@ func TestMistakesHarmNobodyElse(t *testing.T) {
 		})
 	}
 }
+
+// A hundred callers share a window of four: all get their turn, in the order in which they came, whether it is room in the
+// window that they wait for, room in the queue of bytes, or a connection; and those who leave are not waited for.
+func TestEverybodyGetsATurn(t *testing.T) {
+	for name, cfg := range map[string]client.Config{
+		"window": {Window: 4},
+		"bytes":  {Window: 1000, WindowBytes: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var seen []string
+			srv := &clienttest.Server{}
+			srv.Handle = func(s *clienttest.Stream, req *cachepb.CacheRequest) {
+				seen = append(seen, req.GetInsert().GetEntry())
+				s.After(time.Second, clienttest.Answer(req, nil))
+			}
+			bubble(t, srv, cfg, func(t *testing.T, c *client.Conn) {
+				srv.Stop()
+				synctest.Wait()
+				var want []string
+				var all sync.WaitGroup
+				for i := range 100 {
+					op, ctx, cancel := insert(strconv.Itoa(i), "v"), t.Context(), context.CancelFunc(func() {})
+					op.Deadline = time.Hour
+					impatient := i%3 == 1
+					if impatient {
+						ctx, cancel = context.WithTimeout(ctx, time.Minute)
+					} else {
+						want = append(want, op.Key)
+					}
+					all.Go(func() {
+						defer cancel()
+						if o := c.Do(ctx, op); (o.Status == client.StatusOK) == impatient {
+							t.Errorf("%s: %s %v", op.Key, o.Status, o.Err)
+						}
+					})
+					synctest.Wait()
+				}
+				time.Sleep(time.Hour / 2) // the impatient ones leave
+				srv.Start()
+				all.Wait()
+				if fmt.Sprint(seen) != fmt.Sprint(want) {
+					t.Errorf("in the order\n%v, want\n%v", seen, want)
+				}
+			})
+		})
+	}
+}
+
+// A caller whose time is over in the moment in which its turn comes passes it on.
+func TestTurnIsNotLost(t *testing.T) {
+	srv := &clienttest.Server{Handle: func(s *clienttest.Stream, req *cachepb.CacheRequest) {
+		s.After(time.Second, clienttest.Answer(req, nil))
+	}}
+	bubble(t, srv, client.Config{Window: 1}, func(t *testing.T, c *client.Conn) {
+		for range 100 {
+			begin := time.Now()
+			var all sync.WaitGroup
+			for i, limit := range []time.Duration{time.Hour, time.Second, time.Second, time.Hour} {
+				all.Go(func() {
+					ctx, cancel := context.WithTimeout(t.Context(), limit)
+					defer cancel()
+					c.Do(ctx, insert(strconv.Itoa(i), "v"))
+				})
+				synctest.Wait()
+			}
+			all.Wait()
+			if took := time.Since(begin); took > 3*time.Second {
+				t.Fatalf("took %s", took)
+			}
+		}
+	})
+}

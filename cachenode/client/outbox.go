@@ -1,6 +1,8 @@
 package client
 
 import (
+	"time"
+
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
 )
@@ -26,10 +28,11 @@ func newOutbox() outbox { return outbox{buf: sendBuffers.Get(0)} }
 // bytes is how much waits.
 func (q *outbox) bytes() int { return len(*q.buf) }
 
-// add appends an operation. first tells that nothing waited before it.
-func (q *outbox) add(op *Op, id uint64) (first bool) {
+// add appends an operation and the deadline that the node is told of. first
+// tells that nothing waited before it.
+func (q *outbox) add(op *Op, id uint64, told time.Duration) (first bool) {
 	var prefix int
-	*q.buf, prefix = appendItem(*q.buf, op, id, serverDeadline(op.Deadline))
+	*q.buf, prefix = appendItem(*q.buf, op, id, serverDeadline(told))
 	q.items = append(q.items, queued{id: id, end: len(*q.buf), prefix: prefix})
 	return len(q.items) == 1
 }
@@ -108,6 +111,7 @@ func (c *Conn) take() (*[]byte, []queued) {
 		}
 	}
 	c.stats.Items += uint64(len(items))
+	c.callNext() // there may have been no room in the outbox only
 	return buf, items
 }
 

@@ -95,8 +95,10 @@ func (e *OpError) Error() string {
 }
 
 var (
-	// ErrTimeout is in an Outcome whose deadline passed without an answer.
-	ErrTimeout = errors.New("client: deadline passed without an answer")
+	// ErrTimeout is in an Outcome whose deadline passed without an answer. It is
+	// [context.DeadlineExceeded], too: whether it was the operation's deadline
+	// or that of its context that came first is chance.
+	ErrTimeout error = timeoutError{}
 	// ErrBroken is in an Outcome whose stream ended before the answer.
 	ErrBroken = errors.New("client: stream broken before the answer")
 	// ErrClosed is returned by operations on a closed Conn or Client.
@@ -105,6 +107,16 @@ var (
 	// operations or in bytes. The operation was not started.
 	ErrFull = errors.New("client: window full")
 )
+
+type timeoutError struct{}
+
+func (timeoutError) Error() string { return "client: deadline passed without an answer" }
+
+// Timeout makes it a net.Error as far as callers look.
+func (timeoutError) Timeout() bool { return true }
+
+// Is implements the interface of errors.Is.
+func (timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
 // MgmtError is a management request that the node refused.
 type MgmtError struct {

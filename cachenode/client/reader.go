@@ -54,6 +54,7 @@ func (r *reader) handle(b mem.Buffer) error {
 	c.mu.Lock()
 	c.heard, c.mute = now, 0
 	mgmt := r.match()
+	c.callNext()
 	c.corked = true
 	c.mu.Unlock()
 
@@ -93,7 +94,7 @@ func (r *reader) match() (mgmt bool) {
 		switch {
 		case p != nil:
 			r.over = append(r.over, answered{i, p.kind, p.sentAt, p.done})
-			c.release(p)
+			c.window.remove(p)
 		case c.failMgmt(v):
 		case late:
 			c.stats.Late++

@@ -152,7 +152,7 @@ func (c *Conn) broke(ctx context.Context, up bool, err error) {
 		if !p.dead {
 			over = append(over, ended{p.done, c.unanswered(p, why)})
 		}
-		c.release(p)
+		c.window.remove(p)
 	})
 	c.outbox.clear()
 	lost := c.dropMgmt()
