@@ -3,10 +3,11 @@
 //
 //	loadgen run --addrs a:7070,b:7070 --rate 5000 --duration 30s --mix get=90,insert=10
 //	loadgen bench           three nodes on this machine, every level, about half a minute
+//	loadgen saturate        three nodes on this machine: the highest rate that holds its limits
 //
 // What the numbers mean is in DESIGN.md. Exit codes: 0 ok, 1 the run failed, 2
-// wrong usage or an invalid file, 96 nothing can be concluded, 130 and 143
-// interrupted.
+// wrong usage or an invalid file, 96 nothing can be concluded, 99 a threshold was
+// missed, 130 and 143 interrupted.
 package main
 
 import (
@@ -105,6 +106,10 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 				Name: "bench", Usage: "measure a cluster on this machine: each ack level and reads at a fixed rate, then as fast as it goes",
 				Flags: benchFlags(), Action: benchCommand,
 			},
+			{
+				Name: "saturate", Usage: "find the highest rate at which limits on latency and errors hold",
+				Flags: saturateFlags(), Action: saturateCommand,
+			},
 		},
 	}
 	usage := func(_ context.Context, c *cli.Command, err error, _ bool) error {
@@ -118,6 +123,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 	var names []string
 	for _, c := range root.Commands {
 		c.OnUsageError = usage
+		c.DisableSliceFlagSeparator = true // a threshold has commas of its own
 		names = append(names, c.Name)
 	}
 	root.Action = func(_ context.Context, c *cli.Command) error {

@@ -41,13 +41,14 @@ func TestMistakes(t *testing.T) {
 		return path
 	}
 	typo, wrong, list := file("rate: 100\nraet: 5\n"), file("mix: get=1\nduration: soon\n"), file("- rate\n- mix # a list\n")
+	tags := file("tag:\n  - a=b\n  - {a: b}\n")
 	t.Setenv("CACHE_ADDR", "")
 	for _, tc := range []struct {
 		args []string
 		want string
 	}{
-		{nil, "no command; expected one of run, bench"},
-		{[]string{"rum"}, `unknown command "rum"; expected one of run, bench`},
+		{nil, "no command; expected one of run, bench, saturate"},
+		{[]string{"rum"}, `unknown command "rum"; expected one of run, bench, saturate`},
 		{[]string{"run", "--raet", "5"}, "run: unknown flag --raet"},
 		{[]string{"run", "--rate", "fast"}, `--rate: rate "fast": want operations per second`},
 		{[]string{"run", "--rate", "5", "--schedule", "sine"}, `--schedule: schedule "sine": want constant, poisson, stages(`},
@@ -77,11 +78,22 @@ func TestMistakes(t *testing.T) {
 		{[]string{"run", list}, list + ":1: want flags and their values"},
 		{[]string{"run", "/nonexistent.yaml"}, "/nonexistent.yaml"},
 		{[]string{"run", typo, list}, "run: 2 files; want one at most"},
+		{[]string{"run", "--rate", "5", "--phases", "a=1s,a=2s"}, `--phases: "a": that name is there already`},
+		{[]string{"run", "--rate", "5", "--threshold", "isnert: p(99) < 5ms"}, `--threshold: threshold "isnert: p(99) < 5ms": metric "isnert"`},
+		{[]string{"run", "--rate", "5", "--threshold", "insert{phase:b}: p(99) < 5ms", "--phases", "a=1s"}, `there is no phase "b"`},
+		{[]string{"run", "--threshold", "insert: p(99) < 5ms"}, "a closed loop (--rate 0) has service times only"},
+		{[]string{"run", tags}, tags + ":3: tag: want a list of texts"},
+		{[]string{"saturate", "--target", "null", "--cluster", "external", "--slo", ""}, `--slo: threshold ""`},
+		{[]string{"saturate", "--target", "null", "--cluster", "external", "--slo", "p99 < 5ms, errors < 1%, abort"}, `--slo: threshold " abort"`},
+		{[]string{"saturate", "--target", "null", "--cluster", "external", "--rate", "5k", "--max-rate", "1k"}, "--rate: from 5k to 1k: want"},
+		{[]string{"saturate", "--target", "null", "--cluster", "external", "--within", "3"}, `--within: "3": want 0.5% to 100%`},
+		{[]string{"saturate", "--target", "null", "--cluster", "external", "--schedule", "burst(1s:1,1s:1)"}, "--schedule:"},
+		{[]string{"saturate", "--target", "null", "--cluster", "external", "--step", "0s"}, "--step: 0s: want at most 1m0s, and more than 0"},
 		{[]string{"bench", "--size", "xl", "--cachenode", os.Args[0]}, `--size: "xl": want s, m or l`},
 		{[]string{"bench", "leader"}, `bench: unexpected argument "leader"`},
 	} {
 		args := tc.args
-		if len(args) > 0 && (args[0] == "run" || args[0] == "bench") {
+		if len(args) > 0 && slices.Contains([]string{"run", "bench", "saturate"}, args[0]) {
 			args = slices.Insert(slices.Clone(args), 1, "--out", filepath.Join(dir, "out"))
 		}
 		code, stdout, stderr := call(t, t.Context(), args...)
@@ -158,6 +170,68 @@ func TestRunDirectory(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(stdout), &doc); err != nil || code != 0 || doc.Verdict != "pass" || doc.Dir == "" {
 		t.Errorf("--json: %v, exit code %d: %s", err, code, stdout)
+	}
+}
+
+// A threshold that is kept leaves the exit code alone, one that is missed makes
+// it 99, one that cannot be judged 96; one that aborts ends the load long before
+// its time, and the result is there.
+func TestThresholds(t *testing.T) {
+	out := t.TempDir()
+	for i, tc := range []struct {
+		limits []string
+		code   int
+		want   string
+	}{
+		{[]string{"errors: rate < 1%", "get{time:service}: p(90) < 10s"}, result.ExitOK, "threshold errors: rate < 1%: kept, 0% (0 of "},
+		{[]string{"errors: rate < 1%", "throughput: count < 2"}, result.ExitThreshold, "threshold throughput: count < 2: MISSED"},
+		{[]string{"throughput: count < 2, abort"}, result.ExitThreshold, "warning: the load: ended early: the threshold throughput: count < 2, abort was not kept"},
+		{[]string{"remove{time:service}: max < 1s"}, result.ExitUnknown, "thresholds can be judged: unknown: remove{time:service}: max < 1s: nothing was measured"},
+	} {
+		name := fmt.Sprintf("t%d", i)
+		args := []string{"run", "--target", "null", "--out", out, "--name", name, "--interval", "50ms", "--warmup", "0s", "-q", "--streams", "1", "-P", "1"}
+		if i == 2 {
+			args = append(args, "-d", "10m")
+		} else {
+			args = append(args, "-n", "20k")
+		}
+		for _, l := range tc.limits {
+			args = append(args, "--threshold", l)
+		}
+		code, stdout, stderr := call(t, t.Context(), args...)
+		if code != tc.code || !strings.Contains(stdout, tc.want) {
+			t.Errorf("%v: exit code %d, want %d and %q:\n%s%s", tc.limits, code, tc.code, tc.want, stdout, stderr)
+		}
+		dirs, _ := filepath.Glob(filepath.Join(out, name+"-*"))
+		if r, err := result.Read(dirs[0]); err != nil || len(r.Series) == 0 {
+			t.Errorf("%v: %v, %+v", tc.limits, err, r)
+		}
+	}
+}
+
+// A search prints its rates in order and what it found, and leaves the picture.
+// Whether the rates hold is up to the machine, and not what is tested.
+func TestSaturate(t *testing.T) {
+	out := t.TempDir()
+	code, stdout, stderr := call(t, t.Context(), "saturate", "--target", "null", "--cluster", "external", "--out", out, "--slo", "errors < 1%",
+		"--rate", "400", "--max-rate", "900", "--step", "50ms", "--warmup", "0s", "--repeats", "1", "--within", "100%", "-q", "--seed", "3")
+	if code != result.ExitOK && code != result.ExitUnknown || !strings.Contains(stdout, "highest rate that holds errors: rate < 1%: ") {
+		t.Fatalf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+	dirs, _ := filepath.Glob(filepath.Join(out, "saturate-*"))
+	r, err := result.Read(dirs[0])
+	if err != nil || r.Saturation == nil || len(r.Saturation.Steps) == 0 {
+		t.Fatalf("%v %+v", err, r)
+	}
+	tries := int64(0)
+	for _, st := range r.Saturation.Steps {
+		tries += int64(len(st.Trials))
+	}
+	if int64(len(r.Phases)) != tries {
+		t.Errorf("%d phases, %d tries", len(r.Phases), tries)
+	}
+	if _, err := os.Stat(filepath.Join(dirs[0], result.PlotsDir, "knee-throughput.svg")); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -68,7 +68,7 @@ func valueSizeFlag() cli.Flag {
 
 func runFlags() []cli.Flag {
 	return slices.Concat(clusterFlags("external"), streamFlags(), []cli.Flag{
-		&cli.StringFlag{Name: "target", Value: "cachenode", Usage: "`cachenode, echo or null`: a cluster, a bare gRPC echo in this process, or nothing at all"},
+		targetFlag(),
 		&cli.StringFlag{Name: "rate", Aliases: []string{"r"}, Value: "0", Usage: "`N` operations per second, such as 5000 or 20k; 0 is a closed loop"},
 		&cli.DurationFlag{Name: "duration", Aliases: []string{"d"}, Usage: "how `LONG` after the warm-up", DefaultText: "10s, or until --ops"},
 		&cli.StringFlag{Name: "ops", Aliases: []string{"n"}, Value: "0", Usage: "`N` operations at most, the warm-up included; 0: no bound"},
@@ -78,7 +78,25 @@ func runFlags() []cli.Flag {
 		&cli.StringFlag{Name: "start-at", Usage: "begin at `TIME`, seconds since 1970 or 2006-01-02T15:04:05Z, the same for all segments"},
 		&cli.BoolFlag{Name: "drop", Usage: "count as missed what finds all windows full, instead of sending it late"},
 		&cli.DurationFlag{Name: "think", Usage: "pause of a closed loop before the next operation"},
-		&cli.StringFlag{Name: "mix", Value: "get=90,insert=10", Usage: "operations and their `WEIGHTS`"},
+		&cli.StringFlag{Name: "phases", Usage: "`NAME=DURATION,…`: parts of the load that are recorded apart; the last one goes on to the end", DefaultText: "one"},
+		&cli.StringSliceFlag{Name: "threshold", Usage: "`LIMIT`, such as 'insert: p(99) < 20ms' or 'errors: rate < 0.1%, abort after 10s'; may be repeated"},
+		&cli.BoolFlag{Name: "abort-on-fail", Usage: "end the load as soon as a threshold is not kept"},
+		nameFlag("load"),
+	}, loadFlags("get=90,insert=10"), outputFlags())
+}
+
+func targetFlag() cli.Flag {
+	return &cli.StringFlag{Name: "target", Value: "cachenode", Usage: "`cachenode, echo or null`: a cluster, a bare gRPC echo in this process, or nothing at all"}
+}
+
+func nameFlag(name string) cli.Flag {
+	return &cli.StringFlag{Name: "name", Value: name, Usage: "`NAME` of the run"}
+}
+
+// loadFlags say what the operations are.
+func loadFlags(mix string) []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "mix", Value: mix, Usage: "operations and their `WEIGHTS`"},
 		&cli.StringFlag{Name: "ack", Value: "quorum", Usage: "`LEVEL` of insert and remove, or weights: quorum=70,once=10,leader=20"},
 		&cli.StringFlag{Name: "cache", Value: "bench", Usage: "`NAME` of the cache"},
 		&cli.StringFlag{Name: "keys", Value: "100k", Usage: "`N` keys"},
@@ -90,8 +108,22 @@ func runFlags() []cli.Flag {
 		&cli.StringFlag{Name: "route", Value: "leader", Usage: "`leader, any, sticky or followers`"},
 		&cli.DurationFlag{Name: "timeout", Value: 5 * time.Second, Usage: "deadline of an operation"},
 		&cli.Uint64Flag{Name: "seed", Usage: "`SEED` of times and operations", DefaultText: "random"},
-		&cli.StringFlag{Name: "name", Value: "load", Usage: "`NAME` of the run"},
-	}, outputFlags())
+	}
+}
+
+func saturateFlags() []cli.Flag {
+	return slices.Concat(clusterFlags("process"), streamFlags(), []cli.Flag{
+		targetFlag(),
+		&cli.StringFlag{Name: "slo", Value: "p99 < 5ms, errors < 0.1%", Usage: "`LIMITS` that a rate has to hold, as --threshold of run has them"},
+		&cli.StringFlag{Name: "rate", Aliases: []string{"r"}, Value: "1000", Usage: "`N` operations per second to begin with"},
+		&cli.StringFlag{Name: "max-rate", Value: "1M", Usage: "`N` operations per second at most"},
+		&cli.StringFlag{Name: "schedule", Value: "poisson", Usage: "`constant or poisson`"},
+		&cli.DurationFlag{Name: "step", Value: 5 * time.Second, Usage: "how `LONG` each try lasts after its warm-up; longer where a percentile needs more samples, a minute at most"},
+		&cli.DurationFlag{Name: "warmup", Value: time.Second, Usage: "how `LONG` before anything is recorded"},
+		&cli.IntFlag{Name: "repeats", Value: 3, Usage: "`N` tries of each rate, most of which decide"},
+		&cli.StringFlag{Name: "within", Value: "3%", Usage: "how `CLOSE` the answer is to a rate that does not hold"},
+		nameFlag("saturate"),
+	}, loadFlags("insert"), outputFlags())
 }
 
 func benchFlags() []cli.Flag {
@@ -116,6 +148,8 @@ type settings struct {
 	workload  load.Workload
 	seed      uint64
 	startAt   time.Time // zero: at once
+
+	thresholds []load.Threshold
 
 	name     string
 	out      string
@@ -261,11 +295,8 @@ func runSettings(c *cli.Command) (*settings, error) {
 	}
 	var m mistakes
 	s := common(c, &m)
-	s.name, s.target = c.String("name"), c.String("target")
-	if !slices.Contains([]string{"cachenode", "echo", "null"}, s.target) {
-		m.addf("target", "%q: want cachenode, echo or null", s.target)
-	}
-	g, w := &s.generator, &s.workload
+	loadSettings(c, s, &m)
+	g := &s.generator
 	g.Schedule = schedule(c, &m)
 	open := g.Schedule != nil
 	var err error
@@ -297,6 +328,33 @@ func runSettings(c *cli.Command) (*settings, error) {
 	if g.Drop && !open {
 		m.addf("drop", "a closed loop (--rate 0) has nothing to drop")
 	}
+	g.Phases, err = parsePhases(c.String("phases"))
+	m.add("phases", err)
+	for _, text := range c.StringSlice("threshold") {
+		t, err := load.ParseThreshold(text)
+		m.add("threshold", err)
+		switch {
+		case err != nil:
+			continue
+		case !open && t.OfResponse():
+			m.addf("threshold", "%q: a closed loop (--rate 0) has service times only; want {time:service}", text)
+		case t.Phase() != "" && !slices.ContainsFunc(g.Phases, func(p load.PhaseSpan) bool { return p.Name == t.Phase() }):
+			m.addf("threshold", "%q: there is no phase %q; want one of --phases", text, t.Phase())
+		}
+		t.Abort = t.Abort || c.Bool("abort-on-fail")
+		s.thresholds = append(s.thresholds, t)
+	}
+	return s, m.err()
+}
+
+// loadSettings is what the flags say of the operations and where they go.
+func loadSettings(c *cli.Command, s *settings, m *mistakes) {
+	s.name, s.target = c.String("name"), c.String("target")
+	if !slices.Contains([]string{"cachenode", "echo", "null"}, s.target) {
+		m.addf("target", "%q: want cachenode, echo or null", s.target)
+	}
+	g, w := &s.generator, &s.workload
+	var err error
 	w.Mix, err = load.ParseMix(c.String("mix"))
 	m.add("mix", err)
 	w.Acks, err = load.ParseAcks(c.String("ack"))
@@ -318,7 +376,26 @@ func runSettings(c *cli.Command) (*settings, error) {
 		m.addf("timeout", "%s: want more than 0", w.Timeout)
 	}
 	g.Drain = w.Timeout + time.Second
-	return s, m.err()
+}
+
+// parsePhases reads "before=10s,during=5s,recovery=15s".
+func parsePhases(text string) ([]load.PhaseSpan, error) {
+	if text == "" {
+		return nil, nil
+	}
+	var spans []load.PhaseSpan
+	for part := range strings.SplitSeq(text, ",") {
+		name, long, _ := strings.Cut(strings.TrimSpace(part), "=")
+		d, err := time.ParseDuration(long)
+		if name == "" || err != nil || d <= 0 {
+			return nil, fmt.Errorf("%q: want NAME=DURATION, such as before=10s", part)
+		}
+		if slices.ContainsFunc(spans, func(p load.PhaseSpan) bool { return p.Name == name }) {
+			return nil, fmt.Errorf("%q: that name is there already; want another one", name)
+		}
+		spans = append(spans, load.PhaseSpan{Name: name, For: d})
+	}
+	return spans, nil
 }
 
 // schedule is what --schedule and --rate say together; nil is a closed loop.
@@ -384,9 +461,16 @@ func applyFile(c *cli.Command, path string) error {
 		switch {
 		case !slices.Contains(known, key.Value):
 			errs = append(errs, fmt.Errorf("%s:%d: unknown key %q; want one of %s", path, key.Line, key.Value, strings.Join(known, ", ")))
+		case c.IsSet(key.Value): // the command line wins
+		case value.Kind == yaml.SequenceNode && slices.Contains([]string{"threshold", "tag"}, key.Value):
+			for _, item := range value.Content {
+				if err := c.Set(key.Value, item.Value); err != nil || item.Kind != yaml.ScalarNode {
+					errs = append(errs, fmt.Errorf("%s:%d: %s: want a list of texts", path, item.Line, key.Value))
+				}
+			}
 		case value.Kind != yaml.ScalarNode:
 			errs = append(errs, fmt.Errorf("%s:%d: %s: want one value", path, value.Line, key.Value))
-		case !c.IsSet(key.Value):
+		default:
 			if err := c.Set(key.Value, value.Value); err != nil {
 				errs = append(errs, fmt.Errorf("%s:%d: %s: %w", path, value.Line, key.Value, err))
 			}

@@ -17,10 +17,7 @@ import (
 // printTable writes the table of a run: one line for each phase, operation and
 // level.
 func printTable(w io.Writer, r *result.Run) {
-	fmt.Fprintf(w, "%s, %s: %s\n", r.Name, r.Duration.Round(100*time.Millisecond), verdict(r))
-	if e := r.Environment; e != nil {
-		fmt.Fprintf(w, "%d nodes, %d cores, %s, seed %d\n", len(r.Nodes), e.Cores, e.CPUModel, e.Seed)
-	}
+	printHead(w, r)
 	open, closed := false, false
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(tw, "\nphase\toperation\toffered/s\tok/s\tnot ok\tp50\tp90\tp99\tp99.9\tmax\tservice p50\tp99\t\n")
@@ -49,6 +46,26 @@ func printTable(w io.Writer, r *result.Run) {
 	}
 	if closed {
 		fmt.Fprintln(w, "closed loop: service times of as many operations as are kept in flight; they say nothing about a fixed demand")
+	}
+	printTail(w, r)
+}
+
+// printHead says what ran where, and how it ended.
+func printHead(w io.Writer, r *result.Run) {
+	fmt.Fprintf(w, "%s, %s: %s\n", r.Name, r.Duration.Round(100*time.Millisecond), verdict(r))
+	if e := r.Environment; e != nil {
+		fmt.Fprintf(w, "%d nodes, %d cores, %s, seed %d\n", len(r.Nodes), e.Cores, e.CPUModel, e.Seed)
+	}
+}
+
+// printTail says what a reader has to know beside the numbers.
+func printTail(w io.Writer, r *result.Run) {
+	for _, t := range r.Thresholds {
+		met := "kept"
+		if !t.Met {
+			met = "MISSED"
+		}
+		fmt.Fprintf(w, "threshold %s: %s: %s, %s\n", t.Metric, t.Expr, met, t.Got)
 	}
 	for _, s := range r.Warnings {
 		fmt.Fprintln(w, "warning:", s)

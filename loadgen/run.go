@@ -80,11 +80,8 @@ func (s *session) bench(ctx context.Context, each time.Duration, rate float64) e
 	g := s.generator
 	g.Drain = timeout + time.Second
 
-	// Every key is there before reads are measured. None of this is recorded.
-	fill, keys := g, only(client.KindInsert, client.LevelQuorum)
-	keys.Dist = load.KeyDist{Kind: load.KeySequential}
-	fill.Ops, fill.Warmup, fill.Phase = keys.Keys, time.Hour, "fill"
-	if err := s.offer(ctx, fill, keys); err != nil {
+	// Every key is there before reads are measured.
+	if err := s.fill(ctx); err != nil {
 		return err
 	}
 	g.Warmup, g.Duration = time.Second, each

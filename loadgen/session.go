@@ -43,6 +43,10 @@ type session struct {
 	cluster *load.Cluster // the target, if it is one
 	steps   []step
 
+	guard guard
+	// searching: the steps are tries, of which some are meant to be too much.
+	searching bool
+
 	usage   sync.WaitGroup
 	samples []result.Resource
 }
@@ -106,7 +110,7 @@ func (s *session) record() {
 		s.run.Started = s.run.Started.Add(time.Until(s.startAt))
 	}
 	s.rec = load.NewRecorder(load.RecorderConfig{
-		Start: s.run.Started, Interval: s.interval, Log: s.buffer, OnInterval: s.live.interval,
+		Start: s.run.Started, Interval: s.interval, Log: s.buffer, OnInterval: s.onInterval,
 	})
 	ctx, stop := context.WithCancel(context.Background())
 	s.stopRec = stop
@@ -201,6 +205,12 @@ func (s *session) sample(ctx context.Context) {
 
 // offer runs one generator, on the target and the recorder of the session.
 func (s *session) offer(ctx context.Context, g load.Generator, w load.Workload) error {
+	return s.with(ctx, &g, w, func(ctx context.Context) (*load.Summary, error) { return g.Run(ctx) })
+}
+
+// with prepares a generator, and watches while run runs it: what the processes
+// use, and whether a threshold ends it.
+func (s *session) with(ctx context.Context, g *load.Generator, w load.Workload, run func(context.Context) (*load.Summary, error)) error {
 	src, err := w.Source()
 	if err != nil {
 		return usageError{err}
@@ -208,18 +218,60 @@ func (s *session) offer(ctx context.Context, g load.Generator, w load.Workload) 
 	if ctx.Err() != nil {
 		return nil
 	}
-	sampling, stop := context.WithCancel(ctx)
-	s.usage.Go(func() { s.sample(sampling) })
+	ctx, stop := context.WithCancelCause(ctx)
+	s.usage.Go(func() { s.sample(ctx) })
 	defer s.usage.Wait()
-	defer stop()
+	defer stop(nil)
 	g.Target, g.Source, g.Recorder = s.target, src, s.rec
 	s.live.phase(g.Phase)
-	sum, err := g.Run(ctx)
-	if err != nil {
-		return err
+	s.guard.watch(s.rec.Now()+g.Warmup, stop)
+	defer s.guard.watch(0, nil)
+	sum, err := run(ctx)
+	if sum != nil {
+		s.steps = append(s.steps, step{g.Phase, sum})
 	}
-	s.steps = append(s.steps, step{g.Phase, sum})
-	return nil
+	return err
+}
+
+// guard ends a load when a threshold is not kept that was to do so.
+type guard struct {
+	mu   sync.Mutex
+	from time.Duration // when recording began
+	stop context.CancelCauseFunc
+}
+
+// missedError is why a load was ended by a threshold.
+type missedError struct{ limit, got string }
+
+func (e missedError) Error() string {
+	return fmt.Sprintf("ended early: the threshold %s was not kept: %s", e.limit, e.got)
+}
+
+// watch begins to guard a load, or ends it with stop nil.
+func (g *guard) watch(from time.Duration, stop context.CancelCauseFunc) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.from, g.stop = from, stop
+}
+
+// onInterval is called at the end of each interval of the recorder.
+func (s *session) onInterval(rows []result.Interval) {
+	s.live.interval(rows)
+	s.guard.mu.Lock()
+	defer s.guard.mu.Unlock()
+	if s.guard.stop == nil {
+		return
+	}
+	for i := range s.thresholds {
+		t := &s.thresholds[i]
+		if !t.Abort || s.rec.Now()-s.guard.from < t.After {
+			continue
+		}
+		if j := t.Judge(s.rec, false); !j.Met && j.Doubt == "" {
+			s.guard.stop(missedError{t.String(), j.Got})
+			return
+		}
+	}
 }
 
 // close ends the target and the nodes.
@@ -271,6 +323,9 @@ func (s *session) finish(ctx context.Context, failure error) error {
 	}
 	s.run.Files = append(s.run.Files, result.File{Path: result.HistogramLogFile, About: "histograms of each interval (HdrHistogram log, ns)"})
 	s.run.Files = append(s.run.Files, files...)
+	if of := s.generator.Segment.Of; of > 0 {
+		s.run.Segment = &result.Segment{Index: int64(s.generator.Segment.Index), Of: int64(of)}
+	}
 	if cause, ok := errors.AsType[interrupt](context.Cause(ctx)); ok {
 		s.run.Interrupted = cause.signal
 	} else if failure != nil {
@@ -291,7 +346,13 @@ func (s *session) finish(ctx context.Context, failure error) error {
 			return err
 		}
 	} else {
-		printTable(s.stdout, s.run)
+		if sat := s.run.Saturation; sat != nil && len(sat.Steps) > 0 {
+			printHead(s.stdout, s.run)
+			printKnee(s.stdout, sat)
+			printTail(s.stdout, s.run)
+		} else {
+			printTable(s.stdout, s.run)
+		}
 		fmt.Fprintf(s.stdout, "run directory: %s\nreport: %s\n", s.dir, page)
 	}
 	if failure != nil && s.run.Interrupted == "" {
@@ -351,6 +412,17 @@ func (s *session) judge() {
 		case answered.Verdict == result.NotExercised:
 			answered.Verdict = result.Pass
 		}
+		if st.summary.Aborted != nil {
+			if missed, ok := errors.AsType[missedError](st.summary.Aborted); ok {
+				s.warn("%s: %v", name, missed)
+			}
+		}
+		if s.searching {
+			continue // the search says what each try was
+		}
+		if c.Misrouted > 0 {
+			s.warn("%s: %d operations were answered by a node that did not lead (any more)", name, c.Misrouted)
+		}
 		if bad := c.Fail + c.Info + c.Unfinished; bad > 0 {
 			s.warn("%s: %d of %d operations failed, %d have an unknown outcome", name, c.Fail, c.Intended, c.Info+c.Unfinished)
 		}
@@ -362,7 +434,32 @@ func (s *session) judge() {
 		}
 	}
 	s.run.Checks = append(s.run.Checks, account, answered)
+	s.judgeThresholds()
+	if s.run.Saturation != nil {
+		s.judgeSearch()
+	}
 	s.run.Judge()
+}
+
+// judgeThresholds compares every limit with what was measured. One that cannot
+// be judged makes the run unknown: it was neither kept nor missed.
+func (s *session) judgeThresholds() {
+	limited := slices.ContainsFunc(s.steps, func(st step) bool { return st.summary.Limited })
+	doubt := result.Check{Name: "thresholds can be judged", Verdict: result.Pass, Checked: int64(len(s.thresholds))}
+	for i := range s.thresholds {
+		t := &s.thresholds[i]
+		j := t.Judge(s.rec, limited)
+		if j.Doubt != "" {
+			doubt.Verdict, doubt.Count = result.Unknown, doubt.Count+1
+			doubt.Examples = append(doubt.Examples, t.String()+": "+j.Doubt)
+			doubt.Detail = doubt.Examples[0]
+			continue
+		}
+		s.run.Thresholds = append(s.run.Thresholds, result.Threshold{Metric: t.Metric, Expr: t.Expr, Got: j.Got, Met: j.Met})
+	}
+	if len(s.thresholds) > 0 {
+		s.run.Checks = append(s.run.Checks, doubt)
+	}
 }
 
 func printJSON(w io.Writer, dir string) error {

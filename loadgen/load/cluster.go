@@ -291,6 +291,20 @@ func (c *Cluster) Start(stream int, op *client.Op, done func(client.Outcome)) er
 	return c.route(stream).Start(op, done)
 }
 
+// Answered implements [Router]. An operation for the leader that comes back from
+// another node than the one that leads now was sent to a leader of the past, or
+// to any node because nobody knew one; it may have been forwarded.
+func (c *Cluster) Answered(node, leader string, term uint64) (misrouted bool) {
+	if leader != "" {
+		c.follow(leader, term)
+	}
+	if c.cfg.Route != RouteLeader {
+		return false
+	}
+	i := c.leader.Load()
+	return i < 0 || c.cfg.Addrs[i] != node
+}
+
 // route picks the connection that carries a stream now.
 func (c *Cluster) route(stream int) *client.Conn {
 	n := len(c.nodes)

@@ -209,6 +209,7 @@ type window struct {
 // generation is one run of a Generator.
 type generation struct {
 	*Generator
+	router              Router          // the Target, if it is one
 	begin, measure, end time.Duration   // since the start of the Recorder
 	own                 []*phase        // empty: those of the Recorder
 	bounds              []time.Duration // bounds[k] is the end of own[k]
@@ -226,6 +227,7 @@ type generation struct {
 	tallies [5]atomic.Int64 // by sampleStatus
 	misses  atomic.Int64
 	refused atomic.Int64
+	strays  atomic.Int64
 	warmed  atomic.Int64
 	full    int64
 }
@@ -269,6 +271,7 @@ func (g *Generator) Run(ctx context.Context) (*Summary, error) {
 			w.free = append(w.free, c)
 		}
 	}
+	r.router, _ = g.Target.(Router)
 	r.begin = g.Recorder.Now()
 	r.measure = r.begin + g.Warmup
 	r.end = math.MaxInt64
@@ -348,7 +351,7 @@ func (g *generation) conclude(ctx context.Context, until time.Duration) *Summary
 	s.Counts = result.Counts{
 		OK: g.tallies[sampleOK].Load(), Fail: g.tallies[sampleFail].Load(), Info: g.tallies[sampleInfo].Load(),
 		Missed: g.tallies[sampleMissed].Load(), Unfinished: g.tallies[sampleUnfinished].Load(),
-		Miss: g.misses.Load(), Refused: g.refused.Load(),
+		Miss: g.misses.Load(), Refused: g.refused.Load(), Misrouted: g.strays.Load(),
 	}
 	s.Counts.Intended = g.intended.Load()
 	s.Elapsed = max(min(until, g.end)-g.measure, 0)
@@ -670,6 +673,9 @@ func (c *call) end(o client.Outcome) {
 	}
 	s.miss = c.op.Kind == client.KindGet && !o.Found
 	s.refused = o.Refused
+	if c.run.router != nil && o.Node != "" {
+		s.misrouted = c.run.router.Answered(o.Node, o.Leader, o.Term)
+	}
 	switch {
 	case o.Status == client.StatusOK:
 		s.status = sampleOK
@@ -700,6 +706,9 @@ func (c *call) count() {
 	}
 	if c.sample.status == sampleFail && c.sample.refused {
 		g.refused.Add(1)
+	}
+	if c.sample.misrouted {
+		g.strays.Add(1)
 	}
 	g.Recorder.record(c.stream, &c.sample)
 }

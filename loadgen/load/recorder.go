@@ -224,6 +224,7 @@ func addCounts(to, from *result.Counts) {
 	to.Unfinished += from.Unfinished
 	to.Miss += from.Miss
 	to.Refused += from.Refused
+	to.Misrouted += from.Misrouted
 }
 
 // NewRecorder starts nothing; see [Recorder.Run].
@@ -310,15 +311,16 @@ func (s *shard) cellOf(p *phase, index int) *cell {
 
 // sample is one operation that has ended, or never will.
 type sample struct {
-	phase    *phase
-	index    int
-	status   sampleStatus
-	miss     bool
-	refused  bool
-	closed   int
-	intended time.Duration
-	sent     time.Duration
-	returned time.Duration
+	phase     *phase
+	index     int
+	status    sampleStatus
+	miss      bool
+	refused   bool
+	misrouted bool
+	closed    int
+	intended  time.Duration
+	sent      time.Duration
+	returned  time.Duration
 }
 
 type sampleStatus uint8
@@ -337,6 +339,9 @@ func (r *Recorder) record(worker int, s *sample) {
 	c := sh.cellOf(s.phase, s.index)
 	c.closed = s.closed
 	c.counts.Intended++
+	if s.misrouted {
+		c.counts.Misrouted++
+	}
 	switch s.status {
 	case sampleOK:
 		c.counts.OK++

@@ -21,6 +21,17 @@ type Target interface {
 	Close() error
 }
 
+// Router is a Target that chooses where an operation goes, and learns from the
+// answers whether it chose well.
+type Router interface {
+	Target
+	// Answered is told of each answer before it is recorded: from which node it
+	// came, and whom that named as the leader at which term, if it did. It
+	// reports whether the operation had been sent to the wrong node. It is called
+	// on the hot path, by several goroutines at once.
+	Answered(node, leader string, term uint64) (misrouted bool)
+}
+
 // Null answers every operation at once. What it shows is the most that the
 // generator could ever offer.
 type Null struct {

@@ -46,6 +46,8 @@ type page struct {
 	Repeats  []repeat
 
 	Time            []picture
+	Knee            []picture
+	Limits          string
 	Spectra         []picture
 	FailoverFigures []picture
 	Failovers       []failoverRow
@@ -148,10 +150,10 @@ func Page(w io.Writer, r *result.Run) error {
 func (p *page) write(w io.Writer) error { return pageTemplate.ExecuteTemplate(w, "page", p) }
 
 // pictures is everything drawn of one run.
-type pictures struct{ time, spectra, failover []figure }
+type pictures struct{ time, knee, spectra, failover []figure }
 
 func drawAll(r *result.Run) pictures {
-	ps := pictures{time: newTimeline(r).figures(), spectra: spectra(r)}
+	ps := pictures{time: newTimeline(r).figures(), knee: kneeFigures(r.Saturation), spectra: spectra(r)}
 	if f, ok := failoverBars(r.Failovers); ok {
 		ps.failover = append(ps.failover, f)
 	}
@@ -161,7 +163,7 @@ func drawAll(r *result.Run) pictures {
 	return ps
 }
 
-func (ps pictures) all() []figure { return slices.Concat(ps.time, ps.spectra, ps.failover) }
+func (ps pictures) all() []figure { return slices.Concat(ps.time, ps.knee, ps.spectra, ps.failover) }
 
 func newPage(r *result.Run, ps pictures) *page {
 	p := &page{
@@ -200,6 +202,12 @@ func newPage(r *result.Run, ps pictures) *page {
 		t := newTimeline(r)
 		p.Live = map[string]any{"from": t.from, "to": t.to, "figures": live}
 	}
+	for _, f := range ps.knee {
+		p.Knee = append(p.Knee, pictureOf(f, "wide", true))
+	}
+	if r.Saturation != nil {
+		p.Limits = strings.Join(r.Saturation.Limits, ", ")
+	}
 	for _, f := range ps.spectra {
 		p.Spectra = append(p.Spectra, pictureOf(f, "small", true))
 	}
@@ -220,6 +228,7 @@ func newPage(r *result.Run, ps pictures) *page {
 		{len(r.Thresholds) > 0, section{"thresholds", "Thresholds"}},
 		{len(p.Repeats) > 0, section{"repeats", "Repetitions"}},
 		{len(p.Time) > 0, section{"time", "Over time"}},
+		{len(p.Knee) > 0, section{"saturation", "Saturation"}},
 		{len(p.Spectra) > 0, section{"spectrum", "Spectrum"}},
 		{len(p.Failovers) > 0, section{"failover", "Failover"}},
 		{len(p.Exposures)+len(p.Losses) > 0, section{"losses", "Lost writes"}},
@@ -428,6 +437,9 @@ func tiles(r *result.Run) []tile {
 				t.Note += fmt.Sprintf("; %d never recovered", n)
 			}
 		}
+		out = append(out, t)
+	}
+	if t, ok := kneeTile(r.Saturation); ok {
 		out = append(out, t)
 	}
 	if t, ok := peakTile(r); ok {

@@ -37,6 +37,7 @@ var (
 func samplePages() map[string]*result.Run {
 	return map[string]*result.Run{
 		"pass": sampleScenario(1), "violated": sampleViolated(), "repeated": sampleRepeated(20), "bench": sampleBench(), "partial": samplePartial(),
+		"saturation": sampleSaturation(),
 	}
 }
 
@@ -139,6 +140,27 @@ func TestPictureGolden(t *testing.T) {
 			t.Fatalf("no picture %s", name)
 		}
 		golden(t, name+".svg", strings.ReplaceAll(string(all[i].standalone()), paletteCSS, ""))
+	}
+}
+
+// The knee: a mark for each try, a curve through the middles, shade where nothing holds; a search without a step has no
+// picture, and one in which nothing was answered has no latencies.
+func TestKnee(t *testing.T) {
+	r := sampleSaturation()
+	figures := kneeFigures(r.Saturation)
+	if len(figures) != 2 {
+		t.Fatalf("%d pictures", len(figures))
+	}
+	golden(t, "knee-latency.svg", strings.ReplaceAll(string(figures[0].standalone()), paletteCSS, ""))
+	if n := len(figures[0].Table.Rows); n != 3*len(r.Saturation.Steps) {
+		t.Errorf("%d rows, want one a try", n)
+	}
+	if figures := kneeFigures(&result.Saturation{}); figures != nil {
+		t.Errorf("a picture of nothing: %v", figures)
+	}
+	nothing := &result.Saturation{Steps: []result.SaturationStep{{Offered: 1, Trials: []result.SaturationTrial{{}}}}}
+	if figures := kneeFigures(nothing); len(figures) != 1 {
+		t.Errorf("%d pictures of a search without an answer, want the throughput", len(figures))
 	}
 }
 

@@ -361,3 +361,35 @@ func samplePartial() *result.Run {
 	r.Judge()
 	return r
 }
+
+// sampleSaturation is a search that found the knee at 9000/s.
+func sampleSaturation() *result.Run {
+	r := &result.Run{
+		Schema: result.SchemaVersion, Kind: result.KindBench, Name: "saturate", About: "the highest rate that holds latency: p(99) < 5ms; insert",
+		Started: time.Date(2026, 3, 4, 2, 17, 33, 0, time.UTC), Duration: 90 * time.Second, Verdict: result.Pass,
+		Checks:      []result.Check{{Name: "highest rate found", Verdict: result.Pass, Checked: 6, Detail: "9000/s held, 9270/s did not"}},
+		Environment: sampleEnvironment("loadgen", "saturate"),
+	}
+	sat := &result.Saturation{Limits: []string{"latency: p(99) < 5ms"}, Rate: 9000, Broken: 9270}
+	for _, offered := range []float64{4000, 6000, 9000, 13500, 11022, 9270} {
+		st := result.SaturationStep{Offered: offered, Held: offered <= 9000}
+		for n := range 3 {
+			p99 := time.Duration(1e6 / (1 - min(offered, 9990)/10000) * (1 + 0.1*float64(n)))
+			t := result.SaturationTrial{
+				Phase: fmt.Sprintf("%.0f/s, try %d", offered, n+1), Held: st.Held,
+				Throughput: min(offered, 10000), NotOK: max(0, 1-10000/offered), P50: p99 / 6, P99: p99, Max: 2 * p99,
+			}
+			if !t.Held {
+				t.Reason = "latency: p(99) < 5ms: " + p99.String()
+			}
+			st.Trials = append(st.Trials, t)
+			r.Series = append(r.Series, result.Series{
+				Phase: t.Phase, Op: "insert", Level: "quorum", Counts: result.Counts{Intended: 1000, OK: 1000}, Offered: offered, Throughput: t.Throughput,
+				Response: result.Latency{Count: 1000, Mean: t.P50, P50: t.P50, P90: t.P99 / 2, P99: t.P99, Max: t.Max},
+			})
+		}
+		sat.Steps = append(sat.Steps, st)
+	}
+	r.Saturation = sat
+	return r
+}

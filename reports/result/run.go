@@ -17,6 +17,7 @@
 package result
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -65,6 +66,9 @@ type Run struct {
 	Outages   []Outage   `json:"outages,omitempty"`   // the longest one per level first
 	Losses    []Loss     `json:"losses,omitempty"`    // the writes that broke a promise; may be cut, see Exposures for the counts
 	Exposures []Exposure `json:"exposures,omitempty"` // per level: how many writes were at stake
+
+	Segment    *Segment    `json:"segment,omitempty"`    // set if the load was one part of several
+	Saturation *Saturation `json:"saturation,omitempty"` // set by a search for the highest rate
 
 	Repeats []Repeat `json:"repeats,omitempty"` // set in the summary of a repeated scenario
 	Files   []File   `json:"files,omitempty"`   // evidence beside the files of this package; [Write] keeps those that exist
@@ -157,7 +161,7 @@ type Series struct {
 }
 
 // Counts is operations by outcome. Intended = OK + Fail + Info + Missed + Unfinished. Miss and Refused are parts of
-// OK and Fail.
+// OK and Fail; Misrouted counts operations of any outcome.
 type Counts struct {
 	Intended   int64 `json:"intended"`
 	OK         int64 `json:"ok"`
@@ -167,6 +171,7 @@ type Counts struct {
 	Unfinished int64 `json:"unfinished,omitempty"` // still open at the end
 	Miss       int64 `json:"miss,omitempty"`       // gets answered without a value
 	Refused    int64 `json:"refused,omitempty"`    // gets refused because the node could not prove freshness
+	Misrouted  int64 `json:"misrouted,omitempty"`  // meant for the leader and answered by a node that was not it
 }
 
 // Latency is the usual percentiles of one distribution. A percentile is 0 when there were too few samples to report
@@ -186,6 +191,59 @@ type Point struct {
 	Q        float64       `json:"q"`
 	Response time.Duration `json:"response_ns"`
 	Service  time.Duration `json:"service_ns"`
+}
+
+// Segment says which part of a load a run offered: operations Index, Index+Of, Index+2·Of and so on of one plan.
+type Segment struct {
+	Index int64 `json:"index"` // from 0
+	Of    int64 `json:"of"`
+}
+
+// Saturation is a search for the highest offered rate at which some limits hold.
+type Saturation struct {
+	Limits []string `json:"limits"`
+	// Rate is the highest rate that held; 0 if none did. Broken is the lowest rate above it that did not, 0 if the search
+	// ended before.
+	Rate   float64 `json:"rate_per_s"`
+	Broken float64 `json:"broken_per_s,omitempty"`
+	// Ended says why the search did not find Broken, or found it for another reason than the limits.
+	Ended string           `json:"ended,omitempty"`
+	Steps []SaturationStep `json:"steps"` // in the order in which they were tried
+}
+
+// SaturationStep is one offered rate, tried several times.
+type SaturationStep struct {
+	Offered float64           `json:"offered_per_s"`
+	Held    bool              `json:"held"`
+	Trials  []SaturationTrial `json:"trials"`
+}
+
+// SaturationTrial is one try of a rate. Latencies are response times over all operations.
+type SaturationTrial struct {
+	Phase      string        `json:"phase"` // under which its series are
+	Held       bool          `json:"held"`
+	Reason     string        `json:"reason,omitempty"` // why it did not hold, or proves nothing
+	Limited    bool          `json:"generator_limited,omitempty"`
+	Throughput float64       `json:"throughput_per_s"`
+	NotOK      float64       `json:"not_ok_ratio"`
+	P50        time.Duration `json:"p50_ns"`
+	P99        time.Duration `json:"p99_ns"`
+	Max        time.Duration `json:"max_ns"`
+}
+
+// Middle is the trial with the middle p99 of those that agree with the step's judgement.
+func (s *SaturationStep) Middle() SaturationTrial {
+	var agree []SaturationTrial
+	for _, t := range s.Trials {
+		if t.Held == s.Held {
+			agree = append(agree, t)
+		}
+	}
+	if len(agree) == 0 {
+		agree = slices.Clone(s.Trials)
+	}
+	slices.SortFunc(agree, func(a, b SaturationTrial) int { return cmp.Compare(a.P99, b.P99) })
+	return agree[len(agree)/2]
 }
 
 // Failover is the parts of one change of leader. Steps are times since the injection, 0 if not observed.
@@ -400,6 +458,16 @@ func (r *Run) Validate() error {
 	for i, c := range r.Checks {
 		if c.Verdict.Rank() < 0 {
 			bad("checks[%d] %q: verdict %q, expected pass, violated, unknown or not exercised", i, c.Name, c.Verdict)
+		}
+	}
+	if s := r.Segment; s != nil && (s.Index < 0 || s.Index >= s.Of) {
+		bad("segment: index %d of %d", s.Index, s.Of)
+	}
+	if s := r.Saturation; s != nil {
+		for i, st := range s.Steps {
+			if !(st.Offered > 0) || len(st.Trials) == 0 {
+				bad("saturation: steps[%d]: %g/s with %d trials, expected a rate above 0 and a trial", i, st.Offered, len(st.Trials))
+			}
 		}
 	}
 	for i, n := range r.Nodes {

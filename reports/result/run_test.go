@@ -42,13 +42,20 @@ func full() *Run {
 		Phases:     []Phase{{Name: "before", To: 10 * time.Second}, {Name: "during", From: 10 * time.Second, To: 11 * time.Second}},
 		Series: []Series{{
 			Phase: "before", Op: "insert", Level: "quorum", Closed: true, InFlight: 32, Limited: true,
-			Counts: Counts{Intended: 1010, OK: 1000, Fail: 4, Info: 3, Missed: 2, Unfinished: 1, Miss: 5, Refused: 1},
+			Counts: Counts{Intended: 1010, OK: 1000, Fail: 4, Info: 3, Missed: 2, Unfinished: 1, Miss: 5, Refused: 1, Misrouted: 2},
 			Span:   10 * time.Second, Offered: 101, Throughput: 100,
 			Response: Latency{1000, 3 * ms, 2 * ms, 4 * ms, 9 * ms, 20 * ms, 21 * ms},
 			Service:  Latency{1000, 2 * ms, 1 * ms, 3 * ms, 8 * ms, 19 * ms, 20 * ms},
 			Lag:      Latency{Count: 1008, Mean: 1}, Failed: Latency{Count: 4, Mean: 2}, Waited: Latency{Count: 4, Mean: 3},
 			Spectrum: []Point{{0, 1 * ms, 1 * ms}, {0.5, 2 * ms, 1 * ms}}, Clamped: 1,
 		}},
+		Segment: &Segment{Index: 1, Of: 8},
+		Saturation: &Saturation{
+			Limits: []string{"latency: p(99) < 5ms"}, Rate: 9000, Broken: 9270, Ended: "the generator was the limit",
+			Steps: []SaturationStep{{Offered: 9000, Held: true, Trials: []SaturationTrial{{
+				Phase: "9000/s, try 1", Held: true, Reason: "late", Limited: true, Throughput: 8999, NotOK: 0.01, P50: 1 * ms, P99: 2 * ms, Max: 3 * ms,
+			}}}},
+		},
 		Failovers: []Failover{{
 			Repeat: 1, Fault: "kill", Inject: 10 * time.Second, OldLeader: "n1", NewLeader: "n2", Term: 3,
 			Suspect: 4 * ms, Candidate: 5 * ms, Elected: 9 * ms, Agreed: 12 * ms, Steady: 400 * ms, Resolution: 5 * ms,

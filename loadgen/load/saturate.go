@@ -1,0 +1,164 @@
+package load
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/hacache/hacache/reports/result"
+)
+
+// Search finds the highest offered rate at which some limits hold. From Start
+// on the rate grows by half until it does not hold, then the gap is halved until
+// it is within Within. Only Try is required.
+type Search struct {
+	// Try offers a rate once. An error ends the search.
+	Try func(ctx context.Context, rate float64, repeat int) (result.SaturationTrial, error)
+	// Start is the first rate; 0 is 1000/s.
+	Start float64
+	// Most ends the search when it held; 0 is ten million per second.
+	Most float64
+	// Within is how close the answer is to the lowest rate that did not hold; 0
+	// is 0.03.
+	Within float64
+	// Repeats is how often each rate is tried; most tries decide. 0 is 3.
+	Repeats int
+}
+
+// leastRate is where a search that goes down gives up.
+const leastRate = 1
+
+// rampFactor is by how much the rate grows at a time, and shrinks if not even
+// the first one holds.
+const rampFactor = 1.5
+
+// Run carries out the search. What was found until an error is in the result.
+// The rate that the generator itself cannot offer ends the search like one that
+// the target does not bear, and Ended says so.
+func (s Search) Run(ctx context.Context) (*result.Saturation, error) {
+	if s.Start <= 0 {
+		s.Start = 1000
+	}
+	if s.Most <= 0 {
+		s.Most = 1e7
+	}
+	if s.Within <= 0 {
+		s.Within = 0.03
+	}
+	if s.Repeats <= 0 {
+		s.Repeats = 3
+	}
+	found := &result.Saturation{}
+	limited := false // the step that did not hold was the generator's limit
+	step := func(rate float64) (bool, error) {
+		st, err := s.step(ctx, rate)
+		if len(st.Trials) > 0 {
+			found.Steps = append(found.Steps, st)
+		}
+		if err != nil {
+			return false, err
+		}
+		if st.Held {
+			found.Rate = max(found.Rate, rate)
+		} else {
+			found.Broken, limited = rate, mostly(st, func(t *result.SaturationTrial) bool { return t.Limited })
+		}
+		return st.Held, nil
+	}
+	err := s.bracket(found, step)
+	for err == nil && found.Rate > 0 && found.Broken > found.Rate*(1+s.Within) {
+		_, err = step(math.Sqrt(found.Rate * found.Broken))
+	}
+	switch {
+	case err != nil:
+		found.Ended = err.Error()
+	case found.Rate == 0:
+		found.Ended = "no rate held"
+	case found.Broken == 0:
+		found.Ended = fmt.Sprintf("%.0f/s held, which is as far as it was to go", found.Rate)
+	case limited:
+		found.Ended = "the generator was the limit: the target may bear more"
+	}
+	return found, err
+}
+
+// bracket finds a rate that holds and one that does not, by steps of a factor.
+func (s Search) bracket(found *result.Saturation, step func(float64) (bool, error)) error {
+	for rate := min(s.Start, s.Most); ; {
+		held, err := step(rate)
+		switch {
+		case err != nil:
+			return err
+		case held && (found.Broken > 0 || rate >= s.Most):
+			return nil
+		case held:
+			rate = min(rate*rampFactor, s.Most)
+		case found.Rate > 0 || rate/rampFactor < leastRate:
+			return nil
+		default:
+			rate /= rampFactor
+		}
+	}
+}
+
+func (s Search) step(ctx context.Context, rate float64) (result.SaturationStep, error) {
+	st := result.SaturationStep{Offered: rate}
+	for n := range s.Repeats {
+		t, err := s.Try(ctx, rate, n)
+		if err != nil {
+			return st, err
+		}
+		st.Trials = append(st.Trials, t)
+	}
+	st.Held = mostly(st, func(t *result.SaturationTrial) bool { return t.Held })
+	return st, nil
+}
+
+func mostly(st result.SaturationStep, is func(*result.SaturationTrial) bool) bool {
+	n := 0
+	for i := range st.Trials {
+		if is(&st.Trials[i]) {
+			n++
+		}
+	}
+	return 2*n > len(st.Trials)
+}
+
+// Trial runs a generator, which must have a Phase of its own, and judges what it
+// measured.
+func Trial(ctx context.Context, g *Generator, limits []Threshold) (result.SaturationTrial, *Summary, error) {
+	sum, err := g.Run(ctx)
+	if err != nil {
+		return result.SaturationTrial{}, nil, err
+	}
+	if sum.Aborted != nil {
+		return result.SaturationTrial{}, sum, fmt.Errorf("interrupted at %s: %w", g.Schedule, sum.Aborted)
+	}
+	g.Recorder.Flush()
+	all := Sum(g.Recorder.Totals(func(phase, _, _ string) bool { return phase == g.Phase }))
+	t := result.SaturationTrial{Phase: g.Phase, Held: true, Limited: sum.Limited}
+	if t.Limited {
+		t.Held, t.Reason = false, fmt.Sprintf("the generator was late by %s at p99", sum.Pacer.P99)
+	}
+	t.NotOK = 1 - float64(all.Counts.OK)/max(float64(all.Counts.Intended), 1)
+	if all.Span > 0 {
+		t.Throughput = float64(all.Counts.OK) / all.Span.Seconds()
+	}
+	l := result.LatencyOf(all.Response)
+	t.P50, t.P99, t.Max = l.P50, l.P99, l.Max
+	for i := range limits {
+		of := limits[i].sum(g.Recorder, g.Phase)
+		if needs := limits[i].needs(showSamples); float64(of.Counts.Intended) < needs {
+			return t, sum, fmt.Errorf("%s: %d operations cannot show %s; want at least %.0f in a try: a longer one, or a higher rate", g.Schedule, of.Counts.Intended, limits[i].String(), needs)
+		}
+		j := limits[i].judge(of, sum.Limited, showSamples)
+		if j.Met || !t.Held {
+			continue
+		}
+		t.Held, t.Reason = false, fmt.Sprintf("%s: %s", limits[i].String(), j.Got)
+		if j.Doubt != "" {
+			t.Reason = fmt.Sprintf("%s: %s", limits[i].String(), j.Doubt)
+		}
+	}
+	return t, sum, nil
+}
