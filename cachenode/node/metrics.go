@@ -67,6 +67,7 @@ var (
 	descBytes       = desc("cache_bytes", "Bytes of a cache, with overhead.", "cache")
 	descEvictions   = desc("cache_evictions_total", "Entries evicted for room.", "cache")
 	descExpirations = desc("cache_expirations_total", "Entries removed after their time.", "cache")
+	descOverridden  = desc("policies_overridden", "1 while the cluster has other cache policies than this node was given; the cluster's are in force.")
 	descStateHash   = desc("state_hash", "53 bits of the hash of the replicated state; equal on all nodes at an equal state_hash_index.")
 	descStateIndex  = desc("state_hash_index", "The log index that state_hash is of.")
 	descPeerSent    = desc("peer_messages_total", "Messages between nodes, by what became of them.", "result")
@@ -88,7 +89,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 		descLogEntries, descLogBytes, descPeerLag, descInbox, descInboxFull, descForwarded, descResent, descLost, descBatches,
 		descBatched, descQueued, descPending, descOverlay, descGatewayFull, descEntries, descBytes, descEvictions,
 		descExpirations, descStateHash, descStateIndex, descPeerSent, descPeerUp, descPeerQueue, descPeerWaiting, descPeerDials, descRTT,
-		descBuild, descReads,
+		descBuild, descReads, descOverridden,
 	} {
 		ch <- d
 	}
@@ -215,6 +216,7 @@ func (m metrics) collectStore(gauge gaugeFunc, counter counterFunc) {
 		counter(descEvictions, c.Evictions, c.Name)
 		counter(descExpirations, c.Expirations, c.Name)
 	}
+	gauge(descOverridden, truth(m.n.policiesOverridden()))
 	applied, hash := m.n.store.Digest()
 	gauge(descStateHash, float64(hash>>11))
 	gauge(descStateIndex, float64(applied))

@@ -38,6 +38,8 @@ type Node struct {
 	peers  *peer.Transport
 	server *server.Server
 
+	policies uint64 // hash of the configured ones
+
 	id   atomic.Uint64            // current incarnation, for the transport's goroutines
 	tags atomic.Pointer[[]uint32] // of the hosts by slot, for the same; replaced on the runner's goroutine
 	ran  atomic.Bool
@@ -104,7 +106,8 @@ func tlsConfigs(t config.TLS) (serverTLS, clientTLS *tls.Config, err error) {
 
 // assemble connects the parts. Arrows point from who calls: sessions -> runner -> gateway -> core -> transport.
 func (n *Node) assemble(serverTLS, clientTLS *tls.Config) error {
-	n.store = store.New(storeConfig(&n.cfg))
+	sc := storeConfig(&n.cfg)
+	n.store, n.policies = store.New(sc), sc.Policies()
 	link := &transport{n: n}
 	n.gw = gateway.New(gateway.Config{
 		Store: n.store, Transport: link,
@@ -113,7 +116,7 @@ func (n *Node) assemble(serverTLS, clientTLS *tls.Config) error {
 	core, err := replication.New(replication.Config{
 		Hosts: n.hosts, Self: n.cfg.Self,
 		ElectionTimeout: n.cfg.ElectionTimeout, FormGrace: n.cfg.FormGrace, AbandonAfter: n.cfg.AbandonAfter,
-		JoinOnly: n.cfg.JoinOnly, MaxStaleness: n.cfg.MaxStaleness, LogRetainBytes: uint64(n.cfg.LogRetain),
+		JoinOnly: n.cfg.JoinOnly, Policies: n.policies, MaxStaleness: n.cfg.MaxStaleness, LogRetainBytes: uint64(n.cfg.LogRetain),
 		Transport: link, Upper: n.gw, Logger: n.log,
 	})
 	if err != nil {
@@ -216,7 +219,8 @@ func (n *Node) LeaderInfo() *cachepb.LeaderInfo {
 func (n *Node) Health() *cachepb.HealthAck {
 	health := &cachepb.HealthAck{State: &cachepb.State{Value: &cachepb.State_Undefined{Undefined: &cachepb.Empty{}}}}
 	_ = n.runner.Call(context.Background(), func(c *replication.Core) { health = c.Health() })
-	health.Version = Version()
+	stats := n.store.Stats()
+	health.Version, health.Entries, health.Bytes = Version(), uint64(stats.Entries), uint64(stats.Bytes)
 	return health
 }
 

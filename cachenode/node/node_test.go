@@ -31,8 +31,9 @@ func run(t testing.TB, n *node.Node) {
 	})
 }
 
-// startCluster runs n nodes in this process on loopback and returns them with their addresses once all are ready.
-func startCluster(t testing.TB, n int) ([]*node.Node, []string) {
+// startCluster runs n nodes in this process on loopback and returns them with their addresses once all are ready. All are
+// stopped at once when the test ends. change, if any, has the last word on a node's configuration.
+func startCluster(t testing.TB, n int, change ...func(i int, cfg *node.Config)) ([]*node.Node, []string) {
 	t.Helper()
 	var hosts []string
 	listeners := make([]net.Listener, n)
@@ -58,6 +59,9 @@ func startCluster(t testing.TB, n int) ([]*node.Node, []string) {
 		}
 		if n > 1 {
 			cfg.Hosts, cfg.Self = hosts, hosts[i]
+		}
+		for _, f := range change {
+			f(i, &cfg)
 		}
 		nd, err := node.New(cfg)
 		if err != nil {

@@ -92,8 +92,10 @@ func (n *Node) readiness() error {
 	}
 	v := n.runner.View()
 	switch {
+	case v.Cluster == 0 && v.Waiting != "":
+		return errors.New("in no cluster yet: " + v.Waiting)
 	case v.Cluster == 0:
-		return errors.New("empty: in no cluster yet")
+		return errors.New("in no cluster yet")
 	case v.Leader < 0:
 		return errors.New("no leader is known")
 	case !v.Fresh:
@@ -102,24 +104,47 @@ func (n *Node) readiness() error {
 	return errors.New("not a voter, or its view is too old")
 }
 
-// handOver gives leadership away, if this node has it and somebody can take it.
+// handOver tells the other nodes that this one stops, and gives leadership away, if this node has it and somebody can
+// take it. When all nodes stop at once nobody can, and there is nothing to wait for.
 func (n *Node) handOver(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, transferLimit)
 	defer cancel()
-	alone := false
-	if err := n.runner.Call(ctx, func(c *replication.Core) { alone = len(c.Members()) == 1 }); err != nil || alone || !n.runner.View().Leading {
-		return
-	}
-	if err := n.LeaderSwitch(ctx, ""); err != nil {
-		n.log.Warn("leadership was not handed over", "error", err)
+	began := false
+	for {
+		leads, known, alone, heirs := false, false, false, 0
+		if err := n.runner.Call(ctx, func(c *replication.Core) {
+			c.Stop()
+			leads, known, alone, heirs = c.Elected(), c.Leader() >= 0, len(c.Members()) == 1, c.Heirs()
+			if leads && heirs > 0 && !c.Transferring() {
+				began = c.Transfer(-1) || began // again if the first one had no answer
+			}
+		}); err != nil {
+			n.log.Warn("leadership was not handed over", "error", err)
+			return
+		}
+		switch {
+		case !leads && (known || !began), alone:
+			return
+		case heirs == 0:
+			n.log.Info("leadership is not handed over: all other nodes are gone or stop as well")
+			return
+		}
+		if err := n.pause(ctx, 2*time.Millisecond); err != nil {
+			n.log.Warn("leadership was not handed over", "error", err)
+			return
+		}
 	}
 }
+
+// policiesOverridden reports whether the cache policies in force are not those of this node's configuration.
+func (n *Node) policiesOverridden() bool { return n.store.Policies() != n.policies }
 
 // watch tells the health service and the sessions of changes in the view.
 func (n *Node) watch(ctx context.Context) {
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	var last replication.View
+	overridden := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -127,6 +152,13 @@ func (n *Node) watch(ctx context.Context) {
 		case <-ticker.C:
 		}
 		v := *n.runner.View()
+		if now := n.policiesOverridden(); now != overridden {
+			overridden = now
+			if now {
+				n.log.Warn("the cluster has other cache policies than this node was given; they are in force until all nodes stop at once",
+					"settings", "caches, CACHE_DEFAULT_TTL")
+			}
+		}
 		if v.Ready != last.Ready {
 			n.server.SetServing(v.Ready)
 			n.log.Info("readiness", "ready", v.Ready, "term", v.Term, "applied", v.Applied)

@@ -2225,12 +2225,15 @@ type HealthAck struct {
 	State  *State  `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	Leader *Leader `protobuf:"bytes,4,opt,name=leader,proto3,oneof" json:"leader,omitempty"`
 	// list of all configured hosts with their connection state
-	HostHealth    []*HostHealth `protobuf:"bytes,5,rep,name=host_health,json=hostHealth,proto3" json:"host_health,omitempty"`
-	Peer          *Peer         `protobuf:"bytes,16,opt,name=peer,proto3" json:"peer,omitempty"`
-	Term          uint64        `protobuf:"varint,17,opt,name=term,proto3" json:"term,omitempty"`
-	Cluster       uint64        `protobuf:"fixed64,18,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	StalenessUs   uint64        `protobuf:"varint,19,opt,name=staleness_us,json=stalenessUs,proto3" json:"staleness_us,omitempty"`
-	Version       string        `protobuf:"bytes,20,opt,name=version,proto3" json:"version,omitempty"`
+	HostHealth  []*HostHealth `protobuf:"bytes,5,rep,name=host_health,json=hostHealth,proto3" json:"host_health,omitempty"`
+	Peer        *Peer         `protobuf:"bytes,16,opt,name=peer,proto3" json:"peer,omitempty"`
+	Term        uint64        `protobuf:"varint,17,opt,name=term,proto3" json:"term,omitempty"`
+	Cluster     uint64        `protobuf:"fixed64,18,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	StalenessUs uint64        `protobuf:"varint,19,opt,name=staleness_us,json=stalenessUs,proto3" json:"staleness_us,omitempty"`
+	Version     string        `protobuf:"bytes,20,opt,name=version,proto3" json:"version,omitempty"`
+	// Entries of all caches, expired ones that are not removed yet included, and the bytes that they take.
+	Entries       uint64 `protobuf:"varint,21,opt,name=entries,proto3" json:"entries,omitempty"`
+	Bytes         uint64 `protobuf:"varint,22,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2333,6 +2336,20 @@ func (x *HealthAck) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *HealthAck) GetEntries() uint64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *HealthAck) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
 }
 
 type State struct {
@@ -3013,7 +3030,11 @@ type NodeStatus struct {
 	// were started again.
 	StartedHash uint64 `protobuf:"fixed64,15,opt,name=started_hash,json=startedHash,proto3" json:"started_hash,omitempty"`
 	// This host was taken out of the list while its process ran: until it is started again it forms no cluster.
-	Retired       bool `protobuf:"varint,16,opt,name=retired,proto3" json:"retired,omitempty"`
+	Retired bool `protobuf:"varint,16,opt,name=retired,proto3" json:"retired,omitempty"`
+	// The process is about to end: leadership must not be handed to it.
+	Stopping bool `protobuf:"varint,17,opt,name=stopping,proto3" json:"stopping,omitempty"`
+	// A hash of the cache policies that this process was given; 0 is unknown. Nodes that form a cluster need equal ones.
+	Policies      uint64 `protobuf:"fixed64,18,opt,name=policies,proto3" json:"policies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3160,6 +3181,20 @@ func (x *NodeStatus) GetRetired() bool {
 	return false
 }
 
+func (x *NodeStatus) GetStopping() bool {
+	if x != nil {
+		return x.Stopping
+	}
+	return false
+}
+
+func (x *NodeStatus) GetPolicies() uint64 {
+	if x != nil {
+		return x.Policies
+	}
+	return 0
+}
+
 type Beat struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sent          int64                  `protobuf:"varint,1,opt,name=sent,proto3" json:"sent,omitempty"`
@@ -3240,6 +3275,7 @@ type Form struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Voters        []uint64               `protobuf:"fixed64,1,rep,packed,name=voters,proto3" json:"voters,omitempty"`
 	SlotsHash     uint64                 `protobuf:"fixed64,2,opt,name=slots_hash,json=slotsHash,proto3" json:"slots_hash,omitempty"`
+	Policies      uint64                 `protobuf:"fixed64,3,opt,name=policies,proto3" json:"policies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3284,6 +3320,13 @@ func (x *Form) GetVoters() []uint64 {
 func (x *Form) GetSlotsHash() uint64 {
 	if x != nil {
 		return x.SlotsHash
+	}
+	return 0
+}
+
+func (x *Form) GetPolicies() uint64 {
+	if x != nil {
+		return x.Policies
 	}
 	return 0
 }
@@ -4314,7 +4357,7 @@ const file_cache_proto_rawDesc = "" +
 	"\x06method\"H\n" +
 	"\x04Pong\x12\x1f\n" +
 	"\x04peer\x18\x10 \x01(\v2\v.cache.PeerR\x04peer\x12\x1f\n" +
-	"\x04beat\x18\x11 \x01(\v2\v.cache.BeatR\x04beat\"\xdf\x02\n" +
+	"\x04beat\x18\x11 \x01(\v2\v.cache.BeatR\x04beat\"\x8f\x03\n" +
 	"\tHealthAck\x12\x1f\n" +
 	"\vuptime_secs\x18\x01 \x01(\x04R\n" +
 	"uptimeSecs\x12\x16\n" +
@@ -4327,7 +4370,9 @@ const file_cache_proto_rawDesc = "" +
 	"\x04term\x18\x11 \x01(\x04R\x04term\x12\x18\n" +
 	"\acluster\x18\x12 \x01(\x06R\acluster\x12!\n" +
 	"\fstaleness_us\x18\x13 \x01(\x04R\vstalenessUs\x12\x18\n" +
-	"\aversion\x18\x14 \x01(\tR\aversionB\t\n" +
+	"\aversion\x18\x14 \x01(\tR\aversion\x12\x18\n" +
+	"\aentries\x18\x15 \x01(\x04R\aentries\x12\x14\n" +
+	"\x05bytes\x18\x16 \x01(\x04R\x05bytesB\t\n" +
 	"\a_leader\"\xf3\x02\n" +
 	"\x05State\x12&\n" +
 	"\x06leader\x18\x01 \x01(\v2\f.cache.EmptyH\x00R\x06leader\x12/\n" +
@@ -4378,7 +4423,7 @@ const file_cache_proto_rawDesc = "" +
 	"\x04Peer\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x12\n" +
 	"\x04raft\x18\x02 \x01(\fR\x04raft\x12)\n" +
-	"\x06status\x18\x03 \x01(\v2\x11.cache.NodeStatusR\x06status\"\xbc\x03\n" +
+	"\x06status\x18\x03 \x01(\v2\x11.cache.NodeStatusR\x06status\"\xf4\x03\n" +
 	"\n" +
 	"NodeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
@@ -4399,18 +4444,21 @@ const file_cache_proto_rawDesc = "" +
 	"slots_hash\x18\r \x01(\x06R\tslotsHash\x12\x1b\n" +
 	"\tjoin_only\x18\x0e \x01(\bR\bjoinOnly\x12!\n" +
 	"\fstarted_hash\x18\x0f \x01(\x06R\vstartedHash\x12\x18\n" +
-	"\aretired\x18\x10 \x01(\bR\aretired\"\x89\x01\n" +
+	"\aretired\x18\x10 \x01(\bR\aretired\x12\x1a\n" +
+	"\bstopping\x18\x11 \x01(\bR\bstopping\x12\x1a\n" +
+	"\bpolicies\x18\x12 \x01(\x06R\bpolicies\"\x89\x01\n" +
 	"\x04Beat\x12\x12\n" +
 	"\x04sent\x18\x01 \x01(\x03R\x04sent\x12\x12\n" +
 	"\x04echo\x18\x02 \x01(\x03R\x04echo\x12\"\n" +
 	"\rquorum_age_us\x18\x03 \x01(\x04R\vquorumAgeUs\x12\x16\n" +
 	"\x06commit\x18\x04 \x01(\x04R\x06commit\x12\x1d\n" +
 	"\n" +
-	"cluster_ms\x18\x05 \x01(\x03R\tclusterMs\"=\n" +
+	"cluster_ms\x18\x05 \x01(\x03R\tclusterMs\"Y\n" +
 	"\x04Form\x12\x16\n" +
 	"\x06voters\x18\x01 \x03(\x06R\x06voters\x12\x1d\n" +
 	"\n" +
-	"slots_hash\x18\x02 \x01(\x06R\tslotsHash\"I\n" +
+	"slots_hash\x18\x02 \x01(\x06R\tslotsHash\x12\x1a\n" +
+	"\bpolicies\x18\x03 \x01(\x06R\bpolicies\"I\n" +
 	"\x04Join\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slot\x12\x1d\n" +

@@ -115,6 +115,7 @@ type Config struct {
 	AbandonAfter    time.Duration // rule G5; 0 means never. No default: the caller decides
 	JoinOnly        bool          // never form a cluster
 	MaxStaleness    time.Duration // bound of local reads; only health uses it here. Default 500 ms
+	Policies        uint64        // hash of what replicas must be given alike; nodes that differ form no cluster together. 0: unknown
 
 	LogRetainBytes   uint64 // applied entries kept for slow followers. Default 64 MiB
 	LogRetainEntries int    // default 10 000
@@ -205,6 +206,7 @@ type Core struct {
 	applied     uint64
 	appliedTerm uint64 // term of the last applied entry
 	unstored    uint64 // entries proposed since the last Ready
+	stopping    bool
 
 	peers     []*peer // by slot; peers[Self] is nil
 	nextTick  time.Duration
@@ -271,6 +273,8 @@ type peer struct {
 
 	told   uint64        // the leader it was told of
 	toldAt time.Duration // when
+
+	refused string // why no cluster can be formed with it, as was logged
 
 	joinID uint64 // asks to be let in
 	joinAt time.Duration

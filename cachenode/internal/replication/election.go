@@ -439,6 +439,20 @@ func (c *Core) receiveLeaderAck(p *peer, m *cachepb.LeaderAck) {
 	}
 }
 
+// heir reports whether leadership may be handed to a voter: somebody is there, and not about to end.
+func (p *peer) heir() bool { return p.linked() && !p.status.GetStopping() }
+
+// Heirs returns how many other voters could take leadership over.
+func (c *Core) Heirs() int {
+	n := 0
+	for _, id := range c.conf.GetVoters() {
+		if p := c.peerByID(id); p != nil && p.heir() {
+			n++
+		}
+	}
+	return n
+}
+
 // Transfer hands leadership to the voter at slot, or, with slot -1, to the best follower: the one with the longest log,
 // then the nearest. It reports false if this node does not lead or there is nobody to hand it to.
 func (c *Core) Transfer(slot int) bool {
@@ -449,7 +463,7 @@ func (c *Core) Transfer(slot int) bool {
 	var targetMatch uint64
 	c.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr trackerProgress) {
 		p := c.peerByID(id)
-		if p == nil || typ != raft.ProgressTypePeer || !p.linked() || (slot >= 0 && p.slot != slot) {
+		if p == nil || typ != raft.ProgressTypePeer || !p.heir() || (slot >= 0 && p.slot != slot) {
 			return
 		}
 		if target == nil || pr.Match > targetMatch || (pr.Match == targetMatch && p.rtt < target.rtt) {

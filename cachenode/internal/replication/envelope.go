@@ -413,7 +413,7 @@ func (c *Core) founder(form *cachepb.Form, p *peer) bool {
 func (c *Core) adopt(p *peer, cluster uint64, m *raftpb.Message, form *cachepb.Form) {
 	switch m.GetType() {
 	case raftpb.MsgPreVote, raftpb.MsgVote:
-		if form == nil || form.GetSlotsHash() != c.hosts.hash || !c.founder(form, p) || c.seenLeading() != nil || c.cfg.JoinOnly {
+		if form == nil || form.GetSlotsHash() != c.hosts.hash || !c.samePolicies(form.GetPolicies()) || !c.founder(form, p) || c.seenLeading() != nil || c.cfg.JoinOnly {
 			return
 		}
 		c.log.Info("adopting a new cluster", "cluster", idString(cluster), "from", p.slot)

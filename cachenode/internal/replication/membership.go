@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -44,6 +45,7 @@ type membership struct {
 	target     []string // the list of hosts that an operator asked for; on a leader
 	vouched    bool     // the operator answers for what hosts were started with
 	refused    error    // why the last target was given up
+	waiting    string   // why this node, while it is empty, has not formed a cluster
 }
 
 // PeerUp reports a new stream with the node at slot. id is 0 while it is not known (an outgoing stream before its
@@ -111,6 +113,7 @@ func (c *Core) status() *cachepb.NodeStatus {
 	s := &cachepb.NodeStatus{
 		Id: c.id, Slot: uint32(c.cfg.Self), Cluster: c.cluster, Term: c.term, Leader: c.lead,
 		Leading: c.Leading(), Applied: c.applied, SlotsHash: c.hosts.hash, JoinOnly: c.cfg.JoinOnly, StartedHash: c.hosts.started, Retired: c.hosts.retired,
+		Stopping: c.stopping, Policies: c.cfg.Policies,
 	}
 	if c.rn != nil {
 		s.LastIndex, s.LastTerm = c.store.last(), c.store.lastTerm()
@@ -182,36 +185,83 @@ func (c *Core) manageMembership() {
 	}
 }
 
-// tryForm forms a cluster if this node is the one to do it: a majority of the listed hosts is seen empty, nobody leads
-// one, nobody has another list, and it is the first of the empty ones.
+// wait notes why this node forms no cluster now.
+func (c *Core) wait(format string, args ...any) bool {
+	c.member.waiting = fmt.Sprintf(format, args...)
+	return false
+}
+
+// refuse notes that no cluster can be formed with p, and says so once: only an operator can change it.
+func (c *Core) refuse(p *peer, why string) {
+	c.member.waiting = p.addr + " " + why
+	if p.refused != why {
+		p.refused = why
+		c.log.Error("no cluster can be formed with this host", "host", p.addr, "reason", why)
+	}
+}
+
+// Waiting returns why this node is in no cluster yet, for people; "" if it is in one.
+func (c *Core) Waiting() string {
+	if c.rn != nil {
+		return ""
+	}
+	return c.member.waiting
+}
+
+// samePolicies reports whether a process was given the same cache policies as this one. Replicas with different ones
+// evict and expire differently, each in silence. Who joins a cluster takes over its policies, so this matters to
+// founders only: a change of policies can be rolled out node by node, and takes effect with the next cluster.
+func (c *Core) samePolicies(hash uint64) bool {
+	return hash == c.cfg.Policies || hash == 0 || c.cfg.Policies == 0
+}
+
+// tryForm forms a cluster if this node is the one to do it: a majority of the listed hosts is seen empty and with the same
+// cache policies, nobody leads one, nobody has another list, and it is the first of the empty ones.
 func (c *Core) tryForm() bool {
 	members := c.hosts.members
 	self := slices.Index(members, c.cfg.Self)
-	if c.cfg.JoinOnly || c.hosts.retired || self < 0 {
-		return false
+	switch {
+	case c.cfg.JoinOnly:
+		return c.wait("told to join only")
+	case c.hosts.retired || self < 0:
+		return c.wait("not a host of the cluster any more")
 	}
 	voters := make([]uint64, len(members))
 	voters[self] = c.id
-	seen := 1
+	seen, others := 1, 0
 	for _, p := range c.peers {
 		s := c.freshStatus(p)
 		if s == nil {
 			continue
 		}
-		if s.GetSlotsHash() != c.hosts.hash || s.GetLeading() {
+		switch {
+		case s.GetLeading():
+			return c.wait("not let in by %s yet", p.addr)
+		case s.GetSlotsHash() != c.hosts.hash && s.GetCluster() == 0 && !s.GetJoinOnly():
+			c.refuse(p, "was started with another list of hosts")
 			return false
+		case s.GetSlotsHash() != c.hosts.hash:
+			return c.wait("%s has another list of hosts", p.addr)
 		}
 		place := slices.Index(members, p.slot)
 		if s.GetCluster() != 0 || s.GetJoinOnly() || s.GetRetired() || place < 0 {
 			continue
 		}
+		if !c.samePolicies(s.GetPolicies()) {
+			c.refuse(p, "was given other cache policies")
+			others++
+			continue
+		}
 		if place < self {
-			return false
+			return c.wait("%s is to form the cluster", p.addr)
 		}
 		voters[place] = p.id
 		seen++
 	}
 	if seen < c.hosts.q || (seen < len(members) && c.now-c.started < c.cfg.FormGrace) {
+		if others == 0 {
+			c.wait("sees %d of %d hosts without a cluster", seen, len(members))
+		}
 		return false
 	}
 	if mutant.On(mutant.NoPlaceholders) {
@@ -223,7 +273,7 @@ func (c *Core) tryForm() bool {
 			voters[place] = c.drawID(members[place])
 		}
 	}
-	c.member = membership{founding: true, form: &cachepb.Form{Voters: voters, SlotsHash: c.hosts.hash}}
+	c.member = membership{founding: true, form: &cachepb.Form{Voters: voters, SlotsHash: c.hosts.hash, Policies: c.cfg.Policies}}
 	cluster := c.cfg.Rand() | 1
 	c.stats.Forms++
 	c.log.Info("forming a cluster", "cluster", idString(cluster), "seen", seen, "of", len(members))
@@ -498,6 +548,19 @@ func (c *Core) abandon(reason string) {
 	c.forget()
 	c.cfg.Upper.Reset()
 	c.cfg.Transport.Reconnect()
+}
+
+// Stop says that this process is about to end, and tells the peers at once: none shall hand leadership to it.
+func (c *Core) Stop() {
+	if c.stopping {
+		return
+	}
+	c.stopping = true
+	for _, p := range c.peers {
+		if p != nil && p.linked() {
+			c.ping(p, nil, LaneControl)
+		}
+	}
 }
 
 // Abandon makes the node forget its copy at the next tick (rule G6).

@@ -77,6 +77,7 @@ type View struct {
 	Leading   bool
 	Ready     bool
 	Applied   uint64
+	Waiting   string // see Core.Waiting
 }
 
 type eventKind uint8
@@ -299,7 +300,7 @@ func (r *Runner) publish() {
 	base, at := c.ClusterTime()
 	v := View{
 		AsOf: asOf, Fresh: fresh, ClusterMs: base, At: at, Cluster: c.cluster, Term: c.term, Leader: c.Leader(), Address: c.Host(c.Leader()),
-		Leading: c.Leading(), Ready: c.Ready(), Applied: c.applied,
+		Leading: c.Leading(), Ready: c.Ready(), Applied: c.applied, Waiting: c.Waiting(),
 	}
 	if *r.view.Load() != v {
 		r.view.Store(&v)

@@ -75,9 +75,13 @@ package store
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cespare/xxhash/v2"
 
 	"github.com/hacache/hacache/proto/cachepb"
 )
@@ -145,6 +149,20 @@ type Config struct {
 	MaxValueBytes int
 	// MaxBytes makes Validate refuse puts and inserts once all caches together hold so many bytes; 0 is no bound.
 	MaxBytes int64
+}
+
+// Policies returns a hash of the policies: equal for all configurations by which replicas evict and expire alike. It is
+// never 0.
+func (c *Config) Policies() uint64 { return hashPolicies(c.Default, c.Caches) }
+
+func hashPolicies(def Policy, caches map[string]Policy) uint64 {
+	b := appendPolicy(nil, def)
+	for _, name := range slices.Sorted(maps.Keys(caches)) {
+		if caches[name] != def { // to name a cache and give it the default is to say nothing
+			b = appendPolicy(appendString(b, name), caches[name])
+		}
+	}
+	return max(xxhash.Sum64(b), 1)
 }
 
 // Store is the state machine. Create it with New. The package comment says who may call what.
@@ -265,6 +283,9 @@ func (s *Store) Digest() (applied, hash uint64) {
 func (s *Store) Reset() {
 	s.state.Store(newState(s.cfg.Default, s.cfg.Caches))
 }
+
+// Policies returns the hash of the policies in force: those of Config, or of the cluster whose state was restored.
+func (s *Store) Policies() uint64 { return s.state.Load().policiesHash }
 
 // Stats describes a Store.
 type Stats struct {
@@ -408,6 +429,7 @@ type state struct {
 
 	defaultPolicy Policy            // immutable
 	policies      map[string]Policy // immutable
+	policiesHash  uint64            // immutable
 
 	mu         sync.Mutex // held during Apply: whoever holds it sees whole batches
 	applied    atomic.Uint64
@@ -429,7 +451,7 @@ type catalog struct {
 }
 
 func newState(def Policy, policies map[string]Policy) *state {
-	st := &state{hasher: newHasher(), defaultPolicy: def, policies: policies}
+	st := &state{hasher: newHasher(), defaultPolicy: def, policies: policies, policiesHash: hashPolicies(def, policies)}
 	st.catalog.Store(&catalog{})
 	st.expiry.init()
 	st.sessions.init()

@@ -43,6 +43,8 @@ type Options struct {
 	// Batch makes one turn of everything that arrives within a random time of up to a millisecond, or during a pause, as
 	// a busy Runner does. Inputs take effect when the turn comes, not when they are given.
 	Batch bool
+	// Policies returns the hash of the cache policies that a slot's process is given; nil gives none.
+	Policies func(slot int) uint64
 	// SnapshotWindow and SnapshotChunk, in bytes, make transfers slow when small. Default 8 and 512
 	SnapshotWindow, SnapshotChunk int
 }
@@ -234,8 +236,13 @@ func (s *Sim) StartWith(slot int, list []string, joinOnly bool) {
 		n.reg = &register{n: n, waiting: map[uint64]waiting{}}
 		n.Upper = n.reg
 	}
+	policies := uint64(0)
+	if s.opt.Policies != nil {
+		policies = s.opt.Policies(slot)
+	}
 	core, err := replication.New(replication.Config{
-		Hosts: list, Self: slices.Index(list, s.hosts[slot]), JoinOnly: joinOnly, AbandonAfter: s.opt.AbandonAfter, Transport: n, Upper: n.Upper, Logger: logger,
+		Policies: policies,
+		Hosts:    list, Self: slices.Index(list, s.hosts[slot]), JoinOnly: joinOnly, AbandonAfter: s.opt.AbandonAfter, Transport: n, Upper: n.Upper, Logger: logger,
 		WallClock: func() time.Time { return time.Unix(1_700_000_000, 0).Add(s.now) },
 		Rand:      s.rng.Uint64, LogRetainEntries: s.opt.LogRetainEntries, SnapshotChunk: cmp.Or(s.opt.SnapshotChunk, 512),
 		SnapshotWindow: s.opt.SnapshotWindow,
