@@ -161,6 +161,7 @@ func (w *world) write(n *replicationtest.Node, k *key) {
 		ins.AckLevel = &cachepb.AckLevel{AckLevel: &cachepb.AckLevel_LevelLeader{LevelLeader: &cachepb.Empty{}}}
 	}
 	a := &answer{w: w, what: fmt.Sprintf("insert %s=%d", k.name, version)}
+	handedIn := w.sim.Now()
 	finished := false
 	a.done = func(ack *cachepb.Ack) {
 		if finished {
@@ -178,7 +179,7 @@ func (w *world) write(n *replicationtest.Node, k *key) {
 			if level == "quorum" {
 				k.quorum = append(k.quorum, mark{version, p.GetOutcome().GetCluster(), w.sim.Now()})
 				w.n++
-				w.sim.Acked(uint64(w.n), p.GetOutcome().GetCluster(), p.GetOutcome().GetIndex())
+				w.sim.Acked(uint64(w.n), p.GetOutcome().GetCluster(), p.GetOutcome().GetIndex(), handedIn)
 			}
 		case p.GetOutcome().GetCode() != cachepb.Code_INDETERMINATE:
 			out = "fail"

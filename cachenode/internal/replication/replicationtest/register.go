@@ -18,7 +18,10 @@ type register struct {
 	waiting map[uint64]waiting
 }
 
-type waiting struct{ index uint64 }
+type waiting struct {
+	index    uint64
+	proposed time.Duration
+}
 
 // Propose writes one operation through this node, if it leads. It is acknowledged when this node has applied it.
 func (n *Node) Propose() bool {
@@ -32,10 +35,10 @@ func (n *Node) Propose() bool {
 			s.Count.Refused++
 			return
 		}
-		r.waiting[op] = waiting{index: index}
+		r.waiting[op] = waiting{index: index, proposed: s.now}
 		if mutant.On(mutant.EarlyAck) {
 			delete(r.waiting, op)
-			s.Acked(op, n.Core.Cluster(), index)
+			s.Acked(op, n.Core.Cluster(), index, s.now)
 		}
 		ok = true
 	})
@@ -52,7 +55,7 @@ func (r *register) Apply(index, term uint64, data []byte) {
 		if w.index != index {
 			s.fail("operation %d was promised index %d and got %d", op, w.index, index)
 		}
-		s.Acked(op, r.n.Core.Cluster(), index)
+		s.Acked(op, r.n.Core.Cluster(), index, w.proposed)
 		if s.opt.Watch != nil {
 			s.opt.Watch.Acked(r.n, op, index)
 		}

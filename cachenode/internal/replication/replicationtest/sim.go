@@ -82,7 +82,7 @@ type Sim struct {
 	acked   map[uint64]ack                  // by operation
 	leads   map[[2]uint64]uint64            // (cluster, term) -> leader
 	nextOp  uint64
-	ackers  []uint64 // clusters in the order of their acks
+	ackers  []acker // clusters in the order of their first acks
 	Count   Counts
 
 	err error
@@ -697,15 +697,28 @@ func (n *Node) Reconnect() {
 	})
 }
 
-// Acked records that an operation, named by a number that is never used twice, was acknowledged at quorum.
-func (s *Sim) Acked(op, cluster, index uint64) {
+// acker is a cluster that acknowledged something.
+type acker struct {
+	cluster uint64
+	since   time.Duration // its first ack
+}
+
+// Acked records that an operation, named by a number that is never used twice, was acknowledged at quorum. proposed is
+// when it was handed in, or any time before that.
+//
+// Clusters do not take turns (I3). What a quorum of an old cluster stored before it failed may still be acknowledged after
+// a new one began, when the answers were under way: nothing distinguishes that from an ack that is late. What was handed
+// in after the new one's first ack cannot.
+func (s *Sim) Acked(op, cluster, index uint64, proposed time.Duration) {
 	s.acked[op] = ack{cluster: cluster, index: index, at: s.now}
 	s.Count.Acks++
-	if len(s.ackers) == 0 || s.ackers[len(s.ackers)-1] != cluster {
-		if slices.Contains(s.ackers, cluster) {
-			s.fail("cluster %016x acknowledges again after another one did (I3)", cluster)
-		}
-		s.ackers = append(s.ackers, cluster)
+	place := slices.IndexFunc(s.ackers, func(a acker) bool { return a.cluster == cluster })
+	switch {
+	case place < 0:
+		s.ackers = append(s.ackers, acker{cluster, s.now})
+	case place < len(s.ackers)-1 && proposed > s.ackers[place+1].since:
+		s.fail("cluster %016x acknowledges at %v what was handed in at %v, after another one acknowledged at %v (I3)",
+			cluster, s.now, proposed, s.ackers[place+1].since)
 	}
 }
 
