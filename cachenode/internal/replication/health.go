@@ -28,7 +28,7 @@ func (c *Core) State() *cachepb.State {
 		return &cachepb.State{Value: &cachepb.State_Leader{Leader: empty}}
 	case leader < 0 && (e.suspected != 0 || e.withdrawn):
 		return &cachepb.State{Value: &cachepb.State_LeaderDead{LeaderDead: empty}}
-	case leader >= 0 && (!c.peers[leader].linked() || c.memberAt(c.conf.GetVoters(), c.cfg.Self) != c.id):
+	case leader >= 0 && (!c.peers[leader].linked() || !c.Voter() || !c.member.settled):
 		return &cachepb.State{Value: &cachepb.State_LeaderTxAwait{LeaderTxAwait: empty}}
 	case leader >= 0 && fresh:
 		return &cachepb.State{Value: &cachepb.State_Follower{Follower: empty}}

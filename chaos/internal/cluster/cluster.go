@@ -9,6 +9,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,9 +36,12 @@ const Clients = "clients"
 type Spec struct {
 	Binary string // the cachenode program
 	Nodes  int
-	Env    map[string]string // additional environment of every node
-	LogDir string            // n1.log and so on are appended to here
-	Seed   uint64
+	// Members is how many of the nodes form the cluster; 0 is all. The others
+	// only join, see [Cluster.SetMembers].
+	Members int
+	Env     map[string]string // additional environment of every node
+	LogDir  string            // n1.log and so on are appended to here
+	Seed    uint64
 	// Direct leaves the links out: nodes and clients connect to the nodes
 	// themselves.
 	Direct bool
@@ -64,11 +69,12 @@ const (
 type Cluster struct {
 	Net *Network
 
-	spec  Spec
-	nodes []*Node
-	life  context.Context // ends with Stop; processes are killed then at the latest
-	end   context.CancelFunc
-	exits sync.WaitGroup
+	spec    Spec
+	nodes   []*Node
+	members atomic.Int64    // so many of the nodes make up the cluster
+	life    context.Context // ends with Stop; processes are killed then at the latest
+	end     context.CancelFunc
+	exits   sync.WaitGroup
 }
 
 // Node is one member of the cluster across all its processes.
@@ -98,6 +104,7 @@ func (n *Node) enter(s State, detail string) {
 // [Cluster.WaitHealthy]. A Cluster must be stopped.
 func Start(spec Spec) (_ *Cluster, err error) {
 	c := &Cluster{Net: NewNetwork(spec.Seed), spec: spec}
+	c.members.Store(int64(cmp.Or(spec.Members, spec.Nodes)))
 	c.life, c.end = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -112,10 +119,8 @@ func Start(spec Spec) (_ *Cluster, err error) {
 		defer listeners[i].Close() // after it was handed over this is no more than an error
 	}
 	slices.SortFunc(listeners, func(a, b *net.TCPListener) int { return strings.Compare(a.Addr().String(), b.Addr().String()) })
-	var hosts []string
 	for i, l := range listeners {
 		c.nodes = append(c.nodes, &Node{Name: "n" + strconv.Itoa(i+1), Identity: l.Addr().String(), state: Ended, notify: spec.OnProcess})
-		hosts = append(hosts, "http://"+l.Addr().String())
 	}
 	for _, n := range c.nodes {
 		dials, err := c.connect(n)
@@ -123,7 +128,6 @@ func Start(spec Spec) (_ *Cluster, err error) {
 			return nil, err
 		}
 		n.env = []string{
-			"HA_HOSTS=" + strings.Join(hosts, ","),
 			"HOSTNAME_OVERWRITE=" + n.Identity,
 			"CACHE_AUTH_TOKEN=" + token,
 			"CACHE_TLS=false",
@@ -182,7 +186,7 @@ func (c *Cluster) start(n *Node, l *net.TCPListener) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	p, err := proc.Start(c.life, proc.Spec{
-		Name: n.Name, Binary: c.spec.Binary, Args: []string{"serve"}, Env: n.env,
+		Name: n.Name, Binary: c.spec.Binary, Args: []string{"serve"}, Env: slices.Concat(n.env, c.hostsEnv(n)),
 		Listener: l, LogPath: filepath.Join(c.spec.LogDir, n.Name+".log"),
 	})
 	if err != nil {
@@ -202,6 +206,59 @@ func (c *Cluster) start(n *Node, l *net.TCPListener) error {
 		close(ended)
 	})
 	return nil
+}
+
+// hostsEnv is what a process of a node is told about the hosts if it starts now.
+func (c *Cluster) hostsEnv(n *Node) []string {
+	list, waits := c.nodes[:c.Members()], false
+	if !slices.Contains(list, n) {
+		list, waits = c.nodes, true
+	}
+	var hosts []string
+	for _, h := range list {
+		hosts = append(hosts, "http://"+h.Identity)
+	}
+	env := []string{"HA_HOSTS=" + strings.Join(hosts, ",")}
+	if waits {
+		env = append(env, "CACHE_JOIN_ONLY=true")
+	}
+	return env
+}
+
+// Members returns how many of the nodes, in order, make up the cluster.
+func (c *Cluster) Members() int { return int(c.members.Load()) }
+
+// SetMembers asks the leader to make the first n nodes the cluster and waits
+// until they are. What is started from then on has the new list, and so has
+// what is started while it is asked to grow: the harness can vouch for that,
+// as an operator does who writes the list before or after, as it needs to be.
+func (c *Cluster) SetMembers(ctx context.Context, n int) error {
+	var hosts []string
+	for _, h := range c.nodes[:n] {
+		hosts = append(hosts, h.Identity)
+	}
+	if n > c.Members() {
+		c.members.Store(int64(n))
+	}
+	for {
+		leader := c.Leader(ctx)
+		err := errors.New("no node says it leads")
+		if leader != nil {
+			err = leader.Conn().MembersSet(ctx, hosts, true)
+		}
+		if err == nil {
+			c.members.Store(int64(n))
+			return nil
+		}
+		if refused, ok := errors.AsType[*client.MgmtError](err); ok && refused.Code == cachepb.Code_INVALID {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("make %d nodes the cluster: %w", n, err)
+		case <-time.After(10 * time.Millisecond): // the leader moved, perhaps because it was asked
+		}
+	}
 }
 
 // Nodes returns the nodes in the order of their slots.
@@ -420,7 +477,7 @@ func (c *Cluster) WaitReady(ctx context.Context) error { return c.await(ctx, (*c
 // await asks the nodes until nothing is missing.
 func (c *Cluster) await(ctx context.Context, missing func(*census) string) error {
 	for {
-		say := missing(&census{c.nodes, c.healths(ctx)})
+		say := missing(&census{c.nodes[:c.Members()], c.healths(ctx)})
 		if say == "" {
 			return nil
 		}
@@ -442,7 +499,7 @@ func (c *Cluster) await(ctx context.Context, missing func(*census) string) error
 
 // census is what the nodes answered when they were asked how they are.
 type census struct {
-	nodes  []*Node
+	nodes  []*Node                      // the members
 	health map[*Node]*cachepb.HealthAck // of those that answered
 }
 

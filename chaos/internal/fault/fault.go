@@ -16,7 +16,7 @@ import (
 
 // Spec says what to break.
 type Spec struct {
-	Action    string        // kill, term, pause, partition, isolate, stall, latency, loss, reset, leader-switch
+	Action    string        // kill, term, pause, partition, isolate, stall, latency, loss, reset, leader-switch, members
 	Target    string        // leader, follower, followers, any, each, all, link, or a node's name
 	Count     int           // any, follower, each: so many nodes; 0 is 1
 	Turn      int           // each: the how-manieth time it is asked for, from 0
@@ -28,6 +28,7 @@ type Spec struct {
 	Jitter    time.Duration // plus or minus
 	Loss      float64       // share of transmissions
 	Burst     int           // mean number of them in a row
+	Members   int           // members: so many nodes
 	To        string        // leader-switch: a node's name, or empty
 	Pick      uint64        // chooses where Target leaves a choice
 	// Begin is called when the targets are known and the deed begins: the
@@ -99,6 +100,8 @@ func Inject(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, error)
 		return reset(c, s, targets)
 	case "leader-switch":
 		return leaderSwitch(ctx, c, s)
+	case "members":
+		return members(ctx, c, s)
 	}
 	return nil, fmt.Errorf("fault: unknown action %q", s.Action)
 }
@@ -671,6 +674,42 @@ func leaderSwitch(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, 
 			return false, old.Name + " leads still"
 		}
 		return true, now.Name + " leads"
+	}
+	return in, nil
+}
+
+// membersPatience is how long a change of hosts may take: a new one copies
+// the whole cache first.
+const membersPatience = 20 * time.Second
+
+// members changes the hosts that make up the cluster, for good.
+func members(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, error) {
+	was := c.Members()
+	if was == s.Members {
+		return nil, fmt.Errorf("%w: the cluster has %d members already", ErrNotAvailable, was)
+	}
+	nodes := c.Nodes()[min(was, s.Members):max(was, s.Members)]
+	ctx, cancel := context.WithTimeout(ctx, membersPatience)
+	defer cancel()
+	s.begin(nodes)
+	if err := c.SetMembers(ctx, s.Members); err != nil {
+		return nil, fmt.Errorf("members: %w", err)
+	}
+	in := &Injection{Targets: names(nodes), Detail: fmt.Sprintf("%d members, were %d", s.Members, was)}
+	in.heal = func(context.Context) error { return nil }
+	in.bit = func(ctx context.Context) (bool, string) {
+		leader, err := awaitLeader(ctx, c)
+		if err != nil {
+			return false, err.Error()
+		}
+		h, err := leader.Health(ctx)
+		if err != nil {
+			return false, err.Error()
+		}
+		if n := len(h.GetPeer().GetStatus().GetVoters()); n != s.Members {
+			return false, fmt.Sprintf("the leader has %d voters", n)
+		}
+		return true, in.Detail
 	}
 	return in, nil
 }

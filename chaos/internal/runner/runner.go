@@ -42,10 +42,10 @@ type System interface {
 	// Observe asks a node for its role. Role, Term, Leader, Cluster and Detail
 	// of the event are used.
 	Observe(ctx context.Context, node string) (result.Event, error)
-	// Target is where load goes: to the leader, or to any node.
+	// Target is where load goes: to the leader, or to any of the first members.
 	Target(toAny bool, streams, window int) (load.Target, error)
-	// Spread is where probes go: one stream to each node, in the order of
-	// Nodes.
+	// Spread is where probes go: one stream to each of the first members, in
+	// the order of Nodes.
 	Spread(window int) (load.Target, error)
 	// Read starts a read on a node's own connection, which no fault touches.
 	Read(node string, op *client.Op, done func(client.Outcome)) error
@@ -71,10 +71,12 @@ type Injected struct {
 
 // Boot is what a System is started with.
 type Boot struct {
-	Nodes  int
-	Env    map[string]string
-	LogDir string
-	Seed   uint64
+	Nodes int
+	// Members is how many of the nodes form the cluster.
+	Members int
+	Env     map[string]string
+	LogDir  string
+	Seed    uint64
 	// Direct leaves the proxies out.
 	Direct bool
 	// Process is to be called whenever a process changes its state.
@@ -250,7 +252,7 @@ func (r *run) execute(ctx context.Context) (err error) {
 	}
 
 	s := r.Plan.Scenario
-	boot := Boot{Nodes: s.Cluster.Nodes, Env: s.Cluster.Env, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed, Direct: !s.Cluster.Proxied()}
+	boot := Boot{Nodes: s.Cluster.Nodes, Members: s.Cluster.Members, Env: s.Cluster.Env, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed, Direct: !s.Cluster.Proxied()}
 	boot.Process = func(node string, state result.State, detail string) {
 		r.log(result.Event{T: r.now(), Kind: result.Process, Node: node, State: state, Detail: detail})
 	}
@@ -399,7 +401,7 @@ func (r *run) offer(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		sampling = newRegisters(c, l.Keys, len(r.system.Nodes()))
+		sampling = newRegisters(c, l.Keys, s.Cluster.Members)
 	}
 
 	var wg sync.WaitGroup

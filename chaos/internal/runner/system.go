@@ -21,13 +21,13 @@ func Processes(binary string) func(context.Context, Boot) (System, error) {
 	return func(_ context.Context, b Boot) (System, error) {
 		states := [...]result.State{cluster.Running: result.ProcessRunning, cluster.Paused: result.ProcessStopped, cluster.Ended: result.ProcessExited}
 		c, err := cluster.Start(cluster.Spec{
-			Binary: binary, Nodes: b.Nodes, Env: b.Env, LogDir: b.LogDir, Seed: b.Seed, Direct: b.Direct,
+			Binary: binary, Nodes: b.Nodes, Members: b.Members, Env: b.Env, LogDir: b.LogDir, Seed: b.Seed, Direct: b.Direct,
 			OnProcess: func(node string, s cluster.State, detail string) { b.Process(node, states[s], detail) },
 		})
 		if err != nil {
 			return nil, err
 		}
-		p := processes{Cluster: c}
+		p := processes{Cluster: c, members: b.Members}
 		for _, n := range c.Nodes() {
 			p.endpoints = append(p.endpoints, Endpoint{Name: n.Name, Identity: n.Identity, Addr: c.ClientAddr(n.Name)})
 		}
@@ -38,6 +38,7 @@ func Processes(binary string) func(context.Context, Boot) (System, error) {
 type processes struct {
 	*cluster.Cluster
 	endpoints []Endpoint
+	members   int // that formed the cluster
 }
 
 func (p processes) Nodes() []Endpoint { return p.endpoints }
@@ -66,11 +67,11 @@ func (p processes) Observe(ctx context.Context, node string) (result.Event, erro
 }
 
 func (p processes) Target(toAny bool, streams, window int) (load.Target, error) {
-	return newRouted(p.Nodes(), p.Token(), streams, window, toAny)
+	return newRouted(p.endpoints[:p.members], p.Token(), streams, window, toAny)
 }
 
 func (p processes) Spread(window int) (load.Target, error) {
-	return newSpread(p.Nodes(), p.Token(), window)
+	return newSpread(p.endpoints[:p.members], p.Token(), window)
 }
 
 func (p processes) Read(node string, op *client.Op, done func(client.Outcome)) error {
@@ -81,7 +82,7 @@ func (p processes) Inject(ctx context.Context, in *scenario.Injection, begin fun
 	f := in.Fault
 	what, err := fault.Inject(ctx, p.Cluster, fault.Spec{
 		Action: f.Action, Target: f.Target, From: f.From, Style: f.Style, Direction: f.Direction, Clients: f.Clients,
-		Latency: f.Latency.D(), Jitter: f.Jitter.D(), Loss: float64(f.Loss), Burst: f.Burst, To: f.To,
+		Latency: f.Latency.D(), Jitter: f.Jitter.D(), Loss: float64(f.Loss), Burst: f.Burst, Members: f.Members, To: f.To,
 		Count: f.Count, Turn: in.Turn, Pick: in.Pick, Begin: begin,
 	})
 	if err != nil {

@@ -104,7 +104,7 @@ const probeKeys = 1 << 16
 
 // newProbes makes the source of the probes of a scenario.
 func newProbes(as writer, s *scenario.Scenario) (probes, error) {
-	p := probes{as: as, nodes: uint64(s.Cluster.Nodes)}
+	p := probes{as: as, nodes: uint64(s.Cluster.Members)}
 	for _, name := range s.Probes.Levels {
 		l, err := client.ParseLevel(name)
 		if err != nil {

@@ -171,6 +171,9 @@ func (f *Fault) describe() string {
 	if f.Count > 1 {
 		s += fmt.Sprintf(" (%d at once)", f.Count)
 	}
+	if f.Members > 0 {
+		s += fmt.Sprintf(" n1 to n%d", f.Members)
+	}
 	if f.Loss > 0 {
 		s += fmt.Sprintf(" %v in bursts of %d", f.Loss, f.Burst)
 	}

@@ -33,9 +33,12 @@ type Scenario struct {
 
 // Cluster says which processes to start.
 type Cluster struct {
-	Nodes  int               `json:"nodes" jsonschema:"number of nodes, 1 to 7; they are called n1, n2 and so on"`
-	Caches []Cache           `json:"caches,omitempty" jsonschema:"not built yet"`
-	Env    map[string]string `json:"env,omitempty" jsonschema:"additional environment of every node: CACHE_... and variables of the Go runtime such as GOGC"`
+	Nodes int `json:"nodes" jsonschema:"number of nodes, 1 to 7; they are called n1, n2 and so on"`
+	// Members is how many of them form the cluster; the others wait to be let
+	// in by action members. Load and probes go to those members only.
+	Members int               `json:"members,omitempty" jsonschema:"how many of the nodes, from n1 on, form the cluster; the others wait for action members, and load and probes leave them out; default all"`
+	Caches  []Cache           `json:"caches,omitempty" jsonschema:"not built yet"`
+	Env     map[string]string `json:"env,omitempty" jsonschema:"additional environment of every node: CACHE_... and variables of the Go runtime such as GOGC"`
 	// Proxies is false for nodes and clients that connect directly, so that no
 	// byte passes through the harness; nil is true.
 	Proxies *bool `json:"proxies,omitempty" jsonschema:"whether a proxy stands between nodes, and between clients and nodes (default true); without them only processes can be broken"`
@@ -93,7 +96,7 @@ type Fault struct {
 	For       Duration `json:"for,omitempty" jsonschema:"how long until it heals; without it until the load ends"`
 	Every     Duration `json:"every,omitempty" jsonschema:"the fault is injected again and again, this far apart; each time at another random phase, and only while all nodes are well"`
 	Times     int      `json:"times,omitempty" jsonschema:"how often, with every"`
-	Action    string   `json:"action" jsonschema:"kill, term, pause, partition, isolate, stall, latency, loss, reset or leader-switch"`
+	Action    string   `json:"action" jsonschema:"kill, term, pause, partition, isolate, stall, latency, loss, reset, leader-switch or members"`
 	Target    string   `json:"target,omitempty" jsonschema:"leader, follower (one, by seed), followers, any (one, by seed), each (every node in turn), all, or a node: n1, n2 and so on; reset, stall: link (one, by seed) too"`
 	Count     int      `json:"count,omitempty" jsonschema:"kill, term, pause with target any, follower or each: so many nodes at once; default 1"`
 	From      string   `json:"from,omitempty" jsonschema:"partition: the other side: followers, leader, rest (default) or a node; without clients"`
@@ -104,6 +107,7 @@ type Fault struct {
 	Jitter    Duration `json:"jitter,omitempty" jsonschema:"latency: uniform, plus or minus"`
 	Loss      Percent  `json:"loss,omitempty" jsonschema:"loss: share of transmissions that are late by a retransmission timeout, as TCP makes of lost packets"`
 	Burst     int      `json:"burst,omitempty" jsonschema:"loss: mean number of transmissions in a row that are hit (Gilbert-Elliott); default 3"`
+	Members   int      `json:"members,omitempty" jsonschema:"members: how many nodes, from n1 on, shall make up the cluster"`
 	To        string   `json:"to,omitempty" jsonschema:"leader-switch: the node to hand over to; default is the node's choice"`
 }
 
@@ -173,6 +177,7 @@ var Actions = map[string]Action{
 	"latency":       {About: "every link between the target and other nodes becomes slow", Required: []string{"target", "latency"}, Optional: []string{"for", "jitter", "direction"}, Nodes: 2, Links: true},
 	"loss":          {About: "transmissions between the target and other nodes are late, as lost packets are; nothing is missing", Required: []string{"target", "loss"}, Optional: []string{"for", "burst", "direction"}, Nodes: 2, Links: true},
 	"reset":         {About: "every connection between the target and other nodes is closed once; with target link one connection of one link", Required: []string{"target"}, Nodes: 2, Instant: true, Links: true},
+	"members":       {About: "an operator changes the hosts of the cluster to so many nodes, from n1 on; whatever is started later has the new list", Required: []string{"members"}, Nodes: 2, Instant: true},
 	"leader-switch": {About: "an operator asks the leader to hand over", Optional: []string{"to"}, Nodes: 2, Instant: true},
 }
 

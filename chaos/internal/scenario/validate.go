@@ -64,6 +64,10 @@ func (s *Scenario) validateCluster(d *decoder) {
 	if (c.Nodes < 1 || c.Nodes > maxNodes) && d.at["cluster.nodes"] != nil {
 		d.errorAt("cluster.nodes", "%d; expected 1 to %d", c.Nodes, maxNodes)
 	}
+	def(&c.Members, c.Nodes)
+	if d.at["cluster.members"] != nil {
+		between(d, "cluster.members", c.Members, 1, max(c.Nodes, 1))
+	}
 	if len(c.Caches) > 0 {
 		d.errorAt("cluster.caches", "not built yet: a bounded cache may evict, and what was evicted cannot be told from what was lost; leave it out, caches have no bounds then")
 	}
@@ -151,7 +155,7 @@ func (f *Fault) validate(d *decoder, path string, s *Scenario) {
 		}
 		return
 	}
-	for _, field := range []string{"for", "target", "count", "from", "clients", "style", "direction", "latency", "jitter", "loss", "burst", "to"} {
+	for _, field := range []string{"for", "target", "count", "from", "clients", "style", "direction", "latency", "jitter", "loss", "burst", "members", "to"} {
 		given := d.at[path+"."+field] != nil
 		if given && !a.TakesField(field) {
 			d.errorAt(path+"."+field, "action %s has no such field", f.Action)
@@ -171,6 +175,9 @@ func (f *Fault) validate(d *decoder, path string, s *Scenario) {
 		d.errorAt(path+".for", "0; expected more, or leave it out to last until the load ends")
 	}
 	f.validateTargets(d, path, s)
+	if d.at[path+".members"] != nil {
+		between(d, path+".members", f.Members, 1, max(s.Cluster.Nodes, 1))
+	}
 	if f.Action == "loss" {
 		def(&f.Burst, 3)
 		between(d, path+".burst", f.Burst, 1, 100)
