@@ -198,6 +198,114 @@ func (ReadTag_Mode) EnumDescriptor() ([]byte, []int) {
 	return file_cache_proto_rawDescGZIP(), []int{43, 0}
 }
 
+type Change_Cause int32
+
+const (
+	// By a put, insert, del or remove.
+	Change_OPERATION Change_Cause = 0
+	// Its time was over. It is reported when it is removed, in the second after.
+	Change_EXPIRED Change_Cause = 1
+	// Its cache needed the room. In an lru cache nodes evict each for themselves.
+	Change_EVICTED Change_Cause = 2
+)
+
+// Enum value maps for Change_Cause.
+var (
+	Change_Cause_name = map[int32]string{
+		0: "OPERATION",
+		1: "EXPIRED",
+		2: "EVICTED",
+	}
+	Change_Cause_value = map[string]int32{
+		"OPERATION": 0,
+		"EXPIRED":   1,
+		"EVICTED":   2,
+	}
+)
+
+func (x Change_Cause) Enum() *Change_Cause {
+	p := new(Change_Cause)
+	*p = x
+	return p
+}
+
+func (x Change_Cause) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Change_Cause) Descriptor() protoreflect.EnumDescriptor {
+	return file_cache_proto_enumTypes[3].Descriptor()
+}
+
+func (Change_Cause) Type() protoreflect.EnumType {
+	return &file_cache_proto_enumTypes[3]
+}
+
+func (x Change_Cause) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Change_Cause.Descriptor instead.
+func (Change_Cause) EnumDescriptor() ([]byte, []int) {
+	return file_cache_proto_rawDescGZIP(), []int{47, 0}
+}
+
+type Gap_Reason int32
+
+const (
+	// The stream watches from here on.
+	Gap_BEGIN Gap_Reason = 0
+	// The client was too slow: the node keeps the latest changes only.
+	Gap_SLOW Gap_Reason = 1
+	// The node took over another node's state, since it had missed too much of the log.
+	Gap_RESTORED Gap_Reason = 2
+	// The node left its cluster and forgot everything; indexes begin anew.
+	Gap_RESET Gap_Reason = 3
+)
+
+// Enum value maps for Gap_Reason.
+var (
+	Gap_Reason_name = map[int32]string{
+		0: "BEGIN",
+		1: "SLOW",
+		2: "RESTORED",
+		3: "RESET",
+	}
+	Gap_Reason_value = map[string]int32{
+		"BEGIN":    0,
+		"SLOW":     1,
+		"RESTORED": 2,
+		"RESET":    3,
+	}
+)
+
+func (x Gap_Reason) Enum() *Gap_Reason {
+	p := new(Gap_Reason)
+	*p = x
+	return p
+}
+
+func (x Gap_Reason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Gap_Reason) Descriptor() protoreflect.EnumDescriptor {
+	return file_cache_proto_enumTypes[4].Descriptor()
+}
+
+func (Gap_Reason) Type() protoreflect.EnumType {
+	return &file_cache_proto_enumTypes[4]
+}
+
+func (x Gap_Reason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Gap_Reason.Descriptor instead.
+func (Gap_Reason) EnumDescriptor() ([]byte, []int) {
+	return file_cache_proto_rawDescGZIP(), []int{48, 0}
+}
+
 type Ack struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Method:
@@ -209,6 +317,7 @@ type Ack struct {
 	//	*Ack_Error
 	//	*Ack_ReplicateAck
 	//	*Ack_Batch
+	//	*Ack_Gap
 	Method        isAck_Method `protobuf_oneof:"method"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -314,6 +423,15 @@ func (x *Ack) GetBatch() *Acks {
 	return nil
 }
 
+func (x *Ack) GetGap() *Gap {
+	if x != nil {
+		if x, ok := x.Method.(*Ack_Gap); ok {
+			return x.Gap
+		}
+	}
+	return nil
+}
+
 type isAck_Method interface {
 	isAck_Method()
 }
@@ -346,6 +464,10 @@ type Ack_Batch struct {
 	Batch *Acks `protobuf:"bytes,17,opt,name=batch,proto3,oneof"`
 }
 
+type Ack_Gap struct {
+	Gap *Gap `protobuf:"bytes,18,opt,name=gap,proto3,oneof"`
+}
+
 func (*Ack_GetAck) isAck_Method() {}
 
 func (*Ack_PutAck) isAck_Method() {}
@@ -359,6 +481,8 @@ func (*Ack_Error) isAck_Method() {}
 func (*Ack_ReplicateAck) isAck_Method() {}
 
 func (*Ack_Batch) isAck_Method() {}
+
+func (*Ack_Gap) isAck_Method() {}
 
 // A Cache key / value pair
 // Since it accepts any count of bytes as the value, it is generically working for any object, which can be serialized
@@ -988,10 +1112,12 @@ func (x *Insert) GetOp() *OpTag {
 
 // ACK for a successful PUT
 type PutAck struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ReqId         *string                `protobuf:"bytes,1,opt,name=req_id,json=reqId,proto3,oneof" json:"req_id,omitempty"`
-	ModRes        *bool                  `protobuf:"varint,2,opt,name=mod_res,json=modRes,proto3,oneof" json:"mod_res,omitempty"`
-	Outcome       *Outcome               `protobuf:"bytes,16,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	ReqId   *string                `protobuf:"bytes,1,opt,name=req_id,json=reqId,proto3,oneof" json:"req_id,omitempty"`
+	ModRes  *bool                  `protobuf:"varint,2,opt,name=mod_res,json=modRes,proto3,oneof" json:"mod_res,omitempty"`
+	Outcome *Outcome               `protobuf:"bytes,16,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// Set if and only if nobody asked: the stream watches this cache. See Change.
+	Change        *Change `protobuf:"bytes,17,opt,name=change,proto3" json:"change,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1043,6 +1169,13 @@ func (x *PutAck) GetModRes() bool {
 func (x *PutAck) GetOutcome() *Outcome {
 	if x != nil {
 		return x.Outcome
+	}
+	return nil
+}
+
+func (x *PutAck) GetChange() *Change {
+	if x != nil {
+		return x.Change
 	}
 	return nil
 }
@@ -1195,10 +1328,12 @@ func (x *Remove) GetOp() *OpTag {
 
 // ACK for a successful DEL
 type DelAck struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ReqId         *string                `protobuf:"bytes,1,opt,name=req_id,json=reqId,proto3,oneof" json:"req_id,omitempty"`
-	ModRes        *bool                  `protobuf:"varint,2,opt,name=mod_res,json=modRes,proto3,oneof" json:"mod_res,omitempty"`
-	Outcome       *Outcome               `protobuf:"bytes,16,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	ReqId   *string                `protobuf:"bytes,1,opt,name=req_id,json=reqId,proto3,oneof" json:"req_id,omitempty"`
+	ModRes  *bool                  `protobuf:"varint,2,opt,name=mod_res,json=modRes,proto3,oneof" json:"mod_res,omitempty"`
+	Outcome *Outcome               `protobuf:"bytes,16,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// Set if and only if nobody asked: the stream watches this cache. See Change.
+	Change        *Change `protobuf:"bytes,17,opt,name=change,proto3" json:"change,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1250,6 +1385,13 @@ func (x *DelAck) GetModRes() bool {
 func (x *DelAck) GetOutcome() *Outcome {
 	if x != nil {
 		return x.Outcome
+	}
+	return nil
+}
+
+func (x *DelAck) GetChange() *Change {
+	if x != nil {
+		return x.Change
 	}
 	return nil
 }
@@ -4049,6 +4191,151 @@ func (x *Abandon) GetYesLoseThisCopy() bool {
 	return false
 }
 
+// What an unsolicited PutAck (written) or DelAck (gone) is about. A stream gets them if its metadata asks for them:
+//
+//	cachenode-watch: leader        a LeaderInfo whenever the leader changes; 1 means the same
+//	cachenode-watch: *             the changes of all caches
+//	cachenode-watch: users,orders  the changes of the caches of these names
+//
+// Words may be combined, and the key repeated. The name of a cache is percent-encoded like a segment of a URL's path; of a
+// cache that is called 1 or leader the first letter as well. A stream that watches caches must understand Acks.
+//
+// Changes come in the order of the log, after the node they come from has applied them: what is read there afterwards is
+// as new or newer. Their outcome has the cluster, the term and the index of the log entry. Values do not travel: whoever
+// wants one reads it. What changed nothing, such as the removal of an absent entry, is not reported; the stream's own
+// operations are.
+type Change struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CacheName     string                 `protobuf:"bytes,1,opt,name=cache_name,json=cacheName,proto3" json:"cache_name,omitempty"`
+	Entry         string                 `protobuf:"bytes,2,opt,name=entry,proto3" json:"entry,omitempty"`
+	Cause         Change_Cause           `protobuf:"varint,3,opt,name=cause,proto3,enum=cache.Change_Cause" json:"cause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Change) Reset() {
+	*x = Change{}
+	mi := &file_cache_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Change) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Change) ProtoMessage() {}
+
+func (x *Change) ProtoReflect() protoreflect.Message {
+	mi := &file_cache_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Change.ProtoReflect.Descriptor instead.
+func (*Change) Descriptor() ([]byte, []int) {
+	return file_cache_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *Change) GetCacheName() string {
+	if x != nil {
+		return x.CacheName
+	}
+	return ""
+}
+
+func (x *Change) GetEntry() string {
+	if x != nil {
+		return x.Entry
+	}
+	return ""
+}
+
+func (x *Change) GetCause() Change_Cause {
+	if x != nil {
+		return x.Cause
+	}
+	return Change_OPERATION
+}
+
+// Changes with an index between from and to, both included, may be missing on a stream that watches caches: whatever the
+// client derived from changes it has to read anew. What comes after is complete again. Each stream begins with one, after
+// the LeaderInfo.
+type Gap struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason Gap_Reason             `protobuf:"varint,1,opt,name=reason,proto3,enum=cache.Gap_Reason" json:"reason,omitempty"`
+	// 0 while the node is in none.
+	Cluster       uint64 `protobuf:"fixed64,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	From          uint64 `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`
+	To            uint64 `protobuf:"varint,4,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gap) Reset() {
+	*x = Gap{}
+	mi := &file_cache_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gap) ProtoMessage() {}
+
+func (x *Gap) ProtoReflect() protoreflect.Message {
+	mi := &file_cache_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gap.ProtoReflect.Descriptor instead.
+func (*Gap) Descriptor() ([]byte, []int) {
+	return file_cache_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *Gap) GetReason() Gap_Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return Gap_BEGIN
+}
+
+func (x *Gap) GetCluster() uint64 {
+	if x != nil {
+		return x.Cluster
+	}
+	return 0
+}
+
+func (x *Gap) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Gap) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
 // Many operations in one message: as if sent one by one, in order.
 type Requests struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4059,7 +4346,7 @@ type Requests struct {
 
 func (x *Requests) Reset() {
 	*x = Requests{}
-	mi := &file_cache_proto_msgTypes[47]
+	mi := &file_cache_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4071,7 +4358,7 @@ func (x *Requests) String() string {
 func (*Requests) ProtoMessage() {}
 
 func (x *Requests) ProtoReflect() protoreflect.Message {
-	mi := &file_cache_proto_msgTypes[47]
+	mi := &file_cache_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4084,7 +4371,7 @@ func (x *Requests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requests.ProtoReflect.Descriptor instead.
 func (*Requests) Descriptor() ([]byte, []int) {
-	return file_cache_proto_rawDescGZIP(), []int{47}
+	return file_cache_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Requests) GetItems() []*CacheRequest {
@@ -4103,7 +4390,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_cache_proto_msgTypes[48]
+	mi := &file_cache_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4115,7 +4402,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_cache_proto_msgTypes[48]
+	mi := &file_cache_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4128,7 +4415,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_cache_proto_rawDescGZIP(), []int{48}
+	return file_cache_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Acks) GetItems() []*Ack {
@@ -4149,7 +4436,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_cache_proto_msgTypes[49]
+	mi := &file_cache_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4161,7 +4448,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_cache_proto_msgTypes[49]
+	mi := &file_cache_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4174,7 +4461,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_cache_proto_rawDescGZIP(), []int{49}
+	return file_cache_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Batch) GetClusterMs() int64 {
@@ -4195,7 +4482,7 @@ var File_cache_proto protoreflect.FileDescriptor
 
 const file_cache_proto_rawDesc = "" +
 	"\n" +
-	"\vcache.proto\x12\x05cache\"\xc1\x02\n" +
+	"\vcache.proto\x12\x05cache\"\xe1\x02\n" +
 	"\x03Ack\x12(\n" +
 	"\aget_ack\x18\x01 \x01(\v2\r.cache.GetAckH\x00R\x06getAck\x12(\n" +
 	"\aput_ack\x18\x02 \x01(\v2\r.cache.PutAckH\x00R\x06putAck\x12(\n" +
@@ -4203,7 +4490,9 @@ const file_cache_proto_rawDesc = "" +
 	"\bmgmt_ack\x18\x04 \x01(\v2\x0e.cache.MgmtAckH\x00R\amgmtAck\x12$\n" +
 	"\x05error\x18\x05 \x01(\v2\f.cache.ErrorH\x00R\x05error\x12:\n" +
 	"\rreplicate_ack\x18\x10 \x01(\v2\x13.cache.ReplicateAckH\x00R\freplicateAck\x12#\n" +
-	"\x05batch\x18\x11 \x01(\v2\v.cache.AcksH\x00R\x05batchB\b\n" +
+	"\x05batch\x18\x11 \x01(\v2\v.cache.AcksH\x00R\x05batch\x12\x1e\n" +
+	"\x03gap\x18\x12 \x01(\v2\n" +
+	".cache.GapH\x00R\x03gapB\b\n" +
 	"\x06method\"W\n" +
 	"\n" +
 	"CacheEntry\x12\x1d\n" +
@@ -4260,11 +4549,12 @@ const file_cache_proto_rawDesc = "" +
 	"\x05value\x18\x03 \x01(\fR\x05value\x12\x15\n" +
 	"\x06req_id\x18\x04 \x01(\tR\x05reqId\x12,\n" +
 	"\tack_level\x18\x05 \x01(\v2\x0f.cache.AckLevelR\backLevel\x12\x1c\n" +
-	"\x02op\x18\x10 \x01(\v2\f.cache.OpTagR\x02op\"\x83\x01\n" +
+	"\x02op\x18\x10 \x01(\v2\f.cache.OpTagR\x02op\"\xaa\x01\n" +
 	"\x06PutAck\x12\x1a\n" +
 	"\x06req_id\x18\x01 \x01(\tH\x00R\x05reqId\x88\x01\x01\x12\x1c\n" +
 	"\amod_res\x18\x02 \x01(\bH\x01R\x06modRes\x88\x01\x01\x12(\n" +
-	"\aoutcome\x18\x10 \x01(\v2\x0e.cache.OutcomeR\aoutcomeB\t\n" +
+	"\aoutcome\x18\x10 \x01(\v2\x0e.cache.OutcomeR\aoutcome\x12%\n" +
+	"\x06change\x18\x11 \x01(\v2\r.cache.ChangeR\x06changeB\t\n" +
 	"\a_req_idB\n" +
 	"\n" +
 	"\b_mod_res\"\x7f\n" +
@@ -4281,11 +4571,12 @@ const file_cache_proto_rawDesc = "" +
 	"\x05entry\x18\x02 \x01(\tR\x05entry\x12\x15\n" +
 	"\x06req_id\x18\x03 \x01(\tR\x05reqId\x12,\n" +
 	"\tack_level\x18\x04 \x01(\v2\x0f.cache.AckLevelR\backLevel\x12\x1c\n" +
-	"\x02op\x18\x10 \x01(\v2\f.cache.OpTagR\x02op\"\x83\x01\n" +
+	"\x02op\x18\x10 \x01(\v2\f.cache.OpTagR\x02op\"\xaa\x01\n" +
 	"\x06DelAck\x12\x1a\n" +
 	"\x06req_id\x18\x01 \x01(\tH\x00R\x05reqId\x88\x01\x01\x12\x1c\n" +
 	"\amod_res\x18\x02 \x01(\bH\x01R\x06modRes\x88\x01\x01\x12(\n" +
-	"\aoutcome\x18\x10 \x01(\v2\x0e.cache.OutcomeR\aoutcomeB\t\n" +
+	"\aoutcome\x18\x10 \x01(\v2\x0e.cache.OutcomeR\aoutcome\x12%\n" +
+	"\x06change\x18\x11 \x01(\v2\r.cache.ChangeR\x06changeB\t\n" +
 	"\a_req_idB\n" +
 	"\n" +
 	"\b_mod_res\"\xac\x01\n" +
@@ -4523,7 +4814,26 @@ const file_cache_proto_rawDesc = "" +
 	"\x05hosts\x18\x01 \x03(\tR\x05hosts\x12#\n" +
 	"\rhosts_written\x18\x02 \x01(\bR\fhostsWritten\"6\n" +
 	"\aAbandon\x12+\n" +
-	"\x12yes_lose_this_copy\x18\x01 \x01(\bR\x0fyesLoseThisCopy\"5\n" +
+	"\x12yes_lose_this_copy\x18\x01 \x01(\bR\x0fyesLoseThisCopy\"\x9a\x01\n" +
+	"\x06Change\x12\x1d\n" +
+	"\n" +
+	"cache_name\x18\x01 \x01(\tR\tcacheName\x12\x14\n" +
+	"\x05entry\x18\x02 \x01(\tR\x05entry\x12)\n" +
+	"\x05cause\x18\x03 \x01(\x0e2\x13.cache.Change.CauseR\x05cause\"0\n" +
+	"\x05Cause\x12\r\n" +
+	"\tOPERATION\x10\x00\x12\v\n" +
+	"\aEXPIRED\x10\x01\x12\v\n" +
+	"\aEVICTED\x10\x02\"\xa6\x01\n" +
+	"\x03Gap\x12)\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x11.cache.Gap.ReasonR\x06reason\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\x06R\acluster\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\x04R\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\x04R\x02to\"6\n" +
+	"\x06Reason\x12\t\n" +
+	"\x05BEGIN\x10\x00\x12\b\n" +
+	"\x04SLOW\x10\x01\x12\f\n" +
+	"\bRESTORED\x10\x02\x12\t\n" +
+	"\x05RESET\x10\x03\"5\n" +
 	"\bRequests\x12)\n" +
 	"\x05items\x18\x01 \x03(\v2\x13.cache.CacheRequestR\x05items\"(\n" +
 	"\x04Acks\x12 \n" +
@@ -4565,159 +4875,168 @@ func file_cache_proto_rawDescGZIP() []byte {
 	return file_cache_proto_rawDescData
 }
 
-var file_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_cache_proto_goTypes = []any{
 	(Code)(0),                    // 0: cache.Code
 	(Suspicion_Reason)(0),        // 1: cache.Suspicion.Reason
 	(ReadTag_Mode)(0),            // 2: cache.ReadTag.Mode
-	(*Ack)(nil),                  // 3: cache.Ack
-	(*CacheEntry)(nil),           // 4: cache.CacheEntry
-	(*CacheRequest)(nil),         // 5: cache.CacheRequest
-	(*Error)(nil),                // 6: cache.Error
-	(*Get)(nil),                  // 7: cache.Get
-	(*GetAck)(nil),               // 8: cache.GetAck
-	(*Put)(nil),                  // 9: cache.Put
-	(*Insert)(nil),               // 10: cache.Insert
-	(*PutAck)(nil),               // 11: cache.PutAck
-	(*Del)(nil),                  // 12: cache.Del
-	(*Remove)(nil),               // 13: cache.Remove
-	(*DelAck)(nil),               // 14: cache.DelAck
-	(*AckLevel)(nil),             // 15: cache.AckLevel
-	(*MgmtRequest)(nil),          // 16: cache.MgmtRequest
-	(*Ping)(nil),                 // 17: cache.Ping
-	(*Health)(nil),               // 18: cache.Health
-	(*LeaderReq)(nil),            // 19: cache.LeaderReq
-	(*LeaderAck)(nil),            // 20: cache.LeaderAck
-	(*LeaderSwitch)(nil),         // 21: cache.LeaderSwitch
-	(*LeaderSwitchPriority)(nil), // 22: cache.LeaderSwitchPriority
-	(*LeaderDead)(nil),           // 23: cache.LeaderDead
-	(*MgmtAck)(nil),              // 24: cache.MgmtAck
-	(*Pong)(nil),                 // 25: cache.Pong
-	(*HealthAck)(nil),            // 26: cache.HealthAck
-	(*State)(nil),                // 27: cache.State
-	(*Leader)(nil),               // 28: cache.Leader
-	(*HostHealth)(nil),           // 29: cache.HostHealth
-	(*LeaderInfo)(nil),           // 30: cache.LeaderInfo
-	(*LeaderReqAck)(nil),         // 31: cache.LeaderReqAck
-	(*LeaderAckAck)(nil),         // 32: cache.LeaderAckAck
-	(*LeaderSwitchAck)(nil),      // 33: cache.LeaderSwitchAck
-	(*Empty)(nil),                // 34: cache.Empty
-	(*Peer)(nil),                 // 35: cache.Peer
-	(*NodeStatus)(nil),           // 36: cache.NodeStatus
-	(*Beat)(nil),                 // 37: cache.Beat
-	(*Form)(nil),                 // 38: cache.Form
-	(*Join)(nil),                 // 39: cache.Join
-	(*Suspicion)(nil),            // 40: cache.Suspicion
-	(*Replicate)(nil),            // 41: cache.Replicate
-	(*ReplicateAck)(nil),         // 42: cache.ReplicateAck
-	(*SnapshotChunk)(nil),        // 43: cache.SnapshotChunk
-	(*SnapshotChunkAck)(nil),     // 44: cache.SnapshotChunkAck
-	(*OpTag)(nil),                // 45: cache.OpTag
-	(*ReadTag)(nil),              // 46: cache.ReadTag
-	(*Outcome)(nil),              // 47: cache.Outcome
-	(*MembersSet)(nil),           // 48: cache.MembersSet
-	(*Abandon)(nil),              // 49: cache.Abandon
-	(*Requests)(nil),             // 50: cache.Requests
-	(*Acks)(nil),                 // 51: cache.Acks
-	(*Batch)(nil),                // 52: cache.Batch
+	(Change_Cause)(0),            // 3: cache.Change.Cause
+	(Gap_Reason)(0),              // 4: cache.Gap.Reason
+	(*Ack)(nil),                  // 5: cache.Ack
+	(*CacheEntry)(nil),           // 6: cache.CacheEntry
+	(*CacheRequest)(nil),         // 7: cache.CacheRequest
+	(*Error)(nil),                // 8: cache.Error
+	(*Get)(nil),                  // 9: cache.Get
+	(*GetAck)(nil),               // 10: cache.GetAck
+	(*Put)(nil),                  // 11: cache.Put
+	(*Insert)(nil),               // 12: cache.Insert
+	(*PutAck)(nil),               // 13: cache.PutAck
+	(*Del)(nil),                  // 14: cache.Del
+	(*Remove)(nil),               // 15: cache.Remove
+	(*DelAck)(nil),               // 16: cache.DelAck
+	(*AckLevel)(nil),             // 17: cache.AckLevel
+	(*MgmtRequest)(nil),          // 18: cache.MgmtRequest
+	(*Ping)(nil),                 // 19: cache.Ping
+	(*Health)(nil),               // 20: cache.Health
+	(*LeaderReq)(nil),            // 21: cache.LeaderReq
+	(*LeaderAck)(nil),            // 22: cache.LeaderAck
+	(*LeaderSwitch)(nil),         // 23: cache.LeaderSwitch
+	(*LeaderSwitchPriority)(nil), // 24: cache.LeaderSwitchPriority
+	(*LeaderDead)(nil),           // 25: cache.LeaderDead
+	(*MgmtAck)(nil),              // 26: cache.MgmtAck
+	(*Pong)(nil),                 // 27: cache.Pong
+	(*HealthAck)(nil),            // 28: cache.HealthAck
+	(*State)(nil),                // 29: cache.State
+	(*Leader)(nil),               // 30: cache.Leader
+	(*HostHealth)(nil),           // 31: cache.HostHealth
+	(*LeaderInfo)(nil),           // 32: cache.LeaderInfo
+	(*LeaderReqAck)(nil),         // 33: cache.LeaderReqAck
+	(*LeaderAckAck)(nil),         // 34: cache.LeaderAckAck
+	(*LeaderSwitchAck)(nil),      // 35: cache.LeaderSwitchAck
+	(*Empty)(nil),                // 36: cache.Empty
+	(*Peer)(nil),                 // 37: cache.Peer
+	(*NodeStatus)(nil),           // 38: cache.NodeStatus
+	(*Beat)(nil),                 // 39: cache.Beat
+	(*Form)(nil),                 // 40: cache.Form
+	(*Join)(nil),                 // 41: cache.Join
+	(*Suspicion)(nil),            // 42: cache.Suspicion
+	(*Replicate)(nil),            // 43: cache.Replicate
+	(*ReplicateAck)(nil),         // 44: cache.ReplicateAck
+	(*SnapshotChunk)(nil),        // 45: cache.SnapshotChunk
+	(*SnapshotChunkAck)(nil),     // 46: cache.SnapshotChunkAck
+	(*OpTag)(nil),                // 47: cache.OpTag
+	(*ReadTag)(nil),              // 48: cache.ReadTag
+	(*Outcome)(nil),              // 49: cache.Outcome
+	(*MembersSet)(nil),           // 50: cache.MembersSet
+	(*Abandon)(nil),              // 51: cache.Abandon
+	(*Change)(nil),               // 52: cache.Change
+	(*Gap)(nil),                  // 53: cache.Gap
+	(*Requests)(nil),             // 54: cache.Requests
+	(*Acks)(nil),                 // 55: cache.Acks
+	(*Batch)(nil),                // 56: cache.Batch
 }
 var file_cache_proto_depIdxs = []int32{
-	8,  // 0: cache.Ack.get_ack:type_name -> cache.GetAck
-	11, // 1: cache.Ack.put_ack:type_name -> cache.PutAck
-	14, // 2: cache.Ack.del_ack:type_name -> cache.DelAck
-	24, // 3: cache.Ack.mgmt_ack:type_name -> cache.MgmtAck
-	6,  // 4: cache.Ack.error:type_name -> cache.Error
-	42, // 5: cache.Ack.replicate_ack:type_name -> cache.ReplicateAck
-	51, // 6: cache.Ack.batch:type_name -> cache.Acks
-	7,  // 7: cache.CacheRequest.get:type_name -> cache.Get
-	9,  // 8: cache.CacheRequest.put:type_name -> cache.Put
-	10, // 9: cache.CacheRequest.insert:type_name -> cache.Insert
-	12, // 10: cache.CacheRequest.del:type_name -> cache.Del
-	13, // 11: cache.CacheRequest.remove:type_name -> cache.Remove
-	16, // 12: cache.CacheRequest.mgmt_req:type_name -> cache.MgmtRequest
-	41, // 13: cache.CacheRequest.replicate:type_name -> cache.Replicate
-	50, // 14: cache.CacheRequest.batch:type_name -> cache.Requests
-	47, // 15: cache.Error.outcome:type_name -> cache.Outcome
-	46, // 16: cache.Get.read:type_name -> cache.ReadTag
-	47, // 17: cache.GetAck.outcome:type_name -> cache.Outcome
-	45, // 18: cache.Put.op:type_name -> cache.OpTag
-	15, // 19: cache.Insert.ack_level:type_name -> cache.AckLevel
-	45, // 20: cache.Insert.op:type_name -> cache.OpTag
-	47, // 21: cache.PutAck.outcome:type_name -> cache.Outcome
-	45, // 22: cache.Del.op:type_name -> cache.OpTag
-	15, // 23: cache.Remove.ack_level:type_name -> cache.AckLevel
-	45, // 24: cache.Remove.op:type_name -> cache.OpTag
-	47, // 25: cache.DelAck.outcome:type_name -> cache.Outcome
-	34, // 26: cache.AckLevel.level_quorum:type_name -> cache.Empty
-	34, // 27: cache.AckLevel.level_once:type_name -> cache.Empty
-	34, // 28: cache.AckLevel.level_leader:type_name -> cache.Empty
-	17, // 29: cache.MgmtRequest.ping:type_name -> cache.Ping
-	18, // 30: cache.MgmtRequest.health:type_name -> cache.Health
-	19, // 31: cache.MgmtRequest.leader_req:type_name -> cache.LeaderReq
-	31, // 32: cache.MgmtRequest.leader_req_ack:type_name -> cache.LeaderReqAck
-	20, // 33: cache.MgmtRequest.leader_ack:type_name -> cache.LeaderAck
-	21, // 34: cache.MgmtRequest.leader_switch:type_name -> cache.LeaderSwitch
-	22, // 35: cache.MgmtRequest.leader_switch_priority:type_name -> cache.LeaderSwitchPriority
-	23, // 36: cache.MgmtRequest.leader_dead:type_name -> cache.LeaderDead
-	33, // 37: cache.MgmtRequest.leader_switch_ack:type_name -> cache.LeaderSwitchAck
-	48, // 38: cache.MgmtRequest.members_set:type_name -> cache.MembersSet
-	49, // 39: cache.MgmtRequest.abandon:type_name -> cache.Abandon
-	35, // 40: cache.Ping.peer:type_name -> cache.Peer
-	37, // 41: cache.Ping.beat:type_name -> cache.Beat
-	35, // 42: cache.LeaderReq.peer:type_name -> cache.Peer
-	38, // 43: cache.LeaderReq.form:type_name -> cache.Form
-	35, // 44: cache.LeaderAck.peer:type_name -> cache.Peer
-	35, // 45: cache.LeaderSwitch.peer:type_name -> cache.Peer
-	35, // 46: cache.LeaderSwitchPriority.peer:type_name -> cache.Peer
-	35, // 47: cache.LeaderDead.peer:type_name -> cache.Peer
-	40, // 48: cache.LeaderDead.suspicion:type_name -> cache.Suspicion
-	25, // 49: cache.MgmtAck.pong:type_name -> cache.Pong
-	26, // 50: cache.MgmtAck.health_ack:type_name -> cache.HealthAck
-	30, // 51: cache.MgmtAck.leader_info:type_name -> cache.LeaderInfo
-	31, // 52: cache.MgmtAck.leader_req_ack:type_name -> cache.LeaderReqAck
-	32, // 53: cache.MgmtAck.leader_ack_ack:type_name -> cache.LeaderAckAck
-	33, // 54: cache.MgmtAck.leader_switch_ack:type_name -> cache.LeaderSwitchAck
-	34, // 55: cache.MgmtAck.done:type_name -> cache.Empty
-	35, // 56: cache.Pong.peer:type_name -> cache.Peer
-	37, // 57: cache.Pong.beat:type_name -> cache.Beat
-	27, // 58: cache.HealthAck.state:type_name -> cache.State
-	28, // 59: cache.HealthAck.leader:type_name -> cache.Leader
-	29, // 60: cache.HealthAck.host_health:type_name -> cache.HostHealth
-	35, // 61: cache.HealthAck.peer:type_name -> cache.Peer
-	34, // 62: cache.State.leader:type_name -> cache.Empty
-	34, // 63: cache.State.leader_dead:type_name -> cache.Empty
-	34, // 64: cache.State.leader_switch:type_name -> cache.Empty
-	34, // 65: cache.State.leader_tx_await:type_name -> cache.Empty
-	34, // 66: cache.State.leadership_requested:type_name -> cache.Empty
-	34, // 67: cache.State.follower:type_name -> cache.Empty
-	34, // 68: cache.State.undefined:type_name -> cache.Empty
-	36, // 69: cache.HostHealth.status:type_name -> cache.NodeStatus
-	35, // 70: cache.LeaderInfo.peer:type_name -> cache.Peer
-	35, // 71: cache.LeaderReqAck.peer:type_name -> cache.Peer
-	39, // 72: cache.LeaderReqAck.join:type_name -> cache.Join
-	35, // 73: cache.LeaderAckAck.peer:type_name -> cache.Peer
-	35, // 74: cache.LeaderSwitchAck.peer:type_name -> cache.Peer
-	36, // 75: cache.Peer.status:type_name -> cache.NodeStatus
-	1,  // 76: cache.Suspicion.reason:type_name -> cache.Suspicion.Reason
-	35, // 77: cache.Replicate.peer:type_name -> cache.Peer
-	43, // 78: cache.Replicate.chunk:type_name -> cache.SnapshotChunk
-	3,  // 79: cache.Replicate.reverse:type_name -> cache.Ack
-	35, // 80: cache.ReplicateAck.peer:type_name -> cache.Peer
-	44, // 81: cache.ReplicateAck.chunk_ack:type_name -> cache.SnapshotChunkAck
-	5,  // 82: cache.ReplicateAck.reverse:type_name -> cache.CacheRequest
-	2,  // 83: cache.ReadTag.mode:type_name -> cache.ReadTag.Mode
-	0,  // 84: cache.Outcome.code:type_name -> cache.Code
-	5,  // 85: cache.Requests.items:type_name -> cache.CacheRequest
-	3,  // 86: cache.Acks.items:type_name -> cache.Ack
-	5,  // 87: cache.Batch.ops:type_name -> cache.CacheRequest
-	5,  // 88: cache.Cache.StreamValues:input_type -> cache.CacheRequest
-	3,  // 89: cache.Cache.StreamValues:output_type -> cache.Ack
-	89, // [89:90] is the sub-list for method output_type
-	88, // [88:89] is the sub-list for method input_type
-	88, // [88:88] is the sub-list for extension type_name
-	88, // [88:88] is the sub-list for extension extendee
-	0,  // [0:88] is the sub-list for field type_name
+	10, // 0: cache.Ack.get_ack:type_name -> cache.GetAck
+	13, // 1: cache.Ack.put_ack:type_name -> cache.PutAck
+	16, // 2: cache.Ack.del_ack:type_name -> cache.DelAck
+	26, // 3: cache.Ack.mgmt_ack:type_name -> cache.MgmtAck
+	8,  // 4: cache.Ack.error:type_name -> cache.Error
+	44, // 5: cache.Ack.replicate_ack:type_name -> cache.ReplicateAck
+	55, // 6: cache.Ack.batch:type_name -> cache.Acks
+	53, // 7: cache.Ack.gap:type_name -> cache.Gap
+	9,  // 8: cache.CacheRequest.get:type_name -> cache.Get
+	11, // 9: cache.CacheRequest.put:type_name -> cache.Put
+	12, // 10: cache.CacheRequest.insert:type_name -> cache.Insert
+	14, // 11: cache.CacheRequest.del:type_name -> cache.Del
+	15, // 12: cache.CacheRequest.remove:type_name -> cache.Remove
+	18, // 13: cache.CacheRequest.mgmt_req:type_name -> cache.MgmtRequest
+	43, // 14: cache.CacheRequest.replicate:type_name -> cache.Replicate
+	54, // 15: cache.CacheRequest.batch:type_name -> cache.Requests
+	49, // 16: cache.Error.outcome:type_name -> cache.Outcome
+	48, // 17: cache.Get.read:type_name -> cache.ReadTag
+	49, // 18: cache.GetAck.outcome:type_name -> cache.Outcome
+	47, // 19: cache.Put.op:type_name -> cache.OpTag
+	17, // 20: cache.Insert.ack_level:type_name -> cache.AckLevel
+	47, // 21: cache.Insert.op:type_name -> cache.OpTag
+	49, // 22: cache.PutAck.outcome:type_name -> cache.Outcome
+	52, // 23: cache.PutAck.change:type_name -> cache.Change
+	47, // 24: cache.Del.op:type_name -> cache.OpTag
+	17, // 25: cache.Remove.ack_level:type_name -> cache.AckLevel
+	47, // 26: cache.Remove.op:type_name -> cache.OpTag
+	49, // 27: cache.DelAck.outcome:type_name -> cache.Outcome
+	52, // 28: cache.DelAck.change:type_name -> cache.Change
+	36, // 29: cache.AckLevel.level_quorum:type_name -> cache.Empty
+	36, // 30: cache.AckLevel.level_once:type_name -> cache.Empty
+	36, // 31: cache.AckLevel.level_leader:type_name -> cache.Empty
+	19, // 32: cache.MgmtRequest.ping:type_name -> cache.Ping
+	20, // 33: cache.MgmtRequest.health:type_name -> cache.Health
+	21, // 34: cache.MgmtRequest.leader_req:type_name -> cache.LeaderReq
+	33, // 35: cache.MgmtRequest.leader_req_ack:type_name -> cache.LeaderReqAck
+	22, // 36: cache.MgmtRequest.leader_ack:type_name -> cache.LeaderAck
+	23, // 37: cache.MgmtRequest.leader_switch:type_name -> cache.LeaderSwitch
+	24, // 38: cache.MgmtRequest.leader_switch_priority:type_name -> cache.LeaderSwitchPriority
+	25, // 39: cache.MgmtRequest.leader_dead:type_name -> cache.LeaderDead
+	35, // 40: cache.MgmtRequest.leader_switch_ack:type_name -> cache.LeaderSwitchAck
+	50, // 41: cache.MgmtRequest.members_set:type_name -> cache.MembersSet
+	51, // 42: cache.MgmtRequest.abandon:type_name -> cache.Abandon
+	37, // 43: cache.Ping.peer:type_name -> cache.Peer
+	39, // 44: cache.Ping.beat:type_name -> cache.Beat
+	37, // 45: cache.LeaderReq.peer:type_name -> cache.Peer
+	40, // 46: cache.LeaderReq.form:type_name -> cache.Form
+	37, // 47: cache.LeaderAck.peer:type_name -> cache.Peer
+	37, // 48: cache.LeaderSwitch.peer:type_name -> cache.Peer
+	37, // 49: cache.LeaderSwitchPriority.peer:type_name -> cache.Peer
+	37, // 50: cache.LeaderDead.peer:type_name -> cache.Peer
+	42, // 51: cache.LeaderDead.suspicion:type_name -> cache.Suspicion
+	27, // 52: cache.MgmtAck.pong:type_name -> cache.Pong
+	28, // 53: cache.MgmtAck.health_ack:type_name -> cache.HealthAck
+	32, // 54: cache.MgmtAck.leader_info:type_name -> cache.LeaderInfo
+	33, // 55: cache.MgmtAck.leader_req_ack:type_name -> cache.LeaderReqAck
+	34, // 56: cache.MgmtAck.leader_ack_ack:type_name -> cache.LeaderAckAck
+	35, // 57: cache.MgmtAck.leader_switch_ack:type_name -> cache.LeaderSwitchAck
+	36, // 58: cache.MgmtAck.done:type_name -> cache.Empty
+	37, // 59: cache.Pong.peer:type_name -> cache.Peer
+	39, // 60: cache.Pong.beat:type_name -> cache.Beat
+	29, // 61: cache.HealthAck.state:type_name -> cache.State
+	30, // 62: cache.HealthAck.leader:type_name -> cache.Leader
+	31, // 63: cache.HealthAck.host_health:type_name -> cache.HostHealth
+	37, // 64: cache.HealthAck.peer:type_name -> cache.Peer
+	36, // 65: cache.State.leader:type_name -> cache.Empty
+	36, // 66: cache.State.leader_dead:type_name -> cache.Empty
+	36, // 67: cache.State.leader_switch:type_name -> cache.Empty
+	36, // 68: cache.State.leader_tx_await:type_name -> cache.Empty
+	36, // 69: cache.State.leadership_requested:type_name -> cache.Empty
+	36, // 70: cache.State.follower:type_name -> cache.Empty
+	36, // 71: cache.State.undefined:type_name -> cache.Empty
+	38, // 72: cache.HostHealth.status:type_name -> cache.NodeStatus
+	37, // 73: cache.LeaderInfo.peer:type_name -> cache.Peer
+	37, // 74: cache.LeaderReqAck.peer:type_name -> cache.Peer
+	41, // 75: cache.LeaderReqAck.join:type_name -> cache.Join
+	37, // 76: cache.LeaderAckAck.peer:type_name -> cache.Peer
+	37, // 77: cache.LeaderSwitchAck.peer:type_name -> cache.Peer
+	38, // 78: cache.Peer.status:type_name -> cache.NodeStatus
+	1,  // 79: cache.Suspicion.reason:type_name -> cache.Suspicion.Reason
+	37, // 80: cache.Replicate.peer:type_name -> cache.Peer
+	45, // 81: cache.Replicate.chunk:type_name -> cache.SnapshotChunk
+	5,  // 82: cache.Replicate.reverse:type_name -> cache.Ack
+	37, // 83: cache.ReplicateAck.peer:type_name -> cache.Peer
+	46, // 84: cache.ReplicateAck.chunk_ack:type_name -> cache.SnapshotChunkAck
+	7,  // 85: cache.ReplicateAck.reverse:type_name -> cache.CacheRequest
+	2,  // 86: cache.ReadTag.mode:type_name -> cache.ReadTag.Mode
+	0,  // 87: cache.Outcome.code:type_name -> cache.Code
+	3,  // 88: cache.Change.cause:type_name -> cache.Change.Cause
+	4,  // 89: cache.Gap.reason:type_name -> cache.Gap.Reason
+	7,  // 90: cache.Requests.items:type_name -> cache.CacheRequest
+	5,  // 91: cache.Acks.items:type_name -> cache.Ack
+	7,  // 92: cache.Batch.ops:type_name -> cache.CacheRequest
+	7,  // 93: cache.Cache.StreamValues:input_type -> cache.CacheRequest
+	5,  // 94: cache.Cache.StreamValues:output_type -> cache.Ack
+	94, // [94:95] is the sub-list for method output_type
+	93, // [93:94] is the sub-list for method input_type
+	93, // [93:93] is the sub-list for extension type_name
+	93, // [93:93] is the sub-list for extension extendee
+	0,  // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_cache_proto_init() }
@@ -4733,6 +5052,7 @@ func file_cache_proto_init() {
 		(*Ack_Error)(nil),
 		(*Ack_ReplicateAck)(nil),
 		(*Ack_Batch)(nil),
+		(*Ack_Gap)(nil),
 	}
 	file_cache_proto_msgTypes[2].OneofWrappers = []any{
 		(*CacheRequest_Get)(nil),
@@ -4792,8 +5112,8 @@ func file_cache_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cache_proto_rawDesc), len(file_cache_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   50,
+			NumEnums:      5,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

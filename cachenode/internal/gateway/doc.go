@@ -14,5 +14,6 @@
 // The deadline of an operation that was never sent gives a definite refusal; once it was sent, its outcome is
 // indeterminate: it may have taken, or may still take, effect.
 //
-// A Gateway runs on the goroutine of the replication.Runner that drives it. Only Get and Stats are for other goroutines.
+// A Gateway runs on the goroutine of the replication.Runner that drives it. Only Get, Deleted, Changed and the methods of a
+// Feed are for other goroutines.
 package gateway

@@ -40,11 +40,15 @@ type Config struct {
 	DelPatience time.Duration // the same of a Del. Default 60 s, which is also the most
 	MaxBytes    int           // operations kept, and the overlay. Default 64 MiB each
 	MaxStale    time.Duration // bound of local reads. Default 500 ms
-	Rand        func() uint64 // names sessions; required
-	Logger      *slog.Logger  // nil discards
+
+	WatchChanges int // changes kept for streams that watch. Default 131 072
+	WatchBytes   int // and their bytes. Default 16 MiB
+
+	Rand   func() uint64 // names sessions; required
+	Logger *slog.Logger  // nil discards
 }
 
-// Stats counts what happened; it only grows, except Queued and what follows.
+// Stats counts what happened; it only grows, except Queued to OverlayBytes, Watches and WatchKept.
 type Stats struct {
 	Answered        uint64 // operations answered OK
 	Refused         uint64 // answered with a definite code
@@ -62,6 +66,12 @@ type Stats struct {
 	Reads           int // that wait for the leader
 	PendingBytes    int
 	OverlayBytes    int
+
+	Watches        int                // feeds that are open
+	WatchTold      uint64             // changes and gaps, once for each feed that told them
+	WatchGaps      [gapReasons]uint64 // by reason
+	WatchKept      int                // changes
+	WatchKeptBytes int
 }
 
 // Gateway implements replication.Driven.
@@ -103,6 +113,7 @@ type Gateway struct {
 
 	reads   reads
 	overlay overlay
+	feeds   feeds
 	acks    [][]*cachepb.Ack // by slot, sent at the end of the turn
 
 	stats Stats
@@ -125,10 +136,14 @@ func New(cfg Config) *Gateway {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Gateway{
+	cfg.WatchChanges = cmp.Or(cfg.WatchChanges, watchChanges)
+	cfg.WatchBytes = cmp.Or(cfg.WatchBytes, watchBytes)
+	g := &Gateway{
 		cfg: cfg, store: cfg.Store, log: cfg.Logger,
 		byTag: make(map[tag]*op), forwarded: make(map[forwardName]*op), arrivals: make(map[uint32]*arrivals),
 	}
+	g.feeds.init(&cfg)
+	return g
 }
 
 // Attach gives the gateway its core, whose Upper it is. It is called once, before anything else.
@@ -659,11 +674,15 @@ func (g *Gateway) Apply(index, term uint64, data []byte) {
 		}
 	}
 	g.core.NoteClusterMs(batch.GetClusterMs())
+	watched := g.feeds.begin(g.store)
 	g.store.Apply(index, batch, func(i int, r store.Result) {
 		if o := g.find(opTag(batch.Ops[i])); o != nil {
 			g.complete(o, r, index, term)
 		}
 	})
+	if watched {
+		g.feeds.end(index, term, g.core.Cluster())
+	}
 }
 
 func opTag(req *cachepb.CacheRequest) *cachepb.OpTag {
@@ -928,14 +947,15 @@ func (g *Gateway) BeginSnapshot() replication.SnapshotSource { return g.store.Be
 
 // BeginRestore implements replication.StateMachine.
 func (g *Gateway) BeginRestore(index uint64) replication.SnapshotSink {
-	return &sink{g: g, r: g.store.BeginRestore(index)}
+	return &sink{g: g, r: g.store.BeginRestore(index), index: index}
 }
 
 // sink notes the moment at which a snapshot replaces the state: entries that it covers are not applied one by one, so
 // operations among them must ask again.
 type sink struct {
-	g *Gateway
-	r *store.Restorer
+	g     *Gateway
+	r     *store.Restorer
+	index uint64
 }
 
 func (s *sink) Add(chunk []byte) error { return s.r.Add(chunk) }
@@ -945,12 +965,14 @@ func (s *sink) Finish() error {
 		return err
 	}
 	s.g.restored = true
+	s.g.feeds.replaced(cachepb.Gap_RESTORED, max(s.index, s.g.store.CompleteAt()), s.g.core.Cluster())
 	return nil
 }
 
 // Reset implements replication.StateMachine: the node left its cluster and forgets its copy.
 func (g *Gateway) Reset() {
 	g.store.Reset()
+	g.feeds.replaced(cachepb.Gap_RESET, 0, 0)
 	g.proposals = g.proposals[:0]
 	for _, o := range g.once {
 		if o.foreign {
@@ -980,5 +1002,6 @@ func (g *Gateway) Reset() {
 func (g *Gateway) Stats() Stats {
 	s := g.stats
 	s.Queued, s.Reads, s.PendingBytes, s.OverlayBytes = g.queued(), g.reads.len(), g.bytes, g.overlay.bytes
+	g.feeds.stats(&s)
 	return s
 }

@@ -61,13 +61,12 @@ type whole struct {
 func newWorld(t *testing.T, opt replicationtest.Options, configure ...func(*gateway.Config)) *world {
 	w := &world{t: t, nodes: map[*replicationtest.Node]*whole{}, keys: map[string]*key{}, counts: map[string]int{}}
 	opt.Upper = func(n *replicationtest.Node) (replication.Driven, func(*replication.Core)) {
-		st := store.New(store.Config{})
-		cfg := gateway.Config{Store: st, Transport: n, Rand: w.sim.Rand().Uint64, Logger: opt.Logger}
+		cfg := gateway.Config{Store: store.New(store.Config{}), Transport: n, Rand: w.sim.Rand().Uint64, Logger: opt.Logger}
 		for _, c := range configure {
 			c(&cfg)
 		}
 		gw := gateway.New(cfg)
-		w.nodes[n] = &whole{gw: gw, store: st}
+		w.nodes[n] = &whole{gw: gw, store: cfg.Store}
 		return &traced{gw, w, n}, gw.Attach
 	}
 	w.sim = replicationtest.New(opt)
@@ -279,16 +278,22 @@ func (w *world) check() error {
 	return nil
 }
 
-// TestSchedules runs whole nodes through random faults with clients at every node: each operation is answered once, what
-// a quorum acknowledged stays, nothing refused appears, local reads keep their bound and linearizable reads have none.
-// GATEWAY_SEEDS=1-500 runs more; a failure names its seed.
-func TestSchedules(t *testing.T) {
-	first, last := uint64(1), uint64(seedsByDefault)
+// seeds returns the first and the last seed to run: GATEWAY_SEEDS=1-500, or 1 to n.
+func seeds(n uint64) (first, last uint64) {
+	first, last = 1, n
 	if v := os.Getenv("GATEWAY_SEEDS"); v != "" {
 		if n, _ := fmt.Sscanf(v, "%d-%d", &first, &last); n == 1 {
 			last = first
 		}
 	}
+	return first, last
+}
+
+// TestSchedules runs whole nodes through random faults with clients at every node: each operation is answered once, what
+// a quorum acknowledged stays, nothing refused appears, local reads keep their bound and linearizable reads have none.
+// GATEWAY_SEEDS=1-500 runs more; a failure names its seed.
+func TestSchedules(t *testing.T) {
+	first, last := seeds(seedsByDefault)
 	total := map[string]int{}
 	for seed := first; seed <= last; seed++ {
 		cryptotest.SetGlobalRandom(t, seed)
