@@ -68,8 +68,11 @@ type Limits struct {
 	Staleness  time.Duration // 0: reads are not checked
 	// Linearizable demands that each sampled key has a linearization.
 	Linearizable bool
-	Converge     time.Duration // 0: not checked
-	Thresholds   []Threshold
+	// ExactlyOnce demands that operations which were sent several times under
+	// one tag took effect once.
+	ExactlyOnce bool
+	Converge    time.Duration // 0: not checked
+	Thresholds  []Threshold
 }
 
 // Facts are what the runner saw that is neither an operation nor an event.
@@ -121,13 +124,20 @@ func (v *Verdicts) Put(r *result.Run) {
 }
 
 // All runs every check. It does not modify its input.
-func All(in *Input) *Verdicts {
+func All(evidence *Input) *Verdicts {
 	v := new(Verdicts)
+	in, all := new(*evidence), evidence.History
+	in.History = new(*all)
+	in.History.Ops = merged(all.Ops)
 	windows := faultWindows(in.Events, in.end())
 	valid := validity(in, windows)
 	v.add(valid)
 	if in.Limit.LostWrites {
 		v.lostWrites(in, windows)
+		v.logOrder(in)
+	}
+	if in.Limit.ExactlyOnce {
+		v.exactlyOnce(in, all)
 	}
 	if in.Limit.Staleness > 0 {
 		v.staleReads(in, windows, in.Limit.Staleness)

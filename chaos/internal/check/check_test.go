@@ -16,7 +16,7 @@ import (
 // milliseconds; "=-" is a miss, "=?" a value nobody can have written, and a
 // final read without nodes is one on each.
 //
-//	insert k=1 quorum 100..110 ok       put k=1 100..101 ok
+//	insert k=1 quorum 100..110 ok [n2]  put k=1 100..101 ok
 //	remove k quorum 120..130 info       get k=1 n2 150..151
 //	final k=1                           final k=- n2,n3
 //	fault cut kill n1 100..300          observe n1 leader 3 50 [follows n2]
@@ -24,7 +24,8 @@ import (
 //	skip k                              register get k=1 n2 150..151 [p7]
 //
 // A line that begins with "register" is of the sampled keys: reads of it are
-// linearizable, and each has a process of its own unless it names one.
+// linearizable, and each has a process of its own unless it names one. "@12" at
+// the end of a line is its index in the log, "#3" its number in a session.
 func evidence(t *testing.T, text string) *Input {
 	t.Helper()
 	in := &Input{
@@ -86,9 +87,18 @@ func evidence(t *testing.T, text string) *Input {
 			f = f[1:]
 		}
 		o := history.Op{Proc: int64(1000 + len(in.History.Ops)), Kind: f[0], Phase: history.Load, Node: "n1", Outcome: history.OK}
-		if number, has := strings.CutPrefix(f[len(f)-1], "p"); has {
-			if n, err := strconv.ParseInt(number, 10, 64); err == nil {
-				o.Proc, f = n, f[:len(f)-1]
+		for ; strings.ContainsAny(f[len(f)-1][:1], "p@#"); f = f[:len(f)-1] {
+			n, err := strconv.ParseInt(f[len(f)-1][1:], 10, 64)
+			if err != nil {
+				break
+			}
+			switch f[len(f)-1][0] {
+			case 'p':
+				o.Proc = n
+			case '@':
+				o.Index, o.Cluster = uint64(n), 'A'
+			case '#':
+				o.Session, o.Seq, o.Phase = 1, uint64(n), history.Retry
 			}
 		}
 		switch f[0] {
@@ -96,6 +106,9 @@ func evidence(t *testing.T, text string) *Input {
 			value(f[1], &o)
 			o.Level, o.Outcome = f[2], history.Outcome(f[4])
 			o.Send, o.Return = span(f[3])
+			if len(f) > 5 {
+				o.Node = f[5]
+			}
 			record(o)
 		case "put", "del":
 			value(f[1], &o)

@@ -22,6 +22,8 @@ type line struct {
 	Key      string        `json:"key,omitempty"`
 	Version  int64         `json:"version,omitempty"`
 	Found    bool          `json:"found,omitempty"`
+	Session  uint64        `json:"session,omitempty"`
+	Seq      uint64        `json:"seq,omitempty"`
 	Level    string        `json:"level,omitempty"`
 	Mode     string        `json:"mode,omitempty"`
 	Node     string        `json:"node,omitempty"`
@@ -83,7 +85,7 @@ func appendOp(b []byte, o *Op) []byte {
 	for _, u := range []struct {
 		name string
 		v    uint64
-	}{{`,"cluster":`, o.Cluster}, {`,"term":`, o.Term}, {`,"index":`, o.Index}} {
+	}{{`,"session":`, o.Session}, {`,"seq":`, o.Seq}, {`,"cluster":`, o.Cluster}, {`,"term":`, o.Term}, {`,"index":`, o.Index}} {
 		if u.v != 0 {
 			b = append(b, u.name...)
 			b = strconv.AppendUint(b, u.v, 10)
@@ -166,7 +168,7 @@ func Read(r io.Reader) (*History, error) {
 			continue
 		}
 		op := Op{
-			Proc: l.Proc, Kind: names.same(l.Kind), Cache: names.same(l.Cache), Key: l.Key, Version: l.Version, Found: l.Found,
+			Proc: l.Proc, Kind: names.same(l.Kind), Cache: names.same(l.Cache), Key: l.Key, Version: l.Version, Found: l.Found, Session: l.Session, Seq: l.Seq,
 			Level: names.same(l.Level), Mode: names.same(l.Mode), Node: names.same(l.Node), Stream: l.Stream,
 			Phase: Phase(names.same(string(l.Phase))), Outcome: Outcome(names.same(string(l.Outcome))), Reason: names.same(l.Reason),
 			Intended: l.Intended, Send: l.Send, Return: l.Return, Cluster: l.Cluster, Term: l.Term, Index: l.Index,

@@ -42,6 +42,7 @@ const (
 	// Register is the harness's own writes and reads of few keys by several
 	// processes at once, of which linearizability is judged.
 	Register Phase = "register"
+	Retry    Phase = "retry" // writes that are sent several times under one tag
 	Final    Phase = "final" // reads of every key on every node, after everything healed
 )
 
@@ -54,18 +55,22 @@ type Op struct {
 	Cache string
 	Key   string
 	// Version identifies the value: what a write wrote, or what a get found.
-	// Versions of writes are positive and unique in the run. 0 for del and
+	// Versions of writes are positive and unique to the operation. 0 for del and
 	// remove, for a miss, and for a found value that carries no version the
 	// harness can have written (Found is then true).
 	Version int64
-	Found   bool   // a get that found a value
-	Level   string // of insert and remove: quorum, once, leader
-	Mode    string // of a get: local, leader_on_miss, linearizable
-	Node    string // whose stream carried it; empty if none did
-	Stream  int64
-	Phase   Phase
-	Outcome Outcome
-	Reason  string // the code or error behind an outcome that is not ok
+	Found   bool // a get that found a value
+	// Session and Seq are the tag that a client gave to a write, and the same
+	// in each copy of it that it sent; 0: none. A tagged operation is there once
+	// for each copy, each with a process of its own; they share their Version.
+	Session, Seq uint64
+	Level        string // of insert and remove: quorum, once, leader
+	Mode         string // of a get: local, leader_on_miss, linearizable
+	Node         string // whose stream carried it; empty if none did
+	Stream       int64
+	Phase        Phase
+	Outcome      Outcome
+	Reason       string // the code or error behind an outcome that is not ok
 
 	Intended time.Duration // when the schedule wanted it sent
 	Send     time.Duration // when it was handed to a stream; Intended if it never was
@@ -113,9 +118,12 @@ func (o *Op) Validate() error {
 		return fmt.Errorf("unknown kind %q", o.Kind)
 	}
 	switch o.Phase {
-	case Warmup, Load, Probe, Register, Final:
+	case Warmup, Load, Probe, Register, Retry, Final:
 	default:
 		return fmt.Errorf("unknown phase %q", o.Phase)
+	}
+	if (o.Session == 0) != (o.Seq == 0) || o.Session != 0 && !o.Write() {
+		return fmt.Errorf("%s with session %d and seq %d", o.Kind, o.Session, o.Seq)
 	}
 	if o.Cache == "" || o.Key == "" {
 		return errors.New("without cache or key")

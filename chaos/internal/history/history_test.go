@@ -25,6 +25,7 @@ var ops = []Op{
 	{Proc: 1, Kind: "insert", Cache: "bench", Key: "k1", Version: 17, Level: "quorum", Node: "n1", Stream: 2, Phase: Load, Outcome: OK, Intended: 5, Send: 6, Return: 9, Cluster: 0xfedcba9876543210, Term: 3, Index: 12},
 	{Proc: 2, Kind: "insert", Cache: "bench", Key: "k2", Version: 18, Level: "leader", Node: "n1", Phase: Load, Outcome: Info, Reason: "client: stream broken", Intended: 5, Send: 5, Return: 500},
 	{Proc: 3, Kind: "put", Cache: "bench", Key: `quo"te\ and ünïcode`, Version: 19, Phase: Warmup, Outcome: Fail, Reason: "NO_LEADER", Intended: 5, Send: 5, Return: 5},
+	{Proc: 6, Kind: "insert", Cache: "bench", Key: "k3", Version: 20, Session: 0xfedcba9876543211, Seq: 7, Level: "quorum", Node: "n1", Phase: Retry, Outcome: OK, Return: 9, Index: 12},
 	{Proc: 3, Kind: "remove", Cache: "bench", Key: "k1", Level: "once", Node: "n2", Phase: Load, Outcome: OK, Intended: 10, Send: 10, Return: 11},
 	{Proc: 4, Kind: "get", Cache: "bench", Key: "k1", Version: 17, Found: true, Mode: "local", Node: "n3", Phase: Final, Outcome: OK, Intended: 20, Send: 20, Return: 21},
 	{Proc: 4, Kind: "get", Cache: "bench", Key: "k9", Mode: "linearizable", Node: "n3", Phase: Load, Outcome: OK, Return: 1},

@@ -163,6 +163,10 @@ func expect(in *check.Input, p *scenario.Plan) {
 	}
 	demands := map[check.Demand]bool{}
 	for _, w := range s.Load {
+		if w.Retry > 0 { // which has a check of its own
+			in.Limit.ExactlyOnce = true
+			continue
+		}
 		for op := range w.Op {
 			switch op {
 			case "insert", "remove":
@@ -178,7 +182,7 @@ func expect(in *check.Input, p *scenario.Plan) {
 		in.Demands = append(in.Demands, d)
 	}
 	slices.SortFunc(in.Demands, func(a, b check.Demand) int { return strings.Compare(a.Kind+a.Level, b.Kind+b.Level) })
-	in.Limit = check.Limits{LostWrites: s.Checks.LostWrites, Linearizable: s.Checks.Linearizable != nil, Converge: s.Checks.Converge.D()}
+	in.Limit.LostWrites, in.Limit.Linearizable, in.Limit.Converge = s.Checks.LostWrites, s.Checks.Linearizable != nil, s.Checks.Converge.D()
 	if s.Checks.StaleReads != nil {
 		in.Limit.Staleness = s.Checks.StaleReads.Max.D()
 	}

@@ -42,6 +42,7 @@ type fake struct {
 	loses     func(node string, op *client.Op) bool // a node forgets an acknowledged write
 	refuses   int                                   // so many first reads on a connection of the harness are refused
 	unread    bool                                  // n2 refuses final reads for ever
+	repeats   bool                                  // copies of a tagged operation are applied again
 	// readyAfter is how long the nodes take to be ready, the next time that is
 	// asked; negative: for ever.
 	readyAfter time.Duration
@@ -50,8 +51,10 @@ type fake struct {
 	leader int // index; -1: none
 	term   uint64
 	data   [3]map[entry][]byte
-	calls  []string // what the runner asked for, in order
-	open   int      // faults in force
+	index  uint64                       // of the log
+	done   map[uint64]map[uint64]uint64 // session -> seq -> index
+	calls  []string                     // what the runner asked for, in order
+	open   int                          // faults in force
 	waits  int
 	reads  int
 	stops  int
@@ -64,7 +67,7 @@ func (f *fake) call(format string, args ...any) {
 }
 
 func (f *fake) start(_ context.Context, b Boot) (System, error) {
-	f.boot, f.term = b, 2
+	f.boot, f.term, f.done = b, 2, map[uint64]map[uint64]uint64{}
 	for i := range f.data {
 		f.data[i] = map[entry][]byte{}
 		if f.bootErr == nil {
@@ -166,15 +169,29 @@ func (f *fake) later(node string, op *client.Op, done func(client.Outcome)) erro
 func (f *fake) serve(node string, op *client.Op) client.Outcome {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	out := client.Outcome{Node: node, Term: f.term}
+	out := client.Outcome{Node: node, Cluster: 'A', Term: f.term, Index: f.index}
 	k := entry{op.Cache, op.Key}
+	index, again := f.done[op.Session][op.Seq]
 	switch {
+	case op.Session != 0 && f.leader >= 0 && f.done[op.Session] == nil && op.Seq != 1:
+		out.Status, out.Code = client.StatusFail, cachepb.Code_SESSION_EXPIRED
+		out.Err = &client.OpError{Kind: op.Kind, Code: out.Code}
+	case again && !f.repeats:
+		out.Index = index
 	case op.Kind == client.KindGet:
 		out.Value, out.Found = f.data[1][k]
 	case f.leader < 0:
 		out.Status, out.Code = client.StatusFail, cachepb.Code_NO_LEADER
 		out.Err = &client.OpError{Kind: op.Kind, Code: out.Code}
 	default:
+		f.index++
+		out.Index = f.index
+		if f.done[op.Session] == nil {
+			f.done[op.Session] = map[uint64]uint64{}
+		}
+		if op.Session != 0 {
+			f.done[op.Session][op.Seq] = f.index
+		}
 		for i, d := range f.data {
 			switch {
 			case f.loses != nil && f.loses(f.name(i), op):
@@ -193,7 +210,7 @@ func (f *fake) Read(node string, op *client.Op, done func(client.Outcome)) error
 	time.AfterFunc(time.Microsecond, func() {
 		f.mu.Lock()
 		f.reads++
-		out := client.Outcome{Node: node}
+		out := client.Outcome{Node: node, Cluster: 'A', Index: f.index}
 		out.Value, out.Found = f.data[node[1]-'1'][entry{o.Cache, o.Key}]
 		if f.reads <= f.refuses || f.unread && node == "n2" {
 			out = client.Outcome{Node: node, Status: client.StatusFail, Refused: true, Code: cachepb.Code_NOT_FRESH, Err: &client.OpError{Code: cachepb.Code_NOT_FRESH}}
@@ -311,7 +328,7 @@ func TestRun_pass(t *testing.T) {
 		t.Errorf("verdict %s, exit code %d: %q", r.Verdict, r.ExitCode(), r.Reasons)
 	}
 	want := map[string]result.Verdict{
-		"run validity": result.Pass, "lost writes": result.Pass, "stale reads": result.Pass, "cluster identity": result.Pass,
+		"run validity": result.Pass, "lost writes": result.Pass, "log order": result.Pass, "stale reads": result.Pass, "cluster identity": result.Pass,
 		"dual leader": result.Pass, "convergence": result.Pass, "liveness": result.Pass, "failover": result.Pass,
 	}
 	if d := cmp.Diff(want, verdicts(r)); d != "" {
@@ -610,6 +627,75 @@ func TestRun_linearizable(t *testing.T) {
 				if k.ops < 100 || k.ops > check.MaxRegisterOps || len(k.procs) > check.MaxRegisterProcs || k.to-k.from > 2100*time.Millisecond {
 					t.Errorf("%s: %d operations by %d processes in %v", name, k.ops, len(k.procs), k.to-k.from)
 				}
+			}
+		})
+	}
+}
+
+const retrying = `version: 1
+name: retrying
+about: Every operation is sent three times, also while the leader is away.
+cluster: {nodes: 3}
+load: {again: {schedule: {constant: 100/s}, duration: 5s, warmup: 1s, streams: 2, op: {insert: 80, remove: 20}, keys: {count: 20}, retry: 3}}
+faults: [{at: 1s, for: 1s, action: kill, target: leader}]
+checks: {lost_writes: true, converge: 5s}
+`
+
+// TestRun_retry proves that each operation is sent as often as asked, through
+// different nodes and under one tag that no other has; that a cluster which
+// tells copies apart passes; and that one which does not is violated.
+func TestRun_retry(t *testing.T) {
+	for name, c := range map[string]struct {
+		f    *fake
+		want result.Verdict
+	}{
+		"correct":              {new(fake), result.Pass},
+		"applies copies again": {&fake{repeats: true}, result.Violated},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, dir := carryOutText(t, c.f, retrying, 0)
+			if got := verdicts(r)["exactly once"]; got != c.want || r.Verdict != c.want {
+				t.Errorf("exactly once: %s, the run: %s; want %s: %q", got, r.Verdict, c.want, r.Reasons)
+			}
+			h, err := history.ReadFile(filepath.Join(dir, result.HistoryFile))
+			if err != nil {
+				t.Fatal(err)
+			}
+			type name struct{ session, seq uint64 }
+			copies := map[name][]history.Op{}
+			versions := map[int64]name{}
+			for _, o := range h.Ops {
+				if o.Phase == history.Retry {
+					n := name{o.Session, o.Seq}
+					copies[n] = append(copies[n], o)
+					if first, known := versions[o.Version]; known && o.Version > 0 && first != n {
+						t.Fatalf("version %d has two names", o.Version)
+					}
+					versions[o.Version] = n
+				}
+			}
+			if len(copies) < 550 || len(copies) > 600 {
+				t.Errorf("%d operations, about 600 were intended", len(copies))
+			}
+			sessions, late := map[uint64]bool{}, 0
+			for n, cs := range copies {
+				sessions[n.session] = true
+				nodes := map[string]bool{}
+				for _, o := range cs {
+					nodes[o.Node] = true
+					if o.Key != cs[0].Key || o.Version != cs[0].Version || o.Outcome == history.Fail && o.Reason == "SESSION_EXPIRED" {
+						t.Fatalf("copies of one operation: %+v", cs)
+					}
+					if o.Send > cs[0].Return {
+						late++
+					}
+				}
+				if len(cs) != 3 || len(nodes) != 3 {
+					t.Fatalf("%d copies through %d nodes: %+v", len(cs), len(nodes), cs)
+				}
+			}
+			if len(sessions) != 2 || late < 100 {
+				t.Errorf("%d sessions on two streams, %d copies after the answer", len(sessions), late)
 			}
 		})
 	}

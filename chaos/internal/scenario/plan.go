@@ -129,7 +129,11 @@ func (p *Plan) Print(w io.Writer) error {
 	rows := []row{{-p.Warmup, "start", fmt.Sprintf("%d nodes, %v warm-up", p.Scenario.Cluster.Nodes, p.Warmup)}}
 	for _, name := range sortedKeys(p.Scenario.Load) {
 		l := p.Scenario.Load[name]
-		rows = append(rows, row{0, "load", fmt.Sprintf("%s: %v, %v, ack %v, keys %d %v, value %dB, route %s, %v", name, l.Schedule, l.Op, l.Ack, l.Keys.Count, l.Keys.Dist, l.Value, l.Route, l.Duration)})
+		route := "route " + l.Route
+		if l.Retry > 0 {
+			route = fmt.Sprintf("sent %d times", l.Retry)
+		}
+		rows = append(rows, row{0, "load", fmt.Sprintf("%s: %v, %v, ack %v, keys %d %v, value %dB, %s, %v", name, l.Schedule, l.Op, l.Ack, l.Keys.Count, l.Keys.Dist, l.Value, route, l.Duration)})
 	}
 	for _, in := range p.Injections {
 		if in.Turn == 1 && in.Fault.Times > 4 { // the first says it all

@@ -66,6 +66,7 @@ type Workload struct {
 	Keys     Keys     `json:"keys,omitempty" jsonschema:"which keys"`
 	Value    Size     `json:"value,omitempty" jsonschema:"size of values; default 128B, at least 32B, at most 1MiB"`
 	Route    string   `json:"route,omitempty" jsonschema:"nodes that get the operations: any (default for gets), leader (default for writes)"`
+	Retry    int      `json:"retry,omitempty" jsonschema:"every operation is sent so many times, 2 to 5, under one session tag and through different nodes, and must take effect once; insert and remove at quorum only"`
 	Timeout  Duration `json:"timeout,omitempty" jsonschema:"after which an unanswered operation counts as unknown; default 3s"`
 }
 

@@ -28,6 +28,8 @@ const (
 	maxValue     = 1 << 20
 	maxStreams   = 1024
 	maxInFlight  = 1024 // a node reads no further on a stream
+
+	MaxRetry = 5 // how often one operation may be sent
 )
 
 // validate fills in defaults and reports whatever one field alone cannot show.
@@ -129,6 +131,9 @@ func (w *Workload) validate(d *decoder, path string) {
 	}
 	between(d, path+".streams", w.Streams, 1, maxStreams)
 	between(d, path+".in_flight", w.InFlight, 1, maxInFlight)
+	if d.at[path+".retry"] != nil {
+		w.validateRetry(d, path)
+	}
 	if w.Op.Writes() {
 		between(d, path+".value", int(w.Value), minValue, maxValue)
 	}
@@ -140,6 +145,22 @@ func (w *Workload) validate(d *decoder, path string) {
 	}
 	if w.Keys.Dist.Kind == "once" && w.Op["get"] > 0 {
 		d.errorAt(path+".keys.dist", "once gives every write a key of its own, so there is nothing to get; expected uniform, zipf(THETA) or sequential")
+	}
+}
+
+// validateRetry checks a workload whose operations are sent several times.
+func (w *Workload) validateRetry(d *decoder, path string) {
+	between(d, path+".retry", w.Retry, 2, MaxRetry)
+	for _, op := range []string{"get", "put", "del"} {
+		if w.Op[op] > 0 {
+			d.errorAt(path+".op", "with retry, %s has no place in the log that could be counted; expected insert and remove", op)
+		}
+	}
+	if len(w.Ack) != 1 || w.Ack["quorum"] == 0 {
+		d.errorAt(path+".ack", "with retry, only quorum says where an operation took effect; found %v", w.Ack)
+	}
+	if d.at[path+".route"] != nil {
+		d.errorAt(path+".route", "with retry every node gets the operations; leave it out")
 	}
 }
 
