@@ -40,7 +40,8 @@ type target struct {
 }
 
 func newTarget(c *cli.Command) (*target, error) {
-	in := config.Input{File: c.String("config"), Env: os.Environ()}
+	addrs := os.Getenv("CACHE_ADDR")
+	in := config.Input{File: c.String("config"), Env: os.Environ(), Elsewhere: addrs != "" || c.IsSet("addr")}
 	cfg, _, err := config.Load(in)
 	if err != nil {
 		return nil, usageError{err}
@@ -54,7 +55,6 @@ func newTarget(c *cli.Command) (*target, error) {
 			return id
 		}
 	}
-	addrs := os.Getenv("CACHE_ADDR")
 	switch {
 	case c.IsSet("addr"):
 		addrs, t.origin = c.String("addr"), "flag --addr"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/internal/config"
+	"github.com/hacache/hacache/proto/cachepb"
 )
 
 func TestMain(m *testing.M) {
@@ -28,6 +30,11 @@ func TestScript(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			// A process under the race detector sleeps for a second before it exits, and the scripts run a hundred.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			deploy, err := filepath.Abs("deploy")
+			if err != nil {
+				return err
+			}
+			env.Setenv("DEPLOY", deploy)
 			for _, name := range []string{"ADDR", "ADDR2", "ADDR3"} {
 				addr, err := freeAddr()
 				if err != nil {
@@ -108,6 +115,26 @@ func awaitReady(ts *testscript.TestScript, _ bool, args []string) {
 		case <-ctx.Done():
 			ts.Fatalf("%s is not ready: %v", args[0], err)
 		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// A node is ready for the restart of the next one when it takes part with a quorum and no change of members is under way.
+func TestReady(t *testing.T) {
+	following := &cachepb.State{Value: &cachepb.State_Follower{Follower: &cachepb.Empty{}}}
+	copying := &cachepb.State{Value: &cachepb.State_LeaderTxAwait{LeaderTxAwait: &cachepb.Empty{}}}
+	joint := &cachepb.Peer{Status: &cachepb.NodeStatus{Voters: []uint64{1, 2, 4}, VotersOutgoing: []uint64{1, 2, 3}}}
+	for name, c := range map[string]struct {
+		health *cachepb.HealthAck
+		want   bool
+	}{
+		"a follower":                {&cachepb.HealthAck{State: following, Quorum: true}, true},
+		"its view is too old":       {&cachepb.HealthAck{State: following}, false},
+		"it still copies":           {&cachepb.HealthAck{State: copying, Quorum: true}, false},
+		"members are being swapped": {&cachepb.HealthAck{State: following, Quorum: true, Peer: joint}, false},
+	} {
+		if got := ready(c.health); got != c.want {
+			t.Errorf("%s: ready is %v, expected %v", name, got, c.want)
 		}
 	}
 }

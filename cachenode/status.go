@@ -56,7 +56,12 @@ func healthCommand() *cli.Command {
 	}
 }
 
+// ready reports whether the next node may be restarted as far as this one knows: it leads or follows with a quorum, and
+// no change of members is under way. Until that is over its old half counts the process that was replaced, which is dead.
 func ready(h *cachepb.HealthAck) bool {
+	if len(h.GetPeer().GetStatus().GetVotersOutgoing()) > 0 {
+		return false
+	}
 	switch h.GetState().GetValue().(type) {
 	case *cachepb.State_Leader, *cachepb.State_Follower:
 		return h.GetQuorum()

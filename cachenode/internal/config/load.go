@@ -24,6 +24,9 @@ type Input struct {
 	Env []string
 	// Hostname names this machine; nil is os.Hostname.
 	Hostname func() (string, error)
+	// Elsewhere is for a program that only connects to a node at an address it was given: it need not be one of the
+	// hosts, and needs no certificate of a server where it has one of a client. Self is 0 then, if it is none.
+	Elsewhere bool
 }
 
 // Load builds a Config from its sources and validates it. The error joins everything that is wrong, one line each.
@@ -334,7 +337,7 @@ func (l *loader) resolveHosts() {
 		origin = "HOSTNAME_OVERWRITE is not set"
 	}
 	self, err := findSelf(c.Hosts, name, overwritten)
-	if err != nil {
+	if err != nil && !l.in.Elsewhere {
 		l.bad(origin, "%v", err)
 	}
 	c.Self = self
@@ -345,6 +348,9 @@ func (l *loader) resolveHosts() {
 // "cachenode serve" works on a fresh machine. Anything reachable needs certificates or an explicit CACHE_TLS=false.
 func (l *loader) resolveTLS() {
 	c := &l.c
+	if l.in.Elsewhere && !c.explicit("tls_server_cert") && c.TLS.ClientCert != "" {
+		c.TLS.ServerCert, c.TLS.ServerKey = c.TLS.ClientCert, c.TLS.ClientKey // it serves nobody
+	}
 	if c.explicit("tls") || c.HAMode || c.explicit("tls_server_cert") || c.explicit("tls_server_key") {
 		return
 	}
