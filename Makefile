@@ -16,10 +16,10 @@ FAILOVER := kill kill-loaded isolated paused term switch
 CALM     := idle latency-100-jitter-100 loss-5pct reset-1s stall-250ms gogc-5
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race bench sim mutants smoke lint generate tidy verify clean
+.PHONY: help build test race bench sim mutants smoke deploy-check lint generate tidy verify clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/cachenode, bin/loadgen, bin/chaos and bin/reports
 	$(GO) build -trimpath -o bin/ $(COMMANDS:%=./%)
@@ -51,6 +51,9 @@ failover: build ## 220 failovers by kill, kill under load, cut links, SIGSTOP, S
 
 calm: build ## no leader may change, no write may fail: idle, slow, lossy, resets, stalls, GC; ten minutes each, an hour in all
 	bin/chaos run --out $(OUT) $(CHAOSFLAGS) $(CALM:%=scenarios/calm-%.yaml)
+
+deploy-check: ## what is in cachenode/deploy, by promtool, kubectl, systemd-analyze and others where they are; says what it could not check
+	cachenode/deploy/check.sh
 
 lint: ## go vet, staticcheck, gofumpt
 	$(GO) vet ./...

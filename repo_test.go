@@ -333,7 +333,7 @@ func TestDocumentsTellTheTruth(t *testing.T) {
 		t.Fatal(err)
 	}
 	link := regexp.MustCompile(`\]\(([^)#]+)`)
-	target := regexp.MustCompile("`make ([a-z]+)|(?m)^make ([a-z]+)")
+	target := regexp.MustCompile("`make ([a-z-]+)|(?m)^make ([a-z-]+)")
 	walkTree(t, func(file string) {
 		if !strings.HasSuffix(file, ".md") || strings.Contains(file, "testdata") {
 			return
