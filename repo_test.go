@@ -56,7 +56,8 @@ var imports = map[string][]string{
 	"loadgen":      {"proto/cachepb", "cachenode/client", "cachenode/proc", "loadgen/...", "reports/result", "reports/render"},
 
 	"chaos/internal/cluster": {"proto/cachepb", "cachenode/client", "cachenode/proc"},
-	"chaos/internal/fault":   {"proto/cachepb", "chaos/internal/cluster"},
+	"chaos/internal/fault":   {"proto/cachepb", "chaos/internal/cluster", "chaos/internal/hostile"},
+	"chaos/internal/hostile": {"proto/cachepb", "cachenode/client"},
 	"chaos/internal/check":   {"chaos/internal/history", "reports/result"},
 	"chaos/internal/runner": {
 		"proto/cachepb", "cachenode/client", "cachenode/proc", "chaos/internal/scenario", "chaos/internal/cluster", "chaos/internal/fault",

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,7 +13,9 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/hacache/hacache/chaos/internal/hostile"
 	"github.com/hacache/hacache/chaos/internal/runner"
+	"github.com/hacache/hacache/chaos/internal/scenario"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -75,6 +78,21 @@ func TestCommand_mistakes(t *testing.T) {
 				t.Errorf("stdout:\n%s", stdout)
 			}
 		})
+	}
+}
+
+// TestHostileKinds proves that scenarios and the clients they let loose have the
+// same kinds: neither package may know the other.
+func TestHostileKinds(t *testing.T) {
+	var named []string
+	for name, a := range scenario.Actions {
+		if a.Hostile {
+			named = append(named, name)
+		}
+	}
+	slices.Sort(named)
+	if played := slices.Sorted(maps.Keys(hostile.Kinds)); !slices.Equal(named, played) {
+		t.Errorf("scenarios know %q, played are %q", named, played)
 	}
 }
 

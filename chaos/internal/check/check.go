@@ -47,6 +47,7 @@ type Planned struct {
 	Name     string
 	Action   string
 	OnLeader bool // it takes the leader away: a failover must follow
+	Hostile  bool // it is clients that misbehave: no node and no link is broken
 	// Series names the repeated fault that it belongs to; empty: it comes once.
 	// An injection of a series is made only while all nodes are ready.
 	Series string
@@ -93,6 +94,9 @@ type Facts struct {
 	Generator string `json:"generator,omitempty"`
 	// LogFindings are lines of node logs that no healthy node writes.
 	LogFindings []string `json:"log_findings,omitempty"`
+
+	// Hostile is what hostile clients came to, one for each attack and node.
+	Hostile []Hostile `json:"hostile,omitempty"`
 
 	// LoadFrom and LoadTo are the ends of the recorded load.
 	LoadFrom time.Duration `json:"load_from_ns"`
@@ -151,6 +155,7 @@ func All(evidence *Input) *Verdicts {
 		v.add(converged(in))
 	}
 	v.add(liveness(in, windows))
+	v.hostile(in)
 	v.failovers(in, windows)
 	v.thresholds(in, windows)
 	if in.Scale > 0 {

@@ -296,6 +296,9 @@ func (l *losses) allows(w *history.Op) bool {
 		return false
 	}
 	return slices.ContainsFunc(l.windows, func(f result.Window) bool {
+		if l.in.harmless(f.Fault) {
+			return false
+		}
 		return f.From-lossMargin <= w.Return && w.Return <= f.To+lossMargin
 	})
 }

@@ -331,6 +331,12 @@ func (n *Node) Pid() int {
 	return n.process.Pid()
 }
 
+// Memory is what the node's process occupies now, in bytes.
+func (n *Node) Memory() (int64, error) {
+	_, rss, err := proc.Usage(n.Pid())
+	return rss, err
+}
+
 func (n *Node) current() *proc.Process {
 	n.mu.Lock()
 	defer n.mu.Unlock()

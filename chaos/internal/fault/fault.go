@@ -12,13 +12,16 @@ import (
 	"time"
 
 	"github.com/hacache/hacache/chaos/internal/cluster"
+	"github.com/hacache/hacache/chaos/internal/hostile"
 )
 
 // Spec says what to break.
 type Spec struct {
-	Action    string        // kill, term, pause, partition, isolate, stall, latency, loss, reset, leader-switch, members
+	Action    string        // kill, term, pause, partition, isolate, stall, latency, loss, reset, leader-switch, members, or one of hostile.Kinds
 	Target    string        // leader, follower, followers, any, each, all, link, or a node's name
-	Count     int           // any, follower, each: so many nodes; 0 is 1
+	Count     int           // any, follower, each: so many nodes, 0 is 1; or what hostile.Spec takes
+	Rate      float64       // what hostile.Spec takes
+	Value     int           // its Size
 	Turn      int           // each: the how-manieth time it is asked for, from 0
 	From      string        // partition: rest, followers, leader, or a node's name
 	Style     string        // partition, isolate: stall, reject
@@ -49,6 +52,8 @@ type Injection struct {
 	Targets []string // the nodes it hit, or the link, as FROM>TO of who dials
 	Links   []string // the paths it cut or slowed, as FROM>TO of the traffic
 	Detail  string   // what was done, in a few words
+	// Attacks are what hostile clients came to, known after Heal.
+	Attacks []Attack
 
 	bit  func(ctx context.Context) (bool, string)
 	heal func(ctx context.Context) error
@@ -103,6 +108,9 @@ func Inject(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, error)
 	case "members":
 		return members(ctx, c, s)
 	}
+	if _, known := hostile.Kinds[s.Action]; known {
+		return attack(ctx, c, s, targets)
+	}
 	return nil, fmt.Errorf("fault: unknown action %q", s.Action)
 }
 
@@ -117,6 +125,9 @@ func resolve(ctx context.Context, c *cluster.Cluster, s *Spec) ([]*cluster.Node,
 	}
 	all := c.Nodes()
 	count := max(s.Count, 1)
+	if _, clients := hostile.Kinds[s.Action]; clients {
+		count = 1 // it says how many clients, not how many nodes
+	}
 	switch s.Target {
 	case "":
 		return nil, nil

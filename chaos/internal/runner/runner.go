@@ -67,6 +67,8 @@ type Injected struct {
 	// it is asked before Heal. Heal may be called more than once.
 	Bit  func(ctx context.Context) (bool, string)
 	Heal func(ctx context.Context) error
+	// Hostile is what hostile clients came to, after Heal; nil for other faults.
+	Hostile func() []check.Hostile
 }
 
 // Boot is what a System is started with.
@@ -473,6 +475,12 @@ func (r *run) heal(ctx context.Context, in *scenario.Injection) {
 	r.log(e)
 	for _, l := range a.what.Links {
 		r.link(l, "")
+	}
+	if a.what.Hostile != nil {
+		found := a.what.Hostile()
+		r.mu.Lock()
+		r.facts.Hostile = append(r.facts.Hostile, found...)
+		r.mu.Unlock()
 	}
 	r.after(in)
 }

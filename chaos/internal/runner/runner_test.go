@@ -43,6 +43,7 @@ type fake struct {
 	refuses   int                                   // so many first reads on a connection of the harness are refused
 	unread    bool                                  // n2 refuses final reads for ever
 	repeats   bool                                  // copies of a tagged operation are applied again
+	served    int64                                 // so many of those that must not be
 	// readyAfter is how long the nodes take to be ready, the next time that is
 	// asked; negative: for ever.
 	readyAfter time.Duration
@@ -231,6 +232,15 @@ func (f *fake) Inject(_ context.Context, in *scenario.Injection, begin func([]st
 	target := f.name(f.leader)
 	begin([]string{target})
 	f.open++
+	if in.Fault.Hostile() {
+		return &Injected{
+			Targets: []string{target}, Bit: func(context.Context) (bool, string) { return !f.harmless, "as told" },
+			Heal: func(context.Context) error { f.call("heal %s", in.Name); return nil },
+			Hostile: func() []check.Hostile {
+				return []check.Hostile{{Fault: in.Name, Node: target, Forbidden: true, Attempts: 9, Served: f.served}}
+			},
+		}, nil
+	}
 	f.leader = -1
 	f.boot.Process(target, result.ProcessExited, "signal: killed")
 	time.AfterFunc(50*time.Millisecond, func() {
@@ -367,6 +377,38 @@ func TestRun_pass(t *testing.T) {
 	}
 	if len(back.Events) != len(r.Events) || len(back.Resources) == 0 || len(back.Series) == 0 {
 		t.Errorf("read back: %d events of %d, %d resources, %d series", len(back.Events), len(r.Events), len(back.Resources), len(back.Series))
+	}
+}
+
+const strangers = `version: 1
+name: strangers
+about: Clients without a token.
+cluster: {nodes: 3}
+load: {writers: {schedule: {constant: 1000/s}, duration: 8s, op: insert}}
+faults: [{at: 2s, for: 2s, action: no-token, target: leader, rate: 10/s}]
+thresholds: {memory: ["rss <= 1MiB"], "insert{phase:during}": ["p(99) <= 1.5x"], back_to_normal: ["max <= 1s"]}
+`
+
+// TestRun_hostile proves that what hostile clients came to is judged, again from
+// the files alone too, and that limits on memory and on what others noticed are.
+func TestRun_hostile(t *testing.T) {
+	for served, want := range map[int64]result.Verdict{0: result.Pass, 1: result.Violated} {
+		r, dir := carryOutText(t, &fake{served: served}, strangers, 0)
+		if got := verdicts(r)["hostile clients"]; got != want || r.Verdict != want {
+			t.Errorf("%d served: %s, the run %s, want %s: %q", served, got, r.Verdict, want, r.Reasons)
+		}
+		for _, th := range r.Thresholds {
+			if !th.Met {
+				t.Errorf("%s %s: %s", th.Metric, th.Expr, th.Got)
+			}
+		}
+		var again result.Run
+		if _, err := Judge(dir, &again); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(r.Thresholds, again.Thresholds); d != "" || verdicts(&again)["hostile clients"] != want {
+			t.Errorf("judged again (-then +now): %v\n%s", verdicts(&again), d)
+		}
 	}
 }
 

@@ -3,12 +3,10 @@ package runner
 import (
 	"context"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
-	"time"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/cachenode/proc"
+	"github.com/hacache/hacache/chaos/internal/check"
 	"github.com/hacache/hacache/chaos/internal/cluster"
 	"github.com/hacache/hacache/chaos/internal/fault"
 	"github.com/hacache/hacache/chaos/internal/scenario"
@@ -83,36 +81,29 @@ func (p processes) Inject(ctx context.Context, in *scenario.Injection, begin fun
 	what, err := fault.Inject(ctx, p.Cluster, fault.Spec{
 		Action: f.Action, Target: f.Target, From: f.From, Style: f.Style, Direction: f.Direction, Clients: f.Clients,
 		Latency: f.Latency.D(), Jitter: f.Jitter.D(), Loss: float64(f.Loss), Burst: f.Burst, Members: f.Members, To: f.To,
-		Count: f.Count, Turn: in.Turn, Pick: in.Pick, Begin: begin,
+		Count: int(f.Count), Rate: float64(f.Rate), Value: int(f.Value), Turn: in.Turn, Pick: in.Pick, Begin: begin,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &Injected{Targets: what.Targets, Links: what.Links, Detail: what.Detail, Bit: what.Bit, Heal: what.Heal}, nil
+	out := &Injected{Targets: what.Targets, Links: what.Links, Detail: what.Detail, Bit: what.Bit, Heal: what.Heal}
+	out.Hostile = func() (found []check.Hostile) {
+		for _, a := range what.Attacks {
+			found = append(found, check.Hostile{
+				Fault: in.Name, Kind: f.Action, Node: a.Node, Forbidden: a.Kind.Forbidden, Ends: a.Kind.Ends,
+				Attempts: a.Tally.Attempts, Served: a.Tally.Served, Ended: a.Tally.Ended, Longest: a.Tally.Longest, Lasted: a.Lasted,
+			})
+		}
+		return found
+	}
+	return out, nil
 }
-
-// clockTick is the unit of processor time in /proc, the same on every Linux
-// that Go runs on.
-const clockTick = 10 * time.Millisecond
 
 func (p processes) Usage(node string) (result.Resource, bool) {
 	n := p.Node(node)
 	if n.State() == cluster.Ended {
 		return result.Resource{}, false
 	}
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.Pid()))
-	if err != nil {
-		return result.Resource{}, false
-	}
-	_, rest, ok := strings.Cut(string(data), ") ") // the name before it may contain anything
-	f := strings.Fields(rest)
-	if !ok || len(f) < 22 {
-		return result.Resource{}, false
-	}
-	number := func(i int) int64 { v, _ := strconv.ParseInt(f[i], 10, 64); return v }
-	const utime, stime, rss = 11, 12, 21 // fields 14, 15 and 24 of proc(5)
-	return result.Resource{
-		CPU: time.Duration(number(utime)+number(stime)) * clockTick,
-		RSS: number(rss) * int64(os.Getpagesize()),
-	}, true
+	cpu, rss, err := proc.Usage(n.Pid())
+	return result.Resource{CPU: cpu, RSS: rss}, err == nil
 }

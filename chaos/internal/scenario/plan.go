@@ -172,7 +172,12 @@ func (f *Fault) describe() string {
 			s += part.value
 		}
 	}
-	if f.Count > 1 {
+	switch {
+	case f.Hostile() && f.Count > 0 && f.Rate > 0:
+		s += fmt.Sprintf(" (%d, %v)", f.Count, f.Rate)
+	case f.Rate > 0:
+		s += fmt.Sprintf(" (%v)", f.Rate)
+	case f.Count > 1:
 		s += fmt.Sprintf(" (%d at once)", f.Count)
 	}
 	if f.Members > 0 {

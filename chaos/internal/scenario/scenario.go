@@ -97,9 +97,11 @@ type Fault struct {
 	For       Duration `json:"for,omitempty" jsonschema:"how long until it heals; without it until the load ends"`
 	Every     Duration `json:"every,omitempty" jsonschema:"the fault is injected again and again, this far apart; each time at another random phase, and only while all nodes are well"`
 	Times     int      `json:"times,omitempty" jsonschema:"how often, with every"`
-	Action    string   `json:"action" jsonschema:"kill, term, pause, partition, isolate, stall, latency, loss, reset, leader-switch or members"`
+	Action    string   `json:"action" jsonschema:"what breaks, such as kill, partition or latency; or what hostile clients do, such as half-open or overload"`
 	Target    string   `json:"target,omitempty" jsonschema:"leader, follower (one, by seed), followers, any (one, by seed), each (every node in turn), all, or a node: n1, n2 and so on; reset, stall: link (one, by seed) too"`
-	Count     int      `json:"count,omitempty" jsonschema:"kill, term, pause with target any, follower or each: so many nodes at once; default 1"`
+	Count     Count    `json:"count,omitempty" jsonschema:"kill, term, pause with target any, follower or each: so many nodes at once, default 1; hostile clients: so many connections, streams, frames or open operations on each target"`
+	Rate      Rate     `json:"rate,omitempty" jsonschema:"hostile clients: so many a second on each target"`
+	Value     Size     `json:"value,omitempty" jsonschema:"never-reads, overload: size of values; huge-message: of the message"`
 	From      string   `json:"from,omitempty" jsonschema:"partition: the other side: followers, leader, rest (default) or a node; without clients"`
 	Clients   string   `json:"clients,omitempty" jsonschema:"isolate: whether the target keeps its clients: kept (default) or cut"`
 	Style     string   `json:"style,omitempty" jsonschema:"partition, isolate: stall (default; bytes wait and are delivered on heal) or reject (connections closed, dials refused)"`
@@ -165,6 +167,13 @@ type Action struct {
 	Nodes    int  // the least number of nodes that it makes sense with
 	Instant  bool // it has no duration
 	Links    bool // it needs proxies
+
+	// Hostile actions break nothing: they are clients. MaxCount and MaxRate bound
+	// what they may be told, Value is the default of its field.
+	Hostile  bool
+	MaxCount int
+	MaxRate  Rate
+	Value    Size
 }
 
 // Actions are the faults that this version builds, by the name they have in files.
@@ -180,13 +189,45 @@ var Actions = map[string]Action{
 	"reset":         {About: "every connection between the target and other nodes is closed once; with target link one connection of one link", Required: []string{"target"}, Nodes: 2, Instant: true, Links: true},
 	"members":       {About: "an operator changes the hosts of the cluster to so many nodes, from n1 on; whatever is started later has the new list", Required: []string{"members"}, Nodes: 2, Instant: true},
 	"leader-switch": {About: "an operator asks the leader to hand over", Optional: []string{"to"}, Nodes: 2, Instant: true},
+
+	"idle-streams":     nuisance("count streams that are silent after the greeting, 100 to a connection", "count", 20_000, 0, 0),
+	"never-reads":      nuisance("count clients that ask for a large value over and over and take no answer", "count", 500, 0, 1<<20),
+	"half-frame":       nuisance("count clients that fall silent in the middle of a frame, a message or a header", "count", 2_000, 0, 0),
+	"half-open":        nuisance("count connections that never finish their handshake", "count", 10_000, 0, 0),
+	"huge-message":     nuisance("messages far beyond the limit", "rate", 0, 100, 64<<20),
+	"garbage":          nuisance("connections with bytes that are not the protocol, or no longer", "rate", 0, 1_000, 0),
+	"no-token":         nuisance("streams without a token", "rate", 0, 1_000, 0),
+	"wrong-token":      nuisance("streams with another token, or nearly the right one", "rate", 0, 1_000, 0),
+	"peer-claim":       nuisance("clients that say they are a node", "rate", 0, 1_000, 0),
+	"wrong-protocol":   nuisance("plain text or an old TLS where TLS is wanted, TLS where it is not", "rate", 0, 1_000, 0),
+	"compression-bomb": nuisance("messages of 1 MiB that would be 1 GiB", "rate", 0, 100, 0),
+	"header-bomb":      nuisance("headers of 16 KiB that would be 47 MiB, and headers that do not end", "rate", 0, 100, 0),
+	"reconnect-storm":  nuisance("clients that connect, are greeted, and are gone", "rate", 0, 2_000, 0),
+	"stream-flood":     nuisance("streams that are opened and reset at once", "rate", 0, 20_000, 0),
+	"tiny-frames":      nuisance("count frames as small as frames can be, rate a second", "both", 10_000_000, 500_000, 0),
+	"overload":         nuisance("rate inserts a second, count of them open at most; what finds no room is not sent", "both", 100_000, 2_000_000, 1<<10),
+}
+
+// nuisance is the action of hostile clients that take a count, a rate, or both.
+func nuisance(about, takes string, maxCount int, maxRate Rate, value Size) Action {
+	a := Action{About: about, Required: []string{"target"}, Optional: []string{"for"}, Nodes: 1, Hostile: true, MaxCount: maxCount, MaxRate: maxRate, Value: value}
+	switch takes {
+	case "both":
+		a.Required = append(a.Required, "count", "rate")
+	default:
+		a.Required = append(a.Required, takes)
+	}
+	if value > 0 {
+		a.Optional = append(a.Optional, "value")
+	}
+	return a
 }
 
 // notYet are actions of the design that a file may well ask for; they get a
 // message of their own instead of "unknown".
 var notYet = []string{
 	"bandwidth", "slicer", "slow-close", "limit", "half-open", "bridge", "ring", "flapping",
-	"crash-loop", "cpu", "memory", "fd-limit", "clock", "failpoint", "overload", "reconnect-storm",
+	"crash-loop", "cpu", "memory", "fd-limit", "clock", "failpoint",
 }
 
 // OnLeader reports whether the fault takes the leader away from the cluster,
@@ -202,6 +243,10 @@ func (f *Fault) OnLeader() bool {
 	}
 	return false
 }
+
+// Hostile reports whether the fault is clients that misbehave: it breaks no node
+// and no link.
+func (f *Fault) Hostile() bool { return Actions[f.Action].Hostile }
 
 // Repeated reports whether the fault is injected more than once.
 func (f *Fault) Repeated() bool { return f.Times > 1 }

@@ -30,6 +30,8 @@ const (
 	maxInFlight  = 1024 // a node reads no further on a stream
 
 	MaxRetry = 5 // how often one operation may be sent
+
+	maxHuge = 256 << 20 // of a message that is meant to be refused
 )
 
 // validate fills in defaults and reports whatever one field alone cannot show.
@@ -176,7 +178,7 @@ func (f *Fault) validate(d *decoder, path string, s *Scenario) {
 		}
 		return
 	}
-	for _, field := range []string{"for", "target", "count", "from", "clients", "style", "direction", "latency", "jitter", "loss", "burst", "members", "to"} {
+	for _, field := range []string{"for", "target", "count", "from", "clients", "style", "direction", "latency", "jitter", "loss", "burst", "members", "to", "rate", "value"} {
 		given := d.at[path+"."+field] != nil
 		if given && !a.TakesField(field) {
 			d.errorAt(path+"."+field, "action %s has no such field", f.Action)
@@ -192,6 +194,9 @@ func (f *Fault) validate(d *decoder, path string, s *Scenario) {
 		d.errorAt(path+".action", "%s breaks links, and cluster.proxies is false: there are none; expected one of %s", f.Action, strings.Join(unlinked(), ", "))
 	}
 	f.validateTimes(d, path, s, a)
+	if a.Hostile {
+		f.validateHostile(d, path, s, a)
+	}
 	if d.at[path+".for"] != nil && f.For == 0 {
 		d.errorAt(path+".for", "0; expected more, or leave it out to last until the load ends")
 	}
@@ -228,9 +233,9 @@ func (f *Fault) validate(d *decoder, path string, s *Scenario) {
 	}
 }
 
-// unlinked are the actions that need no proxies.
+// unlinked are the actions that break something and need no proxies for it.
 func unlinked() []string {
-	return slices.DeleteFunc(sortedKeys(Actions), func(name string) bool { return Actions[name].Links })
+	return slices.DeleteFunc(sortedKeys(Actions), func(name string) bool { return Actions[name].Links || Actions[name].Hostile })
 }
 
 // validateTimes checks at, for, every and times against each other and
@@ -284,11 +289,11 @@ func (f *Fault) validateTargets(d *decoder, path string, s *Scenario) {
 			validTarget(d, path+".target", f.Target, s.Cluster.Nodes, roles)
 		}
 	}
-	if d.at[path+".count"] != nil {
+	if d.at[path+".count"] != nil && !f.Hostile() {
 		if !slices.Contains([]string{"any", "follower", "each"}, f.Target) {
 			d.errorAt(path+".count", "target %q leaves no choice; expected target any, follower or each", f.Target)
 		}
-		between(d, path+".count", f.Count, 1, max(s.Cluster.Nodes, 1))
+		between(d, path+".count", int(f.Count), 1, max(s.Cluster.Nodes, 1))
 	}
 	if f.Action == "partition" {
 		def(&f.From, "rest")
@@ -303,6 +308,28 @@ func (f *Fault) validateTargets(d *decoder, path string, s *Scenario) {
 	}
 	if f.To != "" {
 		validTarget(d, path+".to", f.To, s.Cluster.Nodes, nil)
+	}
+}
+
+// validateHostile checks what a hostile action is told against its bounds, and
+// that the cluster is one that it can be hostile to.
+func (f *Fault) validateHostile(d *decoder, path string, s *Scenario, a Action) {
+	if d.at[path+".count"] != nil && a.MaxCount > 0 {
+		between(d, path+".count", int(f.Count), 1, a.MaxCount)
+	}
+	if f.Rate > a.MaxRate && a.MaxRate > 0 {
+		d.errorAt(path+".rate", "%v; expected %v at most", f.Rate, a.MaxRate)
+	}
+	def(&f.Value, a.Value)
+	most := Size(maxValue)
+	if f.Action == "huge-message" {
+		most = maxHuge
+	}
+	if f.Value > most {
+		d.errorAt(path+".value", "%d bytes; expected %d at most", f.Value, most)
+	}
+	if f.Action == "peer-claim" && s.Cluster.Env["CACHE_PEER_TOKEN"] == "" {
+		d.errorAt(path+".action", "without cluster.env.CACHE_PEER_TOKEN every client may be a node, so there is nothing to refuse")
 	}
 }
 

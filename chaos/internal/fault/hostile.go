@@ -1,0 +1,64 @@
+package fault
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hacache/hacache/chaos/internal/cluster"
+	"github.com/hacache/hacache/chaos/internal/hostile"
+)
+
+// Attack is what hostile clients did to one node, and what the node owes.
+type Attack struct {
+	Node   string
+	Kind   hostile.Kind
+	Tally  hostile.Tally
+	Lasted time.Duration
+}
+
+// attack lets hostile clients loose on the targets, until it heals.
+func attack(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
+	in := &Injection{Targets: names(targets), Detail: "hostile clients"}
+	running := make([]*hostile.Attack, 0, len(targets))
+	before := make([]int64, len(targets))
+	for i, n := range targets {
+		before[i], _ = n.Memory()
+	}
+	from := time.Now()
+	in.heal = func(context.Context) error {
+		lasted := time.Since(from)
+		for i, a := range running {
+			in.Attacks = append(in.Attacks, Attack{Node: targets[i].Name, Kind: hostile.Kinds[s.Action], Tally: a.Stop(), Lasted: lasted})
+		}
+		return nil
+	}
+	in.bit = func(context.Context) (bool, string) {
+		bit := true
+		var say []string
+		for i, a := range running {
+			hard, what := a.Bit()
+			bit = bit && hard
+			if after, err := targets[i].Memory(); err == nil {
+				what += fmt.Sprintf("; memory %.1f to %.1fMiB", mib(before[i]), mib(after))
+			}
+			say = append(say, targets[i].Name+": "+what)
+		}
+		return bit, strings.Join(say, "; ")
+	}
+	s.begin(targets)
+	for _, n := range targets {
+		a, err := hostile.Start(ctx, hostile.Spec{
+			Kind: s.Action, Addr: n.Identity, Token: c.Token(), Count: s.Count, Rate: s.Rate, Size: s.Value, Seed: s.Pick,
+		})
+		if err != nil {
+			in.Heal(ctx)
+			return nil, err
+		}
+		running = append(running, a)
+	}
+	return in, nil
+}
+
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
