@@ -192,8 +192,14 @@ func (w *world) write(n *replicationtest.Node, k *key) {
 	n.Step(func() {
 		w.nodes[n].gw.Submit(replication.Submission{To: a, Req: &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Insert{Insert: ins}}})
 	})
-	// The gateway may die with the operation: after a while nobody waits any more, and the outcome is unknown.
-	w.sim.At(4*time.Second, func() {
+	// The gateway may die with the operation: after a while nobody waits any more, and the outcome is unknown. One that is
+	// paused has not even seen it.
+	var giveUp func()
+	giveUp = func() {
+		if late := max(handedIn, n.PausedUntil()) + 4*time.Second - w.sim.Now(); !finished && late > 0 {
+			w.sim.At(late, giveUp)
+			return
+		}
 		if !finished {
 			finished = true
 			if w.sim.Node(n.Slot()) == n {
@@ -202,7 +208,8 @@ func (w *world) write(n *replicationtest.Node, k *key) {
 			k.outcomes[version], k.lastInfo, k.busy = "info", max(k.lastInfo, version), false
 			w.counts["unanswered"]++
 		}
-	})
+	}
+	giveUp()
 }
 
 // viewOf is what a runner would publish.

@@ -735,6 +735,9 @@ func (s *Sim) Applied(n *Node, index, term, mark uint64) {
 	s.logs[cluster][index] = entryMark{term, mark}
 }
 
+// PausedUntil returns when the last pause of the node ends or ended; 0 if it never had one.
+func (n *Node) PausedUntil() time.Duration { return n.pausedUntil }
+
 // Slot returns the node's slot.
 func (n *Node) Slot() int { return n.slot }
 
@@ -796,7 +799,8 @@ func (s *Sim) Leader() *Node {
 	return nil
 }
 
-// Healthy reports whether every node is a voter of one cluster with a leader.
+// Healthy reports whether every node runs and is a voter of one cluster with a leader. A paused one says what was true
+// before.
 func (s *Sim) Healthy() bool {
 	l := s.Leader()
 	if l == nil {
@@ -804,7 +808,7 @@ func (s *Sim) Healthy() bool {
 	}
 	for _, name := range l.Core.Members() {
 		n := s.nodes[slices.Index(s.hosts, name)]
-		if n == nil || !n.Core.Ready() || n.Core.Cluster() != l.Core.Cluster() || n.Core.LeaderID() != l.Core.ID() {
+		if n == nil || n.pausedUntil > s.now || !n.Core.Ready() || n.Core.Cluster() != l.Core.Cluster() || n.Core.LeaderID() != l.Core.ID() {
 			return false
 		}
 	}
