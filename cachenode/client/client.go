@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,20 +26,33 @@ type ClientConfig struct {
 	Resolve func(identity string) string
 }
 
-// maxClientConns bounds the connections a Client makes to leaders it hears of.
+// maxClientConns bounds the connections of a Client: those it was given, and
+// those it makes to leaders it hears of.
 const maxClientConns = 32
 
-// Pauses between attempts of one operation.
+// Pauses between attempts of one operation. Each is drawn from the upper half
+// of its limit, so that callers who failed together do not return together.
 const (
 	retryMin = 5 * time.Millisecond
 	retryMax = 100 * time.Millisecond
 )
 
+// attemptShare is the part of an operation's remaining time that one node gets
+// for an attempt, if another may be asked instead; attemptMin is the least.
+const (
+	attemptShare = 3
+	attemptMin   = 50 * time.Millisecond
+)
+
+// leaderRest is how long others are asked after the leader could not do
+// something: about an election, whose outcome the others tell.
+const leaderRest = 250 * time.Millisecond
+
 // Client talks to a cluster: it keeps a connection to each of its nodes, sends
 // operations to the leader while it knows one that it can reach, and to any
 // other node while it does not. It is safe for concurrent use.
 //
-// What failed definitely is tried again until the operation's deadline. What
+// What failed definitely is tried again until the operation's time is over. What
 // may have taken effect is returned as it is, unless the operation has a
 // Session, which makes trying again harmless.
 type Client struct {
@@ -46,18 +60,40 @@ type Client struct {
 
 	mu      sync.Mutex
 	conns   map[string]*Conn
-	order   []string // addresses in the order in which they became known
-	leader  string   // address; "" unknown
-	term    uint64
-	next    int
+	order   []string  // addresses in the order in which they became known
+	leader  string    // address; "" unknown
+	cluster uint64    // that leader is of, in which
+	term    uint64    // it was elected
+	rests   time.Time // until then others are asked, since the leader could not do it
+	next    int       // in order: whom to ask while no leader is known
 	changed chan struct{}
 	closed  bool
+	stats   ClientStats
+	closing sync.WaitGroup // connections that make room for others
+}
+
+// ClientStats counts what happened on a Client since it was created.
+type ClientStats struct {
+	// Retries are attempts of an operation after its first.
+	Retries uint64
+	// Leaders are changes of the leader that the Client follows.
+	Leaders uint64
+	// Conns is the number of connections now. Full counts leaders that were not
+	// connected to because there were too many.
+	Conns int
+	Full  uint64
 }
 
 // New returns a Client that connects in the background. It must be closed.
 func New(cfg ClientConfig) (*Client, error) {
 	if len(cfg.Addrs) == 0 {
 		return nil, errors.New("client: no address given")
+	}
+	if len(cfg.Addrs) > maxClientConns {
+		return nil, fmt.Errorf("client: %d addresses: want at most %d", len(cfg.Addrs), maxClientConns)
+	}
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
 	}
 	c := &Client{cfg: cfg, conns: map[string]*Conn{}, changed: make(chan struct{})}
 	c.cfg.Watch = true
@@ -70,17 +106,19 @@ func New(cfg ClientConfig) (*Client, error) {
 	return c, nil
 }
 
-// Close ends all connections; operations in flight end with [ErrClosed].
+// Close ends all connections; operations in flight end with [ErrClosed]. It may
+// be called more than once, and while operations are in flight.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closed = true
 	conns := c.conns
-	c.conns = map[string]*Conn{}
+	c.conns, c.order = map[string]*Conn{}, nil
 	c.notify()
 	c.mu.Unlock()
 	for _, conn := range conns {
 		conn.Close()
 	}
+	c.closing.Wait()
 	return nil
 }
 
@@ -91,110 +129,33 @@ func (c *Client) Leader() string {
 	return c.leader
 }
 
-// Get reads a key. found tells an empty value from a miss.
-func (c *Client) Get(ctx context.Context, cache, key string) (value []byte, found bool, err error) {
-	o := c.Do(ctx, &Op{Kind: KindGet, Cache: cache, Key: key})
-	return o.Value, o.Found, o.Err
-}
-
-// Put writes a key; nil means that a node took it, before it was replicated.
-func (c *Client) Put(ctx context.Context, cache, key string, value []byte) error {
-	return c.Do(ctx, &Op{Kind: KindPut, Cache: cache, Key: key, Value: value}).Err
-}
-
-// Insert writes a key and waits for the level.
-func (c *Client) Insert(ctx context.Context, cache, key string, value []byte, level Level) error {
-	return c.Do(ctx, &Op{Kind: KindInsert, Cache: cache, Key: key, Value: value, Level: level}).Err
-}
-
-// Del removes a key; nil means that a node took it, before it was replicated.
-func (c *Client) Del(ctx context.Context, cache, key string) error {
-	return c.Do(ctx, &Op{Kind: KindDel, Cache: cache, Key: key}).Err
-}
-
-// Remove removes a key and waits for the level.
-func (c *Client) Remove(ctx context.Context, cache, key string, level Level) error {
-	return c.Do(ctx, &Op{Kind: KindRemove, Cache: cache, Key: key, Level: level}).Err
-}
-
-// Do performs op, with retries as described at [Client]. The deadline, or
-// [Config.Timeout], bounds all attempts together.
-func (c *Client) Do(ctx context.Context, op *Op) Outcome {
-	limit := op.Deadline
-	if limit <= 0 {
-		limit = c.cfg.Timeout
-	}
-	if limit <= 0 {
-		limit = 10 * time.Second
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, ErrTimeout)
-	defer cancel()
-	end := time.Now().Add(limit)
-	var last Outcome
-	for pause := retryMin; ; pause = min(pause*3/2, retryMax) {
-		conn, err := c.pick(ctx)
-		if err != nil {
-			if last.Err == nil {
-				last = Outcome{Status: StatusFail}
-			}
-			last.Err = errors.Join(err, last.Err)
-			return last
-		}
-		attempt := *op
-		attempt.Deadline = max(time.Until(end), time.Millisecond)
-		last = c.attempt(ctx, conn, &attempt)
-		c.learn(conn, &last)
-		if !again(op, &last) {
-			return last
-		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return last
-		}
-	}
-}
-
-// attempt is Conn.Do without its waiting for a connection: another node may
-// have one.
-func (c *Client) attempt(ctx context.Context, conn *Conn, op *Op) Outcome {
-	return conn.perform(ctx, op, patienceFor(ctx, op, c.cfg.Timeout))
-}
-
-// again reports whether the operation should be tried once more.
-func again(op *Op, o *Outcome) bool {
-	if o.Status == StatusOK || isContext(o.Err) || errors.Is(o.Err, ErrClosed) {
-		return false
-	}
-	if o.Status == StatusInfo {
-		return op.Session != 0
-	}
-	if e, ok := errors.AsType[*OpError](o.Err); ok {
-		return retriable(e.Code)
-	}
-	_, refused := errors.AsType[*AuthError](o.Err)
-	return !refused // down, full, broken or timed out
+// Stats returns the counters; those of each connection are its own.
+func (c *Client) Stats() ClientStats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stats := c.stats
+	stats.Conns = len(c.conns)
+	return stats
 }
 
 // learn takes note of what an outcome says about the leader.
 func (c *Client) learn(conn *Conn, o *Outcome) {
 	switch {
 	case o.Leader != "" && o.Code == cachepb.Code_NOT_LEADER:
-		c.follow(o.Leader, o.Term)
-	case o.Status != StatusOK:
+		c.follow(o.Leader, o.Cluster, o.Term)
+	case avoid(o):
 		c.mu.Lock()
 		if c.leader == conn.addr {
-			c.leader = ""
+			c.rests = time.Now().Add(leaderRest)
 		}
 		c.mu.Unlock()
 	}
 }
 
-// follow makes the node with the given identity the leader, unless a newer
-// term is known already.
-func (c *Client) follow(identity string, term uint64) {
+// follow makes the node with the given identity the leader, unless a newer term
+// of the same cluster is known. Another cluster counts its terms anew: all nodes
+// have forgotten everything, and whoever led before does not any more.
+func (c *Client) follow(identity string, cluster, term uint64) {
 	if _, after, ok := strings.Cut(identity, "://"); ok {
 		identity = after
 	}
@@ -204,17 +165,38 @@ func (c *Client) follow(identity string, term uint64) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if addr == "" || c.closed || term < c.term {
+	if addr == "" || c.closed || cluster == c.cluster && term < c.term {
 		return
 	}
-	if _, known := c.conns[addr]; !known && len(c.conns) >= maxClientConns {
+	if _, known := c.conns[addr]; !known && len(c.conns) >= maxClientConns && !c.makeRoom() {
+		c.stats.Full++
 		return
 	}
 	if _, err := c.connLocked(addr); err != nil {
 		return
 	}
-	c.leader, c.term = addr, term
+	if c.leader != addr || c.term != term {
+		c.stats.Leaders++
+		c.rests = time.Time{}
+	}
+	c.leader, c.cluster, c.term = addr, cluster, term
 	c.notify()
+}
+
+// makeRoom gives a connection up that was not asked for and is down. It reports
+// false if there is none. mu is held.
+func (c *Client) makeRoom() bool {
+	i := slices.IndexFunc(c.order, func(addr string) bool {
+		return !slices.Contains(c.cfg.Addrs, addr) && c.conns[addr].Up() != nil
+	})
+	if i < 0 {
+		return false
+	}
+	conn := c.conns[c.order[i]]
+	delete(c.conns, conn.addr)
+	c.order = slices.Delete(c.order, i, i+1)
+	c.closing.Go(func() { conn.Close() })
+	return true
 }
 
 func (c *Client) notify() {
@@ -236,7 +218,7 @@ func (c *Client) connLocked(addr string) (*Conn, error) {
 	cfg.Addr, cfg.Channel = addr, nil
 	cfg.OnLeader = func(_ string, info *cachepb.LeaderInfo) {
 		if info.GetAddr() != "" {
-			c.follow(info.GetAddr(), info.GetTerm())
+			c.follow(info.GetAddr(), info.GetCluster(), info.GetTerm())
 		}
 	}
 	cfg.OnState = func(node string, err error) {
@@ -257,53 +239,73 @@ func (c *Client) connLocked(addr string) (*Conn, error) {
 }
 
 // pick returns the leader's connection, or another one that is up, waiting for
-// one if need be. When every node refuses the credentials it says so at once.
-func (c *Client) pick(ctx context.Context) (*Conn, error) {
+// one until end if need be. When every node refuses the credentials it says so
+// at once.
+func (c *Client) pick(ctx context.Context, end time.Time) (*Conn, error) {
+	var over <-chan time.Time
 	for {
-		c.mu.Lock()
-		if c.closed {
-			c.mu.Unlock()
-			return nil, ErrClosed
+		conn, changed, err := c.available()
+		if conn != nil || changed == nil {
+			return conn, err
 		}
-		changed := c.changed
-		if conn := c.conns[c.leader]; conn != nil && conn.Up() == nil {
-			c.mu.Unlock()
-			return conn, nil
-		}
-		var why error
-		refused := 0
-		for range c.order {
-			addr := c.order[c.next%len(c.order)]
-			c.next++
-			conn := c.conns[addr]
-			err := conn.Up()
-			if err == nil {
-				c.mu.Unlock()
-				return conn, nil
-			}
-			if _, ok := errors.AsType[*AuthError](err); ok {
-				refused++
-				why = err
-			} else if why == nil {
-				why = err
-			}
-		}
-		all := refused == len(c.order)
-		c.mu.Unlock()
-		if all {
-			return nil, why
+		if over == nil {
+			timer := time.NewTimer(time.Until(end))
+			defer timer.Stop()
+			over = timer.C
 		}
 		select {
 		case <-changed:
+			continue
 		case <-ctx.Done():
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			for _, conn := range c.conns {
-				if err := conn.Up(); err != nil {
-					why = err // newer than what was seen before the wait
-				}
-			}
-			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), why)
+			err = ctx.Err()
+		case <-over:
+			err = ErrTimeout
+		}
+		_, _, why := c.available() // newer than what was seen before the wait
+		if why == nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %w", err, why)
+	}
+}
+
+// available returns a connection that is up, or else why there is none and what
+// to wait for, if that may help.
+func (c *Client) available() (*Conn, <-chan struct{}, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, nil, ErrClosed
+	}
+	leader := c.conns[c.leader]
+	if leader != nil && leader.Up() == nil && !time.Now().Before(c.rests) {
+		return leader, nil, nil
+	}
+	var spare *Conn
+	var why error
+	refused := 0
+	for range c.order {
+		conn := c.conns[c.order[c.next%len(c.order)]]
+		c.next++
+		err := conn.Up()
+		_, auth := errors.AsType[*AuthError](err)
+		switch {
+		case err == nil && conn != leader:
+			return conn, nil, nil
+		case err == nil:
+			spare = conn
+		case auth:
+			refused++
+			why = err
+		case why == nil:
+			why = err
 		}
 	}
+	switch {
+	case spare != nil:
+		return spare, nil, nil
+	case refused == len(c.order):
+		return nil, nil, why
+	}
+	return nil, c.changed, why
 }

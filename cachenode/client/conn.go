@@ -233,7 +233,7 @@ func (c *Conn) Do(ctx context.Context, op *Op) Outcome {
 // caller may take first, or ctx is done.
 func (c *Conn) Wait(ctx context.Context) error {
 	w := c.newWaiter(true)
-	defer c.leave(w)
+	defer c.spareWaiters.Put(w)
 	for {
 		c.mu.Lock()
 		err := c.admit(w)
@@ -245,6 +245,7 @@ func (c *Conn) Wait(ctx context.Context) error {
 			return err
 		}
 		if err := c.await(ctx, w, time.Time{}); err != nil {
+			c.pass(w)
 			return err
 		}
 	}

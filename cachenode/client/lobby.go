@@ -67,19 +67,19 @@ func (c *Conn) newWaiter(patient bool) *waiter {
 			w.outcome <- o
 		}
 	}
-	w.called, w.patient = false, patient
+	w.called, w.waits, w.patient = false, false, patient
 	return w
 }
 
-// leave ends the wait of w, who may not have used its turn.
-func (c *Conn) leave(w *waiter) {
-	if w.called {
-		c.mu.Lock()
-		c.lobby.tries(w)
-		c.callNext()
-		c.mu.Unlock()
+// pass lets the next in the lobby have the turn that w may not have used.
+func (c *Conn) pass(w *waiter) {
+	if !w.called {
+		return
 	}
-	c.spareWaiters.Put(w)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lobby.tries(w)
+	c.callNext()
 }
 
 // admit tells why an operation cannot be started now, or nil. A caller that
@@ -179,30 +179,43 @@ func patienceFor(ctx context.Context, op *Op, timeout time.Duration) patience {
 // perform starts op as soon as that is possible, and waits for its outcome.
 func (c *Conn) perform(ctx context.Context, op *Op, p patience) Outcome {
 	w := c.newWaiter(p.down)
-	defer c.leave(w)
+	defer c.spareWaiters.Put(w)
+	id, err := c.begin(ctx, op, p, w, w.done)
+	if err != nil {
+		return refusal(c.addr, err)
+	}
+	return c.outcome(ctx, w, id)
+}
+
+// begin starts op as soon as that is possible. w may be used for more than one,
+// one after the other.
+func (c *Conn) begin(ctx context.Context, op *Op, p patience, w *waiter, done func(Outcome)) (id uint64, err error) {
+	w.called, w.waits = false, false
+	defer func() {
+		if err != nil {
+			c.pass(w)
+		}
+	}()
 	for {
 		if err := ctx.Err(); err != nil {
-			return refusal(c.addr, err)
+			return 0, err
 		}
 		left, told := time.Until(p.end), time.Duration(0)
 		if left <= 0 {
-			return refusal(c.addr, ErrTimeout)
+			return 0, ErrTimeout
 		}
 		if p.tell {
 			told = left
 		}
-		id, err := c.start(op, left, told, w.done, w)
-		if err == nil {
-			return c.outcome(ctx, w, id)
-		}
-		if !w.waits {
-			return refusal(c.addr, err)
+		id, err := c.start(op, left, told, done, w)
+		if err == nil || !w.waits {
+			return id, err
 		}
 		if why := c.await(ctx, w, p.end); why != nil {
 			if down := c.Up(); down != nil {
 				err = down // newer than what it was before the wait
 			}
-			return refusal(c.addr, fmt.Errorf("%w: %w", why, err))
+			return 0, fmt.Errorf("%w: %w", why, err)
 		}
 	}
 }

@@ -95,6 +95,10 @@ func (e *OpError) Error() string {
 }
 
 var (
+	// ErrUnknown is returned by the methods that return no Outcome, such as
+	// [Client.Insert], when its status is StatusInfo: the write may have taken
+	// effect, or still may.
+	ErrUnknown = errors.New("client: outcome unknown")
 	// ErrTimeout is in an Outcome whose deadline passed without an answer. It is
 	// [context.DeadlineExceeded], too: whether it was the operation's deadline
 	// or that of its context that came first is chance.
@@ -160,17 +164,6 @@ func definite(code cachepb.Code) bool {
 	return code >= cachepb.Code_NO_LEADER && code <= cachepb.Code_NOT_FRESH
 }
 
-// retriable reports whether the same operation may be accepted a moment later
-// or by another node.
-func retriable(code cachepb.Code) bool {
-	switch code {
-	case cachepb.Code_NO_LEADER, cachepb.Code_NO_QUORUM, cachepb.Code_NOT_LEADER,
-		cachepb.Code_OVERLOADED, cachepb.Code_SHUTTING_DOWN, cachepb.Code_NOT_FRESH:
-		return true
-	}
-	return false
-}
-
 // modRes is the mod_res field of an ack: absent, false or true.
 type modRes uint8
 
@@ -230,7 +223,10 @@ func refusal(addr string, err error) Outcome {
 	return o
 }
 
-// isContext reports whether err is what a context returns when it is done.
-func isContext(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+// failure is what a caller who is told no more than an error has to know.
+func failure(o Outcome) error {
+	if o.Status == StatusInfo {
+		return fmt.Errorf("%w: %w", ErrUnknown, o.Err)
+	}
+	return o.Err
 }

@@ -1,12 +1,25 @@
-// Package clienttest is a scripted node for tests of whatever talks to one
-// through package client: it speaks the protocol over an in-memory listener and
-// does with each request what the test says.
+// Package clienttest is a cachenode in the process of a test, for whatever talks
+// to one through package client.
+//
+//	srv := clienttest.New(t)
+//	c := srv.Client(t)
+//
+// There is no socket: client and server talk over memory, by the same protocol
+// and through the same gRPC as on a network. The server keeps what is written in
+// a [Store], which the test can look into, and answers at once. A test that wants
+// to see refusals, lost answers or silence says so with [Server.Script]; one that
+// wants nodes to come and go uses [Server.Stop] and [Server.Start].
+//
+// All of it works in a synctest bubble, so that deadlines and retries take no
+// time. It is no cluster: for elections and replication, embed real nodes with
+// package node.
 package clienttest
 
 import (
 	"context"
 	"net"
 	"sync"
+	"testing"
 	"time"
 
 	"google.golang.org/grpc"
@@ -15,24 +28,32 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
+	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
-// Server is a scripted node. Set its fields before Start. Handle is called once
-// per message received, batches unpacked if Unpack is set, on the stream's own
-// goroutine, in order.
+// Handler decides what becomes of a request. It is called on the goroutine of the
+// stream, once for each request in order, the items of a batch one by one. It
+// answers with [Stream.Send], now or later, or never.
+type Handler func(s *Stream, req *cachepb.CacheRequest)
+
+// Server is one node. The zero value is ready to be started; fields are set
+// before that. Its methods are safe for concurrent use.
 type Server struct {
 	// Token, if not empty, is demanded of every stream.
 	Token string
-	// Greeting is the first message of each stream; nil sends an empty LeaderInfo.
+	// Greeting is the first message of each stream; nil names no leader.
 	Greeting *cachepb.LeaderInfo
 	// Silent servers accept streams and never greet.
 	Silent bool
-	// Handle decides what becomes of a request; nil is [Store.Handle] of a new store.
-	Handle func(s *Stream, req *cachepb.CacheRequest)
+	// Store is what the server keeps.
+	Store Store
+	// Handle decides what becomes of a request; nil is the Store's.
+	Handle Handler
 
 	life     sync.Mutex // one Start or Stop at a time
 	mu       sync.Mutex
+	script   Handler
 	lis      *bufconn.Listener
 	grpc     *grpc.Server
 	streams  map[*Stream]bool
@@ -40,6 +61,52 @@ type Server struct {
 	wg       sync.WaitGroup
 
 	cachepb.UnimplementedCacheServer
+}
+
+// New starts a server that stops with the test.
+func New(t testing.TB) *Server {
+	srv := new(Server)
+	srv.Start()
+	t.Cleanup(srv.Stop)
+	return srv
+}
+
+// Addr is the address under which [Server.Dial] is asked for the server; any
+// other leads to it as well.
+const Addr = "clienttest:7070"
+
+// Config leads a [client.Client] to the server. The rest of it may be changed.
+func (srv *Server) Config() client.ClientConfig {
+	return client.ClientConfig{Addrs: []string{Addr}, Config: client.Config{Token: srv.Token, Dialer: srv.Dial}}
+}
+
+// Client returns a client of the server that is closed with the test.
+func (srv *Server) Client(t testing.TB) *client.Client {
+	t.Helper()
+	c, err := client.New(srv.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// Script makes handle decide from now on what becomes of a request; nil goes back
+// to Handle.
+func (srv *Server) Script(handle Handler) {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	srv.script = handle
+}
+
+// Announce tells all clients, those to come as well, who leads.
+func (srv *Server) Announce(info *cachepb.LeaderInfo) {
+	srv.mu.Lock()
+	srv.Greeting = info
+	srv.mu.Unlock()
+	for _, s := range srv.Streams() {
+		s.Send(LeaderInfo(info))
+	}
 }
 
 // Stream is one client's stream as the script sees it.
@@ -77,9 +144,6 @@ func (s *Stream) Break(code codes.Code, text string) {
 
 // Start begins to serve. Stop must be called.
 func (srv *Server) Start() {
-	if srv.Handle == nil {
-		srv.Handle = new(Store).Handle
-	}
 	srv.life.Lock()
 	defer srv.life.Unlock()
 	srv.mu.Lock()
@@ -89,7 +153,7 @@ func (srv *Server) Start() {
 	srv.lis = bufconn.Listen(1 << 20)
 	// Windows of a fixed size: left alone they grow with the measured bandwidth,
 	// and what fits into them would differ from run to run.
-	srv.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(16<<20),
+	srv.grpc = grpc.NewServer(grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(16<<20),
 		grpc.StaticStreamWindowSize(64<<10), grpc.StaticConnWindowSize(256<<10))
 	cachepb.RegisterCacheServer(srv.grpc, srv)
 	server, lis := srv.grpc, srv.lis
@@ -105,6 +169,9 @@ func (srv *Server) Stop() {
 	srv.refusing = true
 	server := srv.grpc
 	srv.mu.Unlock()
+	if server == nil {
+		return // never started
+	}
 	server.Stop()
 	srv.wg.Wait()
 }
@@ -148,23 +215,16 @@ func (srv *Server) StreamValues(raw grpc.BidiStreamingServer[cachepb.CacheReques
 	ctx, cancel := context.WithCancelCause(raw.Context())
 	defer cancel(nil)
 	s := &Stream{raw: raw, cancel: cancel}
-	srv.mu.Lock()
-	srv.streams[s] = true
-	srv.mu.Unlock()
+	if srv.Silent {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
 	defer func() {
 		srv.mu.Lock()
 		delete(srv.streams, s)
 		srv.mu.Unlock()
 	}()
-	if srv.Silent {
-		<-ctx.Done()
-		return context.Cause(ctx)
-	}
-	greeting := srv.Greeting
-	if greeting == nil {
-		greeting = &cachepb.LeaderInfo{ElectionTs: -1}
-	}
-	if err := s.Send(LeaderInfo(greeting)); err != nil {
+	if err := s.greet(srv); err != nil {
 		return err
 	}
 	received := make(chan error, 1)
@@ -186,10 +246,36 @@ func (srv *Server) StreamValues(raw grpc.BidiStreamingServer[cachepb.CacheReques
 	}
 }
 
+// greet sends the first message and lists the stream, so that no announcement
+// falls in between.
+func (s *Stream) greet(srv *Server) error {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	srv.streams[s] = true
+	greeting := srv.Greeting
+	if greeting == nil {
+		greeting = &cachepb.LeaderInfo{ElectionTs: -1}
+	}
+	return s.Send(LeaderInfo(greeting))
+}
+
+// handler is who decides now.
+func (srv *Server) handler() Handler {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	switch {
+	case srv.script != nil:
+		return srv.script
+	case srv.Handle != nil:
+		return srv.Handle
+	}
+	return srv.Store.Handle
+}
+
 func (srv *Server) handle(s *Stream, req *cachepb.CacheRequest) {
 	batch := req.GetBatch()
 	if batch == nil {
-		srv.Handle(s, req)
+		srv.handler()(s, req)
 		return
 	}
 	s.mu.Lock()
@@ -197,7 +283,7 @@ func (srv *Server) handle(s *Stream, req *cachepb.CacheRequest) {
 	s.pack = new(cachepb.Acks)
 	s.mu.Unlock()
 	for _, item := range batch.GetItems() {
-		srv.Handle(s, item)
+		srv.handler()(s, item)
 	}
 	s.mu.Lock()
 	pack := s.pack
@@ -247,68 +333,4 @@ func Answer(req *cachepb.CacheRequest, out *cachepb.Outcome) *cachepb.Ack {
 		return &cachepb.Ack{Method: &cachepb.Ack_DelAck{DelAck: &cachepb.DelAck{ReqId: &id, ModRes: &ok, Outcome: out}}}
 	}
 	return nil
-}
-
-// Store is the obvious node: a map. The zero value is ready, and safe for
-// concurrent use.
-type Store struct {
-	// Original makes it answer as a node of the original protocol does: Gets
-	// without an id, no outcomes.
-	Original bool
-
-	mu   sync.Mutex
-	data map[[2]string][]byte
-	n    uint64
-}
-
-// Handle applies the request and answers it at once.
-func (st *Store) Handle(s *Stream, req *cachepb.CacheRequest) {
-	if ack := st.Apply(req); ack != nil {
-		s.Send(ack)
-	}
-}
-
-// Apply applies the request and returns its answer.
-func (st *Store) Apply(req *cachepb.CacheRequest) *cachepb.Ack {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.data == nil {
-		st.data = map[[2]string][]byte{}
-	}
-	switch m := req.Method.(type) {
-	case *cachepb.CacheRequest_Get:
-		ack := Answer(req, nil)
-		if v, ok := st.data[[2]string{m.Get.CacheName, m.Get.Entry}]; ok {
-			ack.GetGetAck().Value = v
-		}
-		if st.Original {
-			ack.GetGetAck().ReqId = ""
-		}
-		return ack
-	case *cachepb.CacheRequest_Put:
-		st.data[[2]string{m.Put.CacheName, m.Put.Entry}] = append([]byte{}, m.Put.Value...)
-	case *cachepb.CacheRequest_Insert:
-		st.data[[2]string{m.Insert.CacheName, m.Insert.Entry}] = append([]byte{}, m.Insert.Value...)
-	case *cachepb.CacheRequest_Del:
-		delete(st.data, [2]string{m.Del.CacheName, m.Del.Entry})
-	case *cachepb.CacheRequest_Remove:
-		delete(st.data, [2]string{m.Remove.CacheName, m.Remove.Entry})
-	case *cachepb.CacheRequest_MgmtReq:
-		switch m.MgmtReq.Method.(type) {
-		case *cachepb.MgmtRequest_Ping:
-			return mgmt(&cachepb.MgmtAck{Method: &cachepb.MgmtAck_Pong{Pong: &cachepb.Pong{}}})
-		case *cachepb.MgmtRequest_Health:
-			return mgmt(&cachepb.MgmtAck{Method: &cachepb.MgmtAck_HealthAck{HealthAck: &cachepb.HealthAck{Quorum: true}}})
-		}
-		return nil
-	}
-	st.n++
-	if st.Original {
-		return Answer(req, nil)
-	}
-	return Answer(req, &cachepb.Outcome{Index: st.n, Term: 1, Cluster: 1})
-}
-
-func mgmt(ack *cachepb.MgmtAck) *cachepb.Ack {
-	return &cachepb.Ack{Method: &cachepb.Ack_MgmtAck{MgmtAck: ack}}
 }
