@@ -4,10 +4,11 @@
 //	loadgen run --addrs a:7070,b:7070 --rate 5000 --duration 30s --mix get=90,insert=10
 //	loadgen bench           three nodes on this machine, every level, about half a minute
 //	loadgen saturate        three nodes on this machine: the highest rate that holds its limits
+//	loadgen fill, verify    write every key of a key space; read and check each
 //
 // What the numbers mean is in DESIGN.md. Exit codes: 0 ok, 1 the run failed, 2
-// wrong usage or an invalid file, 96 nothing can be concluded, 99 a threshold was
-// missed, 130 and 143 interrupted.
+// wrong usage or an invalid file, 96 nothing can be concluded, 97 what was written
+// is not there, 99 a threshold was missed, 130 and 143 interrupted.
 package main
 
 import (
@@ -109,6 +110,15 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 			{
 				Name: "saturate", Usage: "find the highest rate at which limits on latency and errors hold",
 				Flags: saturateFlags(), Action: saturateCommand,
+			},
+			{
+				Name: "fill", Usage: "write every key of a key space, with values that can be verified",
+				Flags: fillFlags(), Action: fillCommand,
+			},
+			{
+				Name: "verify", Usage: "read every key that a fill wrote, and check what is there", ArgsUsage: "DIR...",
+				Description: "The first DIR is that of the fill; further ones are those of the loads with --checked since then.",
+				Flags:       verifyFlags(), Action: verifyCommand,
 			},
 		},
 	}

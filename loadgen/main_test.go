@@ -5,9 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +20,8 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"go.uber.org/goleak"
 
+	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/cachenode/proc"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -47,8 +53,8 @@ func TestMistakes(t *testing.T) {
 		args []string
 		want string
 	}{
-		{nil, "no command; expected one of run, bench, saturate"},
-		{[]string{"rum"}, `unknown command "rum"; expected one of run, bench, saturate`},
+		{nil, "no command; expected one of run, bench, saturate, fill, verify"},
+		{[]string{"rum"}, `unknown command "rum"; expected one of run, bench, saturate, fill, verify`},
 		{[]string{"run", "--raet", "5"}, "run: unknown flag --raet"},
 		{[]string{"run", "--rate", "fast"}, `--rate: rate "fast": want operations per second`},
 		{[]string{"run", "--rate", "5", "--schedule", "sine"}, `--schedule: schedule "sine": want constant, poisson, stages(`},
@@ -89,11 +95,16 @@ func TestMistakes(t *testing.T) {
 		{[]string{"saturate", "--target", "null", "--cluster", "external", "--within", "3"}, `--within: "3": want 0.5% to 100%`},
 		{[]string{"saturate", "--target", "null", "--cluster", "external", "--schedule", "burst(1s:1,1s:1)"}, "--schedule:"},
 		{[]string{"saturate", "--target", "null", "--cluster", "external", "--step", "0s"}, "--step: 0s: want at most 1m0s, and more than 0"},
+		{[]string{"run", "--checked", "--name", "a:b"}, `--name: "a:b": is written into checked values`},
+		{[]string{"fill", "--cluster", "process", "--cachenode", os.Args[0]}, "--cluster: what is written is to stay"},
+		{[]string{"fill", "--mix", "get"}, "fill: unknown flag --mix"},
+		{[]string{"verify"}, "verify: no run directory"},
+		{[]string{"verify", dir}, "workload.json: no such file"},
 		{[]string{"bench", "--size", "xl", "--cachenode", os.Args[0]}, `--size: "xl": want s, m or l`},
 		{[]string{"bench", "leader"}, `bench: unexpected argument "leader"`},
 	} {
 		args := tc.args
-		if len(args) > 0 && slices.Contains([]string{"run", "bench", "saturate"}, args[0]) {
+		if len(args) > 0 && slices.Contains([]string{"run", "bench", "saturate", "fill", "verify"}, args[0]) {
 			args = slices.Insert(slices.Clone(args), 1, "--out", filepath.Join(dir, "out"))
 		}
 		code, stdout, stderr := call(t, t.Context(), args...)
@@ -209,6 +220,52 @@ func TestThresholds(t *testing.T) {
 	}
 }
 
+// While a load runs its counts can be scraped; what is scraped agrees with
+// itself: as many response times as oks.
+func TestPrometheus(t *testing.T) {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := lis.Addr().String()
+	code, _, stderr := call(t, t.Context(), "run", "--target", "null", "--out", t.TempDir(), "-n", "10", "-q", "--prometheus-addr", addr)
+	if code != result.ExitFailure || !strings.Contains(stderr, "--prometheus-addr: listen tcp "+addr) {
+		t.Errorf("an address in use: exit code %d, %s", code, stderr)
+	}
+	lis.Close()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	ended := make(chan int)
+	go func() {
+		code, _, _ := call(t, ctx, "run", "--target", "null", "--out", t.TempDir(), "--interval", "50ms", "--streams", "1", "-P", "1", "--warmup", "0s", "-d", "10m", "-q", "--prometheus-addr", addr)
+		ended <- code
+	}()
+	ok := regexp.MustCompile(`loadgen_operations_total{level="",op="get",outcome="ok",phase=""} ([0-9.e+]+)`)
+	count := regexp.MustCompile(`loadgen_response_seconds_count{level="",op="get",phase=""} ([0-9.e+]+)`)
+	bucket := regexp.MustCompile(`loadgen_service_seconds_bucket{level="",op="get",phase="",le="\+Inf"} ([0-9.e+]+)`)
+	var text string
+	for end := time.Now().Add(30 * time.Second); !ok.MatchString(text) && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if resp, err := http.Get("http://" + addr + "/metrics"); err == nil {
+			b, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			text = string(b)
+		}
+	}
+	cancel(interrupt{"SIGTERM"})
+	if code := <-ended; code != result.ExitTerminate {
+		t.Errorf("exit code %d", code)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	got := func(re *regexp.Regexp) string {
+		if m := re.FindStringSubmatch(text); m != nil {
+			return m[1]
+		}
+		return "none"
+	}
+	if got(ok) == "none" || got(count) != got(ok) || got(bucket) != got(ok) {
+		t.Errorf("ok %s, response times %s, service times %s:\n%s", got(ok), got(count), got(bucket), text)
+	}
+}
+
 // A search prints its rates in order and what it found, and leaves the picture.
 // Whether the rates hold is up to the machine, and not what is tested.
 func TestSaturate(t *testing.T) {
@@ -299,6 +356,79 @@ func TestRealNodes(t *testing.T) {
 	}
 	if err := exec.Command("pgrep", "-f", "^"+binary).Run(); !isExit(err, 1) {
 		t.Errorf("a node is left: %v", err)
+	}
+}
+
+// A key space is filled and verified: on every node, after a checked load on top
+// of it, and after damage: a key that was removed, a value that was changed, one
+// that belongs to another key. Each is found, by its kind, and makes the exit
+// code 97.
+func TestFillAndVerify(t *testing.T) {
+	binary, out := cachenode(t), t.TempDir()
+	cluster, err := proc.LocalCluster(t.Context(), proc.ClusterSpec{Binary: binary, Token: "t"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Stop(5 * time.Second)
+	loadgen := func(want int, args ...string) (dir string, r *result.Run) {
+		t.Helper()
+		args = append(args[:1:1], append([]string{"--addrs", strings.Join(cluster.Addrs, ","), "--token", "t", "--out", out, "-q"}, args[1:]...)...)
+		code, stdout, stderr := call(t, t.Context(), args...)
+		_, dir, _ = strings.Cut(stdout, "run directory: ")
+		dir, _, _ = strings.Cut(dir, "\n")
+		if code != want {
+			t.Fatalf("%v: exit code %d, want %d\n%s%s", args, code, want, stdout, stderr)
+		}
+		r, err := result.Read(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dir, r
+	}
+	filled, _ := loadgen(0, "fill", "--keys", "3k", "--value-size", "10-300", "--seed", "7")
+	_, r := loadgen(0, "verify", filled)
+	if r.Checks[0].Checked != 9000 {
+		t.Errorf("%+v, want 3000 keys on each of 3 nodes", r.Checks[0])
+	}
+	loaded, _ := loadgen(0, "run", "--checked", "--name", "later", "--mix", "put=1,insert=1", "--keys", "3k", "--key-dist", "zipf", "--value-size", "lognormal(100,1)", "-n", "2000", "--warmup", "0s", "--seed", "9")
+	_, r = loadgen(result.ExitViolated, "verify", filled)
+	if c := r.Checks[2]; c.Verdict != result.Violated || !strings.Contains(r.Losses[0].Found, `written by "later", who is not known`) {
+		t.Errorf("a load that is not given: %+v, %+v", c, r.Losses[0])
+	}
+	loadgen(0, "verify", "--no-every-node", filled, loaded)
+
+	c, err := client.New(client.ClientConfig{Addrs: cluster.Addrs, Config: client.Config{Token: "t"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	value, found, err := c.Get(t.Context(), "bench", "key-5")
+	if err != nil || !found {
+		t.Fatal(err)
+	}
+	damaged := slices.Clone(value)
+	damaged[len(damaged)-1] ^= 1
+	for _, err := range []error{
+		c.Remove(t.Context(), "bench", "key-1", client.LevelQuorum), c.Insert(t.Context(), "bench", "key-2", damaged, client.LevelQuorum),
+		c.Insert(t.Context(), "bench", "key-3", value, client.LevelQuorum), c.Insert(t.Context(), "bench", "key-4", []byte("plain"), client.LevelQuorum),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, r = loadgen(result.ExitViolated, "verify", "--no-every-node", filled, loaded)
+	var got []string
+	for _, l := range r.Losses {
+		got = append(got, l.Key+" "+string(l.Kind))
+	}
+	slices.Sort(got)
+	if want := "[key-1 lost key-2 corrupt key-3 corrupt key-4 corrupt]"; fmt.Sprint(got) != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+	for i, want := range []int64{1, 2, 1} {
+		if r.Checks[i].Count != want {
+			t.Errorf("%s: %d, want %d", r.Checks[i].Name, r.Checks[i].Count, want)
+		}
 	}
 }
 

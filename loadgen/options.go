@@ -49,6 +49,7 @@ func outputFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "json", Usage: "print summary.json on stdout instead of the table"},
 		&cli.StringSliceFlag{Name: "tag", Usage: "`KEY=VALUE` noted in the result; may be repeated"},
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress on stderr"},
+		&cli.StringFlag{Name: "prometheus-addr", Usage: "serve /metrics at `HOST:PORT` during the run"},
 		&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "width of the rows of the time series"},
 	}
 }
@@ -105,10 +106,20 @@ func loadFlags(mix string) []cli.Flag {
 		&cli.BoolFlag{Name: "compressible", Usage: "values that compress well"},
 		&cli.BoolFlag{Name: "checked", Usage: "values that say who wrote them, with a checksum"},
 		&cli.StringFlag{Name: "read", Value: "local", Usage: "how gets are answered: `local, leader_on_miss or linearizable`"},
-		&cli.StringFlag{Name: "route", Value: "leader", Usage: "`leader, any, sticky or followers`"},
-		&cli.DurationFlag{Name: "timeout", Value: 5 * time.Second, Usage: "deadline of an operation"},
-		&cli.Uint64Flag{Name: "seed", Usage: "`SEED` of times and operations", DefaultText: "random"},
+		routeFlag(), timeoutFlag(), seedFlag(),
 	}
+}
+
+func routeFlag() cli.Flag {
+	return &cli.StringFlag{Name: "route", Value: "leader", Usage: "`leader, any, sticky or followers`"}
+}
+
+func timeoutFlag() cli.Flag {
+	return &cli.DurationFlag{Name: "timeout", Value: 5 * time.Second, Usage: "deadline of an operation"}
+}
+
+func seedFlag() cli.Flag {
+	return &cli.Uint64Flag{Name: "seed", Usage: "`SEED` of times and operations", DefaultText: "random"}
 }
 
 func saturateFlags() []cli.Flag {
@@ -151,12 +162,13 @@ type settings struct {
 
 	thresholds []load.Threshold
 
-	name     string
-	out      string
-	json     bool
-	quiet    bool
-	interval time.Duration
-	tags     []string
+	name        string
+	out         string
+	metricsAddr string // empty: metrics are not served
+	json        bool
+	quiet       bool
+	interval    time.Duration
+	tags        []string
 }
 
 // mistakes collects everything that is wrong with a command line.
@@ -181,10 +193,8 @@ func common(c *cli.Command, m *mistakes) *settings {
 	s := &settings{
 		target: "cachenode",
 		out:    c.String("out"), json: c.Bool("json"), quiet: c.Bool("quiet"), interval: c.Duration("interval"),
-		nodes: c.Int("nodes"), seed: c.Uint64("seed"), tags: c.StringSlice("tag"),
-	}
-	if s.seed == 0 {
-		s.seed = uint64(rand.Uint32()) + 1
+		metricsAddr: c.String("prometheus-addr"),
+		nodes:       c.Int("nodes"), tags: c.StringSlice("tag"),
 	}
 	if s.interval < 10*time.Millisecond || s.interval > time.Hour {
 		m.addf("interval", "%s: want 10ms to 1h", s.interval)
@@ -215,15 +225,6 @@ func common(c *cli.Command, m *mistakes) *settings {
 	s.cluster.Window = max(s.generator.InFlight, 1)
 
 	var err error
-	s.workload.Sizes, err = load.ParseSizes(c.String("value-size"))
-	m.add("value-size", err)
-	s.workload.Keys, err = load.ParseCount(c.String("keys"))
-	m.add("keys", err)
-	if err == nil && s.workload.Keys == 0 {
-		m.addf("keys", "0: want at least 1")
-	}
-	s.workload.Seed, s.generator.Seed = s.seed, s.seed
-
 	switch c.String("cluster") {
 	case "process":
 		s.start = true
@@ -258,6 +259,45 @@ func common(c *cli.Command, m *mistakes) *settings {
 		m.add("tls", err)
 	}
 	return s
+}
+
+// keySettings is what the flags say of the key space and its values.
+func keySettings(c *cli.Command, s *settings, m *mistakes) {
+	var err error
+	s.workload.Sizes, err = load.ParseSizes(c.String("value-size"))
+	m.add("value-size", err)
+	s.workload.Keys, err = load.ParseCount(c.String("keys"))
+	m.add("keys", err)
+	if err == nil && s.workload.Keys == 0 {
+		m.addf("keys", "0: want at least 1")
+	}
+	s.seed = c.Uint64("seed")
+	if s.seed == 0 {
+		s.seed = uint64(rand.Uint32()) + 1
+	}
+	s.workload.Seed, s.generator.Seed = s.seed, s.seed
+}
+
+// valueSettings is what the flags say of the values and where they go.
+func valueSettings(c *cli.Command, s *settings, m *mistakes) {
+	w := &s.workload
+	s.name = c.String("name")
+	w.Cache, w.Client, w.Compressible = c.String("cache"), s.name, c.Bool("compressible")
+	if w.Checked && strings.Contains(s.name, ":") {
+		m.addf("name", "%q: is written into checked values; want it without a colon", s.name)
+	}
+	var err error
+	s.cluster.Route, err = load.ParseRoute(c.String("route"))
+	m.add("route", err)
+	timeoutSettings(c, s, m)
+}
+
+func timeoutSettings(c *cli.Command, s *settings, m *mistakes) {
+	s.workload.Timeout = c.Duration("timeout")
+	if s.workload.Timeout <= 0 {
+		m.addf("timeout", "%s: want more than 0", s.workload.Timeout)
+	}
+	s.generator.Drain = s.workload.Timeout + time.Second
 }
 
 // clientTLS is what the TLS flags say.
@@ -349,11 +389,14 @@ func runSettings(c *cli.Command) (*settings, error) {
 
 // loadSettings is what the flags say of the operations and where they go.
 func loadSettings(c *cli.Command, s *settings, m *mistakes) {
-	s.name, s.target = c.String("name"), c.String("target")
+	s.target = c.String("target")
 	if !slices.Contains([]string{"cachenode", "echo", "null"}, s.target) {
 		m.addf("target", "%q: want cachenode, echo or null", s.target)
 	}
-	g, w := &s.generator, &s.workload
+	keySettings(c, s, m)
+	w := &s.workload
+	w.Checked = c.Bool("checked")
+	valueSettings(c, s, m)
 	var err error
 	w.Mix, err = load.ParseMix(c.String("mix"))
 	m.add("mix", err)
@@ -361,21 +404,10 @@ func loadSettings(c *cli.Command, s *settings, m *mistakes) {
 	m.add("ack", err)
 	w.Dist, err = load.ParseKeyDist(c.String("key-dist"))
 	m.add("key-dist", err)
-	s.cluster.Route, err = load.ParseRoute(c.String("route"))
-	m.add("route", err)
-	w.Cache, w.Timeout, w.Compressible = c.String("cache"), c.Duration("timeout"), c.Bool("compressible")
-	w.Checked, w.Client = c.Bool("checked"), s.name
-	if w.Checked && strings.Contains(s.name, ":") {
-		m.addf("name", "%q: is written into checked values; want it without a colon", s.name)
-	}
 	mode, known := cachepb.ReadTag_Mode_value[strings.ToUpper(c.String("read"))]
 	if w.ReadMode = cachepb.ReadTag_Mode(mode); !known {
 		m.addf("read", "%q: want local, leader_on_miss or linearizable", c.String("read"))
 	}
-	if w.Timeout <= 0 {
-		m.addf("timeout", "%s: want more than 0", w.Timeout)
-	}
-	g.Drain = w.Timeout + time.Second
 }
 
 // parsePhases reads "before=10s,during=5s,recovery=15s".

@@ -27,7 +27,9 @@ func runCommand(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	err = se.begin(ctx)
+	if err = writeWorkload(se.dir, &s.workload); err == nil {
+		err = se.begin(ctx)
+	}
 	if err == nil {
 		err = se.offer(ctx, s.generator, s.workload)
 	}
@@ -43,6 +45,7 @@ func benchCommand(ctx context.Context, c *cli.Command) error {
 	}
 	var m mistakes
 	s := common(c, &m)
+	keySettings(c, s, &m)
 	s.name = "bench"
 	each, ok := sizes[c.String("size")]
 	if !ok {

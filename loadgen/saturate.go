@@ -130,6 +130,10 @@ func (s *session) saturate(ctx context.Context, search load.Search, limits []loa
 	for i := range limits {
 		needs = max(needs, limits[i].Needs()/float64(search.Repeats)) // together they have as many
 	}
+	source, err := s.workload.Source()
+	if err != nil {
+		return usageError{err}
+	}
 	s.searching = true
 	search.Try = func(ctx context.Context, rate float64, repeat int) (result.SaturationTrial, error) {
 		g := s.generator
@@ -141,7 +145,7 @@ func (s *session) saturate(ctx context.Context, search load.Search, limits []loa
 			return result.SaturationTrial{}, err
 		}
 		var trial result.SaturationTrial
-		err = s.with(ctx, &g, s.workload, func(ctx context.Context) (*load.Summary, error) {
+		err = s.with(ctx, &g, source, func(ctx context.Context) (*load.Summary, error) {
 			var sum *load.Summary
 			var err error
 			trial, sum, err = load.Trial(ctx, &g, limits)

@@ -43,7 +43,8 @@ type session struct {
 	cluster *load.Cluster // the target, if it is one
 	steps   []step
 
-	guard guard
+	guard  guard
+	served *metrics // nil: nobody asked for metrics
 	// searching: the steps are tries, of which some are meant to be too much.
 	searching bool
 
@@ -60,12 +61,19 @@ type step struct {
 // newSession makes the run directory.
 func newSession(s *settings, kind result.Kind, about string, stdout, stderr io.Writer) (*session, error) {
 	started := time.Now()
+	var served *metrics
+	if s.metricsAddr != "" {
+		var err error
+		if served, err = serveMetrics(s.metricsAddr); err != nil {
+			return nil, err
+		}
+	}
 	dir, err := result.CreateDir(s.out, s.name, started)
 	if err != nil {
 		return nil, err
 	}
 	se := &session{
-		settings: s, stdout: stdout, dir: dir,
+		settings: s, stdout: stdout, dir: dir, served: served,
 		probe: result.Watch(s.seed, os.Args),
 		live:  newLiveLine(stderr, s.quiet),
 	}
@@ -82,6 +90,9 @@ func newSession(s *settings, kind result.Kind, about string, stdout, stderr io.W
 func (s *session) begin(ctx context.Context) error {
 	if err := s.connect(ctx); err != nil {
 		return err
+	}
+	if s.rec != nil {
+		return nil // it has begun, and goes on with another target
 	}
 	if !s.startAt.IsZero() {
 		ahead := time.Until(s.startAt)
@@ -112,6 +123,9 @@ func (s *session) record() {
 	s.rec = load.NewRecorder(load.RecorderConfig{
 		Start: s.run.Started, Interval: s.interval, Log: s.buffer, OnInterval: s.onInterval,
 	})
+	if s.served != nil {
+		s.served.rec.Store(s.rec)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	s.stopRec = stop
 	s.wg.Go(func() { s.rec.Run(ctx) }) // an error of the log is asked for at the end
@@ -205,16 +219,16 @@ func (s *session) sample(ctx context.Context) {
 
 // offer runs one generator, on the target and the recorder of the session.
 func (s *session) offer(ctx context.Context, g load.Generator, w load.Workload) error {
-	return s.with(ctx, &g, w, func(ctx context.Context) (*load.Summary, error) { return g.Run(ctx) })
-}
-
-// with prepares a generator, and watches while run runs it: what the processes
-// use, and whether a threshold ends it.
-func (s *session) with(ctx context.Context, g *load.Generator, w load.Workload, run func(context.Context) (*load.Summary, error)) error {
 	src, err := w.Source()
 	if err != nil {
 		return usageError{err}
 	}
+	return s.with(ctx, &g, src, func(ctx context.Context) (*load.Summary, error) { return g.Run(ctx) })
+}
+
+// with prepares a generator, and watches while run runs it: what the processes
+// use, and whether a threshold ends it.
+func (s *session) with(ctx context.Context, g *load.Generator, src load.Source, run func(context.Context) (*load.Summary, error)) error {
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -282,6 +296,9 @@ func (s *session) close() {
 	if s.nodes != nil {
 		s.nodes.Stop(5 * time.Second)
 	}
+	if s.served != nil {
+		s.served.stop()
+	}
 }
 
 // finish judges the run, writes everything, prints the summary, and returns the
@@ -315,7 +332,7 @@ func (s *session) finish(ctx context.Context, failure error) error {
 		return failure
 	}
 	s.rec.Fill(s.run)
-	files, err := result.WriteDistributions(s.dir, s.run.Started, s.rec.Histograms())
+	files, err := s.writeHistograms()
 	for _, e := range []error{err, s.rec.LogErr(), s.buffer.Flush(), s.log.Close()} {
 		if e != nil && failure == nil {
 			failure = e
@@ -362,6 +379,17 @@ func (s *session) finish(ctx context.Context, failure error) error {
 		return exitError(code)
 	}
 	return nil
+}
+
+// writeHistograms writes the distributions of the whole run. The tries of a
+// search have no percentile files of their own: there are dozens.
+func (s *session) writeHistograms() ([]result.File, error) {
+	hs := s.rec.Histograms()
+	if s.run.Saturation == nil {
+		return result.WriteDistributions(s.dir, s.run.Started, hs)
+	}
+	totals, err := result.WriteTotals(s.dir, s.run.Started, hs)
+	return []result.File{totals}, err
 }
 
 // lostNode is an error if a node of our own is gone although nobody stopped it.

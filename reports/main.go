@@ -1,6 +1,7 @@
 // Command reports turns the results of runs into pages.
 //
 //	reports render DIR...
+//	reports merge --out DIR DIR...     the segments of one load as one run
 //
 // It exits with 0, with 1 when a page could not be written, or with 2 when the command line or a run directory cannot
 // be used.
@@ -46,9 +47,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		ExitErrHandler:  func(context.Context, *cli.Command, error) {}, // the exit code is decided below
 		Action: func(_ context.Context, c *cli.Command) error {
 			if name := c.Args().First(); name != "" {
-				return usageError{fmt.Errorf("unknown command %q, expected render; see reports --help", name)}
+				return usageError{fmt.Errorf("unknown command %q, expected render or merge; see reports --help", name)}
 			}
-			return usageError{errors.New("no command given, expected render; see reports --help")}
+			return usageError{errors.New("no command given, expected render or merge; see reports --help")}
 		},
 		Commands: []*cli.Command{{
 			Name:         "render",
@@ -73,6 +74,34 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 					}
 					fmt.Fprintln(stdout, page)
 				}
+				return nil
+			},
+		}, {
+			Name:         "merge",
+			Usage:        "add up the runs of several load generators, bucket by bucket",
+			ArgsUsage:    "DIR...",
+			OnUsageError: usage,
+			Flags:        []cli.Flag{&cli.StringFlag{Name: "out", Value: "out", Usage: "`DIR` in which the run directory is made"}},
+			Action: func(_ context.Context, c *cli.Command) error {
+				if c.Args().Len() == 0 {
+					return usageError{errors.New("merge: no run directory given, expected: reports merge DIR...")}
+				}
+				m, err := result.Merge(c.Args().Slice())
+				if err != nil {
+					return usageError{err}
+				}
+				dir, err := result.CreateDir(c.String("out"), m.Run.Name+"-merged", m.Run.Started)
+				if err != nil {
+					return err
+				}
+				if err := m.Write(dir); err != nil {
+					return err
+				}
+				page, err := render.Write(dir, m.Run)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(stdout, page)
 				return nil
 			},
 		}},

@@ -228,7 +228,7 @@ func TestConservation(t *testing.T) {
 					}
 					var recorded result.Counts
 					for _, se := range r.Series {
-						addCounts(&recorded, &se.Counts)
+						recorded.Add(&se.Counts)
 					}
 					if recorded != c {
 						t.Errorf("recorded %+v, counted %+v", recorded, c)
@@ -548,7 +548,7 @@ func TestHistogramFiles(t *testing.T) {
 				if h == nil {
 					break
 				}
-				if sums[h.Tag()] = result.Merged(sums[h.Tag()], h); h.SignificantFigures() != map[string]int64{"intervals": 2, "totals": 3}[tc.name] {
+				if sums[h.Tag()] = result.SumOf(sums[h.Tag()], h); h.SignificantFigures() != map[string]int64{"intervals": 2, "totals": 3}[tc.name] {
 					t.Errorf("%s: %d digits", tc.name, h.SignificantFigures())
 				}
 			}

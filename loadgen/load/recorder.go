@@ -185,7 +185,7 @@ func (c *cell) add(outcome int, s *sample) {
 
 // mergeFrom adds what other holds and empties it.
 func (c *cell) mergeFrom(other *cell) {
-	addCounts(&c.counts, &other.counts)
+	c.counts.Add(&other.counts)
 	c.clamped += other.clamped
 	c.closed = max(c.closed, other.closed)
 	for i := range c.times {
@@ -213,18 +213,6 @@ func pour(to **hdrhistogram.Histogram, from *hdrhistogram.Histogram) {
 		*to = newTotals()
 	}
 	(*to).Merge(from)
-}
-
-func addCounts(to, from *result.Counts) {
-	to.Intended += from.Intended
-	to.OK += from.OK
-	to.Fail += from.Fail
-	to.Info += from.Info
-	to.Missed += from.Missed
-	to.Unfinished += from.Unfinished
-	to.Miss += from.Miss
-	to.Refused += from.Refused
-	to.Misrouted += from.Misrouted
 }
 
 // NewRecorder starts nothing; see [Recorder.Run].
@@ -497,7 +485,7 @@ func (r *Recorder) row(from, to time.Duration, p *phase, index int, c *cell) res
 
 // lag is that of everything that was sent.
 func (c *cell) lag() *hdrhistogram.Histogram {
-	return result.Merged(c.times[0].lag, c.times[1].lag, c.times[2].lag)
+	return result.SumOf(c.times[0].lag, c.times[1].lag, c.times[2].lag)
 }
 
 // distributions yields the histograms of a cell that are not empty.
@@ -658,12 +646,12 @@ func Sum(all []Totals) Totals {
 	var sum Totals
 	spans := map[string]time.Duration{}
 	for _, t := range all {
-		addCounts(&sum.Counts, &t.Counts)
+		sum.Counts.Add(&t.Counts)
 		sum.Closed = sum.Closed || t.Closed
 		spans[t.Phase] = max(spans[t.Phase], t.Span)
-		sum.Response = result.Merged(sum.Response, t.Response)
-		sum.Service = result.Merged(sum.Service, t.Service)
-		sum.Lag = result.Merged(sum.Lag, t.Lag)
+		sum.Response = result.SumOf(sum.Response, t.Response)
+		sum.Service = result.SumOf(sum.Service, t.Service)
+		sum.Lag = result.SumOf(sum.Lag, t.Lag)
 	}
 	for _, d := range spans {
 		sum.Span += d
@@ -684,7 +672,7 @@ func (r *Recorder) middle(of []*phase) (responseP50, lagP99 time.Duration) {
 		}
 		for _, c := range cells {
 			if c != nil {
-				response, lag = result.Merged(response, c.times[0].response), result.Merged(lag, c.lag())
+				response, lag = result.SumOf(response, c.times[0].response), result.SumOf(lag, c.lag())
 			}
 		}
 	}

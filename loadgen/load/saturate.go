@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/hacache/hacache/reports/result"
 )
@@ -138,7 +139,7 @@ func Trial(ctx context.Context, g *Generator, limits []Threshold) (result.Satura
 	all := Sum(g.Recorder.Totals(func(phase, _, _ string) bool { return phase == g.Phase }))
 	t := result.SaturationTrial{Phase: g.Phase, Held: true, Limited: sum.Limited}
 	if t.Limited {
-		t.Held, t.Reason = false, fmt.Sprintf("the generator was late by %s at p99", sum.Pacer.P99)
+		t.Held, t.Reason = false, fmt.Sprintf("the generator was late by %s at p99", sum.Pacer.P99.Round(time.Microsecond))
 	}
 	t.NotOK = 1 - float64(all.Counts.OK)/max(float64(all.Counts.Intended), 1)
 	if all.Span > 0 {

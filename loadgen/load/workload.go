@@ -310,6 +310,15 @@ func parseWeights[T any](s string, parse func(string) (T, error)) ([]Weight[T], 
 	return all, nil
 }
 
+// FormatWeights writes what ParseMix and ParseAcks read.
+func FormatWeights[T any](weights []Weight[T]) string {
+	var parts []string
+	for _, w := range weights {
+		parts = append(parts, fmt.Sprintf("%v=%g", w.Of, w.Weight))
+	}
+	return strings.Join(parts, ",")
+}
+
 // ParseCount reads a whole number with an optional k, m or g (thousands).
 func ParseCount(s string) (uint64, error) {
 	digits, factor := s, uint64(1)

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hacache/hacache/cachenode/client"
@@ -435,6 +437,51 @@ func TestValues(t *testing.T) {
 		}
 		_ = scratch
 	}
+}
+
+// What was not ok is noted by its number in the source, and offered again alone.
+func TestUndoneAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := mustSource(t, Workload{Keys: 50, Dist: KeyDist{Kind: KeySequential}, Mix: []Weight[client.Kind]{{client.KindInsert, 1}}})
+		answered := map[string]int{}
+		var mu sync.Mutex
+		fails := 0
+		target := &Scripted{Width: 2, Serve: func(_ uint64, op *client.Op) (time.Duration, client.Outcome) {
+			mu.Lock()
+			defer mu.Unlock()
+			if fails++; fails%2 == 1 && fails < 60 {
+				return time.Millisecond, client.Outcome{Status: client.StatusInfo, Err: client.ErrBroken}
+			}
+			answered[op.Key]++
+			return time.Millisecond, client.Outcome{}
+		}}
+		undone := &Undone{}
+		indices := make([]uint64, 50)
+		for i := range indices {
+			indices[i] = uint64(i)
+		}
+		rounds := 0
+		for ; len(indices) > 0; rounds++ {
+			g := Generator{Target: target, Source: Only{source, indices}, Observer: undone, Ops: uint64(len(indices))}
+			run(t, t.Context(), g)
+			again, why := undone.Take()
+			if len(again) > 0 && why != client.ErrBroken {
+				t.Fatalf("%d left: %v", len(again), why)
+			}
+			for k := range again {
+				again[k] = indices[again[k]]
+			}
+			indices = again
+		}
+		if len(answered) != 50 || rounds < 2 {
+			t.Errorf("%d keys after %d rounds", len(answered), rounds)
+		}
+		for key, n := range answered {
+			if n != 1 {
+				t.Errorf("%s was answered %d times", key, n)
+			}
+		}
+	})
 }
 
 // Mistakes are told with what was found and what was expected.

@@ -223,7 +223,7 @@ func (s *Series) Measure(get func(outcome, quantity string) *hdrhistogram.Histog
 	s.Service = LatencyOf(get(OutcomeOK, QuantityService))
 	s.Failed = LatencyOf(get(OutcomeFail, QuantityResponse))
 	s.Waited = LatencyOf(get(OutcomeInfo, QuantityResponse))
-	s.Lag = LatencyOf(Merged(get(OutcomeOK, QuantityLag), get(OutcomeFail, QuantityLag), get(OutcomeInfo, QuantityLag)))
+	s.Lag = LatencyOf(SumOf(get(OutcomeOK, QuantityLag), get(OutcomeFail, QuantityLag), get(OutcomeInfo, QuantityLag)))
 	s.Spectrum = nil
 	if s.Counts.OK == 0 {
 		return
@@ -236,9 +236,9 @@ func (s *Series) Measure(get func(outcome, quantity string) *hdrhistogram.Histog
 	}
 }
 
-// Merged adds histograms up: exactly, since they count in the same buckets. nil
+// SumOf adds histograms up: exactly, since they count in the same buckets. nil
 // ones are left out; nil is the sum of none. It may return one of them.
-func Merged(hs ...*hdrhistogram.Histogram) *hdrhistogram.Histogram {
+func SumOf(hs ...*hdrhistogram.Histogram) *hdrhistogram.Histogram {
 	var sum *hdrhistogram.Histogram
 	own := false
 	for _, h := range hs {
@@ -256,22 +256,35 @@ func Merged(hs ...*hdrhistogram.Histogram) *hdrhistogram.Histogram {
 	return sum
 }
 
-// WriteDistributions writes the histograms into the run directory dir:
-// totals.hlog, from which they can be read back and merged, and a .hgrm for
-// each response time, and for each service time of oks. It returns the files.
+// WriteDistributions writes the histograms into the run directory dir, as
+// [WriteTotals] and [WritePercentiles] do. It returns the files.
 func WriteDistributions(dir string, started time.Time, hs []Histogram) ([]File, error) {
+	totals, err := WriteTotals(dir, started, hs)
+	if err != nil {
+		return nil, err
+	}
+	percentiles, err := WritePercentiles(dir, hs)
+	return append([]File{totals}, percentiles...), err
+}
+
+// WriteTotals writes totals.hlog, from which the histograms can be read back and
+// merged.
+func WriteTotals(dir string, started time.Time, hs []Histogram) (File, error) {
 	var log bytes.Buffer
 	w := NewLogWriter(&log, started)
 	for _, h := range hs {
 		w.Write(h)
 	}
 	if err := w.Err(); err != nil {
-		return nil, fmt.Errorf("write %s: %w", TotalsFile, err)
+		return File{}, fmt.Errorf("write %s: %w", TotalsFile, err)
 	}
-	if err := ReplaceFile(filepath.Join(dir, TotalsFile), log.Bytes()); err != nil {
-		return nil, err
-	}
-	files := []File{{Path: TotalsFile, About: "histograms of each phase (HdrHistogram log, ns)"}}
+	return File{Path: TotalsFile, About: "histograms of each phase (HdrHistogram log, ns)"}, ReplaceFile(filepath.Join(dir, TotalsFile), log.Bytes())
+}
+
+// WritePercentiles writes a .hgrm for each response time, and for each service
+// time of oks.
+func WritePercentiles(dir string, hs []Histogram) ([]File, error) {
+	var files []File
 	taken := map[string]bool{}
 	for _, h := range hs {
 		if h.Quantity == QuantityLag || h.Quantity == QuantityService && h.Outcome != OutcomeOK {
@@ -288,7 +301,7 @@ func WriteDistributions(dir string, started time.Time, hs []Histogram) ([]File, 
 		}
 		files = append(files, File{Path: name, About: "percentile distribution in ms"})
 	}
-	slices.SortFunc(files[1:], func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
 	return files, nil
 }
 

@@ -174,6 +174,19 @@ type Counts struct {
 	Misrouted  int64 `json:"misrouted,omitempty"`  // meant for the leader and answered by a node that was not it
 }
 
+// Add adds other's counts.
+func (c *Counts) Add(other *Counts) {
+	c.Intended += other.Intended
+	c.OK += other.OK
+	c.Fail += other.Fail
+	c.Info += other.Info
+	c.Missed += other.Missed
+	c.Unfinished += other.Unfinished
+	c.Miss += other.Miss
+	c.Refused += other.Refused
+	c.Misrouted += other.Misrouted
+}
+
 // Latency is the usual percentiles of one distribution. A percentile is 0 when there were too few samples to report
 // it, see [Reportable].
 type Latency struct {
