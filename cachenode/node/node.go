@@ -140,7 +140,7 @@ func (n *Node) assemble(serverTLS, clientTLS *tls.Config) error {
 		return err
 	}
 	n.server = server.New(server.Config{
-		Backend: backend{n}, Token: string(n.cfg.Token), PeerToken: string(n.cfg.PeerToken), TLS: serverTLS, Logger: n.log,
+		Backend: backend{n}, Token: string(n.cfg.Token), PeerToken: string(n.cfg.PeerToken), MaxConnections: n.cfg.MaxConnections, TLS: serverTLS, Logger: n.log,
 	})
 	return nil
 }

@@ -69,6 +69,9 @@ type Config struct {
 	// PeerToken is what peers present instead of Token. Default empty: Token, as in the seed. Set it where clients
 	// must not be able to act as a peer.
 	PeerToken Secret
+	// MaxConnections bounds the connections of clients; one more is refused. 16 to 1 048 576, default 16 384: at some
+	// 60 KiB each that is 1 GiB. Peers are not counted. Four times as many streams may be open on them.
+	MaxConnections int
 	// Insecure allows listening beyond loopback without a Token. Default false.
 	Insecure bool
 	// TLS secures the cache service and the links to peers.
@@ -152,6 +155,7 @@ func Default() Config {
 			ServerKey:      "tls/redhac.key.pem",
 			ValidateDomain: "redhac.local",
 		},
+		MaxConnections:     16 << 10,
 		BufServer:          128,
 		BufClient:          64,
 		KeepaliveInterval:  5 * time.Second,

@@ -76,6 +76,7 @@ var settings = []Setting{
 	text("tls_ca_client", "CACHE_TLS_CA_CLIENT", "CA of clients, PEM (default: the CA of servers)", func(c *Config) *string { return &c.TLS.CAClient }),
 	text("tls_client_validate_domain", "CACHE_TLS_CLIENT_VALIDATE_DOMAIN", "name a server's certificate must have", func(c *Config) *string { return &c.TLS.ValidateDomain }),
 	text("tls_sni_overwrite", "CACHE_TLS_SNI_OVERWRITE", "name to ask servers for (default: the validated one)", func(c *Config) *string { return &c.TLS.SNIOverwrite }),
+	integer("max_connections", "CACHE_MAX_CONNECTIONS", "connections of clients at most", 16, 1<<20, func(c *Config) *int { return &c.MaxConnections }),
 	integer("buf_server", "CACHE_BUF_SERVER", "accepted for compatibility", 1, 1<<20, func(c *Config) *int { return &c.BufServer }),
 	integer("buf_client", "CACHE_BUF_CLIENT", "accepted for compatibility", 1, 1<<20, func(c *Config) *int { return &c.BufClient }),
 	duration("keepalive_interval", "CACHE_KEEPALIVE_INTERVAL", "HTTP/2 keepalive, bare numbers are seconds", time.Second, time.Second, time.Hour, false, func(c *Config) *time.Duration { return &c.KeepaliveInterval }),

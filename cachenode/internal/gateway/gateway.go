@@ -927,7 +927,8 @@ func (g *Gateway) sendAcks() {
 		for rest := acks; len(rest) > 0; {
 			n, bytes := 0, 0
 			for n < len(rest) && n < acksPerMessage && (n == 0 || bytes < ackBytes) {
-				bytes += len(rest[n].GetGetAck().GetValue())
+				a := rest[n].GetGetAck()
+				bytes += len(a.GetCacheName()) + len(a.GetEntry()) + len(a.GetValue())
 				n++
 			}
 			ack := rest[0]

@@ -542,16 +542,16 @@ func put(size int) *cachepb.CacheRequest {
 
 // A message above the limit is dropped; one of several MiB, larger than any window, arrives whole.
 func TestLargeMessages(t *testing.T) {
-	a, b := startPair(t, func(_ int, c *Config) { c.MaxMessageBytes = 32 << 20 })
+	a, b := startPair(t, func(_ int, c *Config) { c.DataQueueBytes = 1 << 20 })
 	a.awaitUp(t, Outgoing)
-	if a.Send(1, LaneData, put(33<<20)) || a.Stats().DroppedTooLarge != 1 {
-		t.Error("a message of 33 MiB was accepted, want at most 32")
+	if a.Send(1, LaneData, put(defaultMaxMessageBytes)) || a.Stats().DroppedTooLarge != 1 {
+		t.Error("a message of more than 4 MiB was accepted")
 	}
-	if !a.Send(1, LaneData, put(24<<20)) {
-		t.Fatal("a message of 24 MiB was dropped by an empty queue")
+	if !a.Send(1, LaneData, put(3*streamWindow)) {
+		t.Fatal("a message of 3 MiB was dropped by an empty queue")
 	}
 	e := b.rec.await(t, 0, "the large message", request)
-	if got := len(e.req.GetPut().GetValue()); got != 24<<20 {
+	if got := len(e.req.GetPut().GetValue()); got != 3*streamWindow {
 		t.Errorf("got %d bytes", got)
 	}
 }

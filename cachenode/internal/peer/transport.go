@@ -188,7 +188,7 @@ type Config struct {
 	ControlQueueBytes, DataQueueBytes int
 	// QueueMessages bounds the number of messages in any queue (4096).
 	QueueMessages int
-	// MaxMessageBytes bounds a message sent or received (64 MiB). Larger ones are dropped by Send; received, they end
+	// MaxMessageBytes bounds a message sent or received (4 MiB). Larger ones are dropped by Send; received, they end
 	// their stream.
 	MaxMessageBytes int
 
@@ -213,13 +213,19 @@ type Config struct {
 	DialOptions []grpc.DialOption
 }
 
-// Sizes of the HTTP/2 windows. They exceed what a round trip of a few milliseconds carries, so that a stream's flow
-// control bounds memory and not throughput.
+// Sizes of the HTTP/2 windows, and of messages. They hold for the streams of clients too, which share the listener: what a
+// client sends and nobody reads is in memory, up to a window and a message for each of its streams.
 const (
-	streamWindow = 4 << 20
-	connWindow   = 8 << 20
+	// Why not smaller? A window has to hold what a round trip carries: 1 MiB is 8 ms of a network of 1 Gbit/s. Beyond,
+	// gRPC extends it for each message that is being read, so that appends of 1 MiB go at a message a round trip.
+	// Why not larger? It is what a hostile client may fill, on each of its streams.
+	streamWindow = 1 << 20
+	// A connection's window is given back as data arrives, read or not, so it only bounds what is in the network.
+	connWindow = 4 << 20
 
-	defaultMaxMessageBytes = 64 << 20
+	// The largest message is an append of a log entry of 1 MiB, a batch of answers of 2 MiB, or a chunk of a snapshot
+	// that begins with a thousand names: some 2.5 MiB. 4 MiB is also what clients take by default, gRPC's and the seed's.
+	defaultMaxMessageBytes = 4 << 20
 )
 
 // ServerOptions returns what a server needs to carry peer streams: windows and a message limit equal to those of a

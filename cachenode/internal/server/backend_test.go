@@ -142,6 +142,7 @@ func ok(req *cachepb.CacheRequest) *cachepb.Ack {
 type node struct {
 	*Server
 	conn *grpc.ClientConn
+	dial func() (net.Conn, error)
 	stop func()
 }
 
@@ -159,7 +160,7 @@ func start(t *testing.T, cfg Config) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &node{s, conn, func() {
+	return &node{s, conn, ln.Dial, func() {
 		t.Helper()
 		_ = conn.Close()
 		s.Stop()

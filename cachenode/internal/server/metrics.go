@@ -12,6 +12,7 @@ type stats struct {
 	overloaded         atomic.Uint64 // writes refused because the Backend had no room
 	windowFull         atomic.Uint64 // times a reader stopped reading
 	denied             atomic.Uint64 // streams refused for their token
+	streamsFull        atomic.Uint64 // streams refused because there were too many
 }
 
 var (
@@ -19,12 +20,15 @@ var (
 	descRequests = prometheus.NewDesc("cachenode_requests_total", "Requests of clients, items of batches each.", []string{"kind"}, nil)
 	descOverload = prometheus.NewDesc("cachenode_requests_overloaded_total", "Writes refused because the node's inbox was full.", nil, nil)
 	descWindow   = prometheus.NewDesc("cachenode_session_window_full_total", "Times a stream was not read on because its window was full.", nil, nil)
+	descConns    = prometheus.NewDesc("cachenode_connections", "Connections of clients and peers, and of those that have not said who they are.", nil, nil)
+	descAccepted = prometheus.NewDesc("cachenode_connections_accepted_total", "Connections accepted.", nil, nil)
+	descConnFull = prometheus.NewDesc("cachenode_connections_full_total", "What a full node did: evicted a connection without a stream, refused a client, refused a stream.", []string{"what"}, nil)
 	descDenied   = prometheus.NewDesc("cachenode_streams_denied_total", "Streams refused for a missing or wrong token.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (s *Server) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descSessions, descRequests, descOverload, descWindow, descDenied, descOps, descLatency, descGets} {
+	for _, d := range []*prometheus.Desc{descSessions, descRequests, descOverload, descWindow, descConns, descAccepted, descConnFull, descDenied, descOps, descLatency, descGets} {
 		ch <- d
 	}
 }
@@ -50,4 +54,9 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	counter(descOverload, &s.stats.overloaded)
 	counter(descWindow, &s.stats.windowFull)
 	counter(descDenied, &s.stats.denied)
+	ch <- prometheus.MustNewConstMetric(descConns, prometheus.GaugeValue, float64(s.gates.open.Load()))
+	counter(descAccepted, &s.gates.accepted)
+	counter(descConnFull, &s.gates.evicted, "evicted")
+	counter(descConnFull, &s.gates.refused, "client_refused")
+	counter(descConnFull, &s.stats.streamsFull, "stream_refused")
 }

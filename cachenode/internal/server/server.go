@@ -18,6 +18,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -47,8 +48,28 @@ const (
 	MaxBatchItems = 1024
 	MaxBatchBytes = 1 << 20
 
-	maxStreamsPerConn = 4096             // a client needs a handful; what is above is a leak on its side
+	maxStreamsPerConn = 256              // a client needs a handful; what is above is a leak on its side
 	mgmtTimeout       = 10 * time.Second // of a leader switch and the like, which are answered when they are done
+)
+
+// Limits of connections and of all streams together.
+const (
+	// DefaultConnections is what Config.MaxConnections means by 0.
+	DefaultConnections = 16 << 10
+	// streamsPerConnection times MaxConnections is how many streams of clients there may be. Most have one each; this
+	// bounds what idle ones can take, some 20 KiB each.
+	streamsPerConnection = 4
+	// maxHeaderBytes bounds the decoded headers of a stream. A token is some hundred bytes; gRPC's default of 16 MiB
+	// would let each stream cost that.
+	maxHeaderBytes = 16 << 10
+	// handshakeTimeout bounds TLS and the preface of HTTP/2.
+	handshakeTimeout = 10 * time.Second
+	// connectionIdle ends connections without streams. There is no limit to the age of one: a stream lives as long as
+	// its client, and to end it would cost operations.
+	connectionIdle = 5 * time.Minute
+	// A client whose host vanished is noticed by these; without them its session would stay for hours.
+	keepaliveTime    = 30 * time.Second
+	keepaliveTimeout = 20 * time.Second
 )
 
 // Backend is what the sessions talk to. All methods are safe for concurrent use.
@@ -86,6 +107,8 @@ type Config struct {
 	Backend Backend
 	// Token is asked of clients; "" asks for none. PeerToken is asked of peers; "" means Token.
 	Token, PeerToken string
+	// MaxConnections bounds the connections of clients. 0 means DefaultConnections.
+	MaxConnections int
 	// TLS of the listener; nil serves in plain text.
 	TLS *tls.Config
 	// Logger is told of refused streams and the like; nil discards.
@@ -100,6 +123,7 @@ type Server struct {
 	grpc    *grpc.Server
 	health  *health.Server
 	stats   stats
+	gates   gateStats
 	created time.Time
 
 	mu       sync.Mutex
@@ -115,6 +139,7 @@ func New(cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, DefaultConnections)
 	s := &Server{
 		cfg:      cfg,
 		auth:     newAuth(cfg.Token, cfg.PeerToken),
@@ -128,13 +153,13 @@ func New(cfg Config) *Server {
 	// buffers, the (now default) shared write buffer.
 	opts := append(peer.ServerOptions(),
 		grpc.MaxConcurrentStreams(maxStreamsPerConn),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
 		// Stop returns when the handlers have: the node stops the Backend only after that.
 		grpc.WaitForHandlers(true),
-		grpc.ConnectionTimeout(10*time.Second),
+		grpc.ConnectionTimeout(handshakeTimeout),
 		// The seed pings every 5 s, also without streams. gRPC's default answers that with GOAWAY.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-		// A client whose host vanished is noticed by this; without it its session would stay for hours.
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, MaxConnectionIdle: connectionIdle}),
 	)
 	if cfg.TLS != nil {
 		opts = append(opts, grpc.Creds(credentials.NewTLS(cfg.TLS)))
@@ -148,7 +173,7 @@ func New(cfg Config) *Server {
 
 // Serve accepts connections until Stop, after which it returns nil. It closes ln.
 func (s *Server) Serve(ln net.Listener) error {
-	if err := s.grpc.Serve(ln); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+	if err := s.grpc.Serve(&gate{Listener: ln, max: s.cfg.MaxConnections, stats: &s.gates}); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return err
 	}
 	return nil
@@ -217,13 +242,16 @@ func (s *Server) StreamValues(stream grpc.BidiStreamingServer[cachepb.CacheReque
 		s.cfg.Logger.Warn("stream refused", "from", remote(ctx), "peer", isPeer, "reason", err)
 		return toStatus(err)
 	}
+	if e := entrantOf(ctx); e != nil && !e.known(isPeer) {
+		return toStatus(errTooManyConnections)
+	}
 	if isPeer {
 		return toStatus(s.cfg.Backend.ServePeer(stream))
 	}
 	sess := newSession(s, stream)
 	sess.watch = len(metadata.ValueFromIncomingContext(ctx, watchKey)) > 0
-	if !s.add(sess) {
-		return toStatus(errDraining)
+	if err := s.add(sess); err != nil {
+		return toStatus(err)
 	}
 	defer s.remove(sess)
 	sess.greet(s.cfg.Backend.LeaderInfo())
@@ -234,14 +262,18 @@ func (s *Server) StreamValues(stream grpc.BidiStreamingServer[cachepb.CacheReque
 	return toStatus(sess.write())
 }
 
-func (s *Server) add(sess *session) bool {
+func (s *Server) add(sess *session) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining {
-		return false
+	switch {
+	case s.draining:
+		return errDraining
+	case len(s.sessions) >= streamsPerConnection*s.cfg.MaxConnections:
+		s.stats.streamsFull.Add(1)
+		return errTooManyStreams
 	}
 	s.sessions[sess] = struct{}{}
-	return true
+	return nil
 }
 
 func (s *Server) remove(sess *session) {

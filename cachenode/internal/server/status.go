@@ -14,6 +14,9 @@ var (
 	// errNoToken and errWrongToken end a stream whose metadata has no token or another one.
 	errNoToken    = errors.New("no token: expected metadata authorization with the token of this cluster")
 	errWrongToken = errors.New("wrong token: metadata authorization is not the token of this cluster")
+	// errTooManyConnections and errTooManyStreams refuse streams of a node that has as many as it may.
+	errTooManyConnections = errors.New("too many connections at this node")
+	errTooManyStreams     = errors.New("too many streams at this node")
 	// errDraining ends streams of a node that is stopping.
 	errDraining = errors.New("node is shutting down")
 )
@@ -41,6 +44,8 @@ func toStatus(err error) error {
 		code = codes.Unauthenticated
 	case errors.Is(err, errWrongToken):
 		code = codes.PermissionDenied
+	case errors.Is(err, errTooManyConnections), errors.Is(err, errTooManyStreams):
+		code = codes.ResourceExhausted
 	case errors.Is(err, errDraining):
 		code = codes.Unavailable
 	case errors.Is(err, context.Canceled):
