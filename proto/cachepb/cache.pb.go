@@ -2796,13 +2796,15 @@ func (x *HostHealth) GetMatch() uint64 {
 
 // Will be sent out on a new client connection to inform about a possibly existing leader
 type LeaderInfo struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Addr          *string                `protobuf:"bytes,1,opt,name=addr,proto3,oneof" json:"addr,omitempty"`
-	ElectionTs    int64                  `protobuf:"varint,2,opt,name=election_ts,json=electionTs,proto3" json:"election_ts,omitempty"`
-	HasQuorum     bool                   `protobuf:"varint,3,opt,name=has_quorum,json=hasQuorum,proto3" json:"has_quorum,omitempty"`
-	Peer          *Peer                  `protobuf:"bytes,16,opt,name=peer,proto3" json:"peer,omitempty"`
-	Term          uint64                 `protobuf:"varint,17,opt,name=term,proto3" json:"term,omitempty"`
-	Cluster       uint64                 `protobuf:"fixed64,18,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Addr       *string                `protobuf:"bytes,1,opt,name=addr,proto3,oneof" json:"addr,omitempty"`
+	ElectionTs int64                  `protobuf:"varint,2,opt,name=election_ts,json=electionTs,proto3" json:"election_ts,omitempty"`
+	HasQuorum  bool                   `protobuf:"varint,3,opt,name=has_quorum,json=hasQuorum,proto3" json:"has_quorum,omitempty"`
+	Peer       *Peer                  `protobuf:"bytes,16,opt,name=peer,proto3" json:"peer,omitempty"`
+	Term       uint64                 `protobuf:"varint,17,opt,name=term,proto3" json:"term,omitempty"`
+	Cluster    uint64                 `protobuf:"fixed64,18,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Cluster time in ms; 0 if this node does not know it yet.
+	ClusterMs     int64 `protobuf:"varint,19,opt,name=cluster_ms,json=clusterMs,proto3" json:"cluster_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2875,6 +2877,13 @@ func (x *LeaderInfo) GetTerm() uint64 {
 func (x *LeaderInfo) GetCluster() uint64 {
 	if x != nil {
 		return x.Cluster
+	}
+	return 0
+}
+
+func (x *LeaderInfo) GetClusterMs() int64 {
+	if x != nil {
+		return x.ClusterMs
 	}
 	return 0
 }
@@ -3866,13 +3875,16 @@ func (x *SnapshotChunkAck) GetError() string {
 }
 
 type OpTag struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Session       uint64                 `protobuf:"fixed64,1,opt,name=session,proto3" json:"session,omitempty"`
-	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
-	FirstUnacked  uint64                 `protobuf:"varint,3,opt,name=first_unacked,json=firstUnacked,proto3" json:"first_unacked,omitempty"`
-	TtlMs         uint32                 `protobuf:"varint,4,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"`
-	DeadlineMs    uint32                 `protobuf:"varint,5,opt,name=deadline_ms,json=deadlineMs,proto3" json:"deadline_ms,omitempty"`
-	Forwarded     bool                   `protobuf:"varint,6,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Session      uint64                 `protobuf:"fixed64,1,opt,name=session,proto3" json:"session,omitempty"`
+	Seq          uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	FirstUnacked uint64                 `protobuf:"varint,3,opt,name=first_unacked,json=firstUnacked,proto3" json:"first_unacked,omitempty"`
+	TtlMs        uint32                 `protobuf:"varint,4,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"`
+	DeadlineMs   uint32                 `protobuf:"varint,5,opt,name=deadline_ms,json=deadlineMs,proto3" json:"deadline_ms,omitempty"`
+	Forwarded    bool                   `protobuf:"varint,6,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
+	// With seq 1: the cluster time (LeaderInfo.cluster_ms) at which the session begins. A copy of the operation that comes
+	// when the session may have ended already is refused; without it, it would begin the session anew.
+	OpenedMs      uint64 `protobuf:"varint,7,opt,name=opened_ms,json=openedMs,proto3" json:"opened_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3947,6 +3959,13 @@ func (x *OpTag) GetForwarded() bool {
 		return x.Forwarded
 	}
 	return false
+}
+
+func (x *OpTag) GetOpenedMs() uint64 {
+	if x != nil {
+		return x.OpenedMs
+	}
+	return 0
 }
 
 type ReadTag struct {
@@ -4686,7 +4705,7 @@ const file_cache_proto_rawDesc = "" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12)\n" +
 	"\x06status\x18\x10 \x01(\v2\x11.cache.NodeStatusR\x06status\x12\x15\n" +
 	"\x06rtt_us\x18\x11 \x01(\rR\x05rttUs\x12\x14\n" +
-	"\x05match\x18\x12 \x01(\x04R\x05match\"\xbd\x01\n" +
+	"\x05match\x18\x12 \x01(\x04R\x05match\"\xdc\x01\n" +
 	"\n" +
 	"LeaderInfo\x12\x17\n" +
 	"\x04addr\x18\x01 \x01(\tH\x00R\x04addr\x88\x01\x01\x12\x1f\n" +
@@ -4696,7 +4715,9 @@ const file_cache_proto_rawDesc = "" +
 	"has_quorum\x18\x03 \x01(\bR\thasQuorum\x12\x1f\n" +
 	"\x04peer\x18\x10 \x01(\v2\v.cache.PeerR\x04peer\x12\x12\n" +
 	"\x04term\x18\x11 \x01(\x04R\x04term\x12\x18\n" +
-	"\acluster\x18\x12 \x01(\x06R\aclusterB\a\n" +
+	"\acluster\x18\x12 \x01(\x06R\acluster\x12\x1d\n" +
+	"\n" +
+	"cluster_ms\x18\x13 \x01(\x03R\tclusterMsB\a\n" +
 	"\x05_addr\"\x85\x01\n" +
 	"\fLeaderReqAck\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\tR\x04addr\x12\x1f\n" +
@@ -4785,7 +4806,7 @@ const file_cache_proto_rawDesc = "" +
 	"\x10SnapshotChunkAck\x12\x1a\n" +
 	"\btransfer\x18\x01 \x01(\x06R\btransfer\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\rR\x03seq\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error\"\xae\x01\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\xcb\x01\n" +
 	"\x05OpTag\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x06R\asession\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12#\n" +
@@ -4793,7 +4814,8 @@ const file_cache_proto_rawDesc = "" +
 	"\x06ttl_ms\x18\x04 \x01(\rR\x05ttlMs\x12\x1f\n" +
 	"\vdeadline_ms\x18\x05 \x01(\rR\n" +
 	"deadlineMs\x12\x1c\n" +
-	"\tforwarded\x18\x06 \x01(\bR\tforwarded\"\xac\x01\n" +
+	"\tforwarded\x18\x06 \x01(\bR\tforwarded\x12\x1b\n" +
+	"\topened_ms\x18\a \x01(\x04R\bopenedMs\"\xac\x01\n" +
 	"\aReadTag\x12\x15\n" +
 	"\x06req_id\x18\x01 \x01(\tR\x05reqId\x12'\n" +
 	"\x04mode\x18\x02 \x01(\x0e2\x13.cache.ReadTag.ModeR\x04mode\x12(\n" +

@@ -23,7 +23,8 @@ const (
 	acksPerMessage = 1024
 	ackBytes       = 1 << 20
 	notLeaderPause = 5 * time.Millisecond // before an operation that found no leader there is sent again
-	maxPatience    = 60 * time.Second     // of any operation: the session table forgets it then, and no copy may be sent any more
+	sweepInterval  = 10 * time.Millisecond
+	maxPatience    = 60 * time.Second // of any operation: the session table forgets it then, and no copy may be sent any more
 
 	// What a full leader has refused is sent again after a pause that doubles, until it takes something.
 	overloadPauseMin = 10 * time.Millisecond
@@ -107,6 +108,7 @@ type Gateway struct {
 	holdUntil  time.Duration // after a NOT_LEADER or OVERLOADED
 	restored   bool
 	checkedAt  time.Duration
+	lookedAt   time.Duration // for something to sweep
 
 	overloadPause time.Duration // the last one; 0: the leader has taken something since
 	refusedAt     time.Duration // when it began
@@ -267,6 +269,7 @@ func (g *Gateway) Flush() {
 			g.refuseForeign()
 		}
 	}
+	g.sweep()
 	g.askReads()
 	g.sendAcks()
 }
@@ -365,27 +368,19 @@ func (g *Gateway) propose() bool {
 	if len(ops) == 0 {
 		return false
 	}
-	batch := &cachepb.Batch{ClusterMs: g.core.ClusterMs(), Ops: make([]*cachepb.CacheRequest, len(ops))}
+	requests := make([]*cachepb.CacheRequest, len(ops))
 	for i, o := range ops {
 		if o.own {
 			o.first = g.session.base
 		}
-		batch.Ops[i] = o.request(true)
+		requests[i] = o.request(true)
 	}
-	data, err := proto.Marshal(batch)
-	if err != nil {
-		// Strings that are not UTF-8 were refused at the door, so this is a bug.
-		panic(fmt.Sprintf("gateway: marshal a batch: %v", err))
-	}
-	index, err := g.core.Propose(data)
-	if err != nil {
+	index, ok := g.append(requests)
+	if !ok {
 		g.untake(ops)
 		return false
 	}
 	term := g.core.Term()
-	g.proposals = append(g.proposals, proposal{index: index, term: term, batch: batch})
-	g.stats.Batches++
-	g.stats.BatchedOps += uint64(len(ops))
 	for _, o := range ops {
 		o.state, o.index, o.term = stateProposed, index, term
 		o.copies++
@@ -402,6 +397,35 @@ func (g *Gateway) propose() bool {
 		}
 	}
 	return true
+}
+
+// append puts an entry with operations into the log. It reports false if that is not possible now.
+func (g *Gateway) append(ops []*cachepb.CacheRequest) (index uint64, ok bool) {
+	batch := &cachepb.Batch{ClusterMs: g.core.ClusterMs(), Ops: ops}
+	data, err := proto.Marshal(batch)
+	if err != nil {
+		// Strings that are not UTF-8 were refused at the door, so this is a bug.
+		panic(fmt.Sprintf("gateway: marshal a batch: %v", err))
+	}
+	if index, err = g.core.Propose(data); err != nil {
+		return 0, false
+	}
+	g.proposals = append(g.proposals, proposal{index: index, term: g.core.Term(), batch: batch})
+	g.stats.Batches++
+	g.stats.BatchedOps += uint64(len(ops))
+	return index, true
+}
+
+// sweep puts an entry without operations into the log if no other is on its way and expired entries wait: they go with
+// entries of the log only.
+func (g *Gateway) sweep() {
+	if len(g.proposals) > 0 || !g.core.Leading() || g.core.Transferring() || g.core.Now()-g.lookedAt < sweepInterval {
+		return
+	}
+	g.lookedAt = g.core.Now()
+	if g.store.SweepDue(g.core.ClusterMs()) {
+		g.append(nil)
+	}
 }
 
 // reached answers an operation whose level, leader or once, was reached in this node's own log.

@@ -81,6 +81,7 @@ type op struct {
 	session uint64 // 0 until tagged
 	seq     uint64
 	first   uint64 // first_unacked of a client's own tag
+	since   uint64 // when the session was opened, if this operation does it
 	own     bool   // tagged by this gateway rather than by the client
 
 	copies   int  // sent so far: with one, a deadline is an indeterminate outcome; with two, so is a refusal
@@ -132,6 +133,7 @@ func parse(req *cachepb.CacheRequest) (o *op, ok bool) {
 		return nil, false
 	}
 	o.session, o.seq, o.first, o.ttlMs = tag.GetSession(), tag.GetSeq(), tag.GetFirstUnacked(), tag.GetTtlMs()
+	o.since = tag.GetOpenedMs()
 	o.deadline = time.Duration(tag.GetDeadlineMs()) * time.Millisecond
 	o.size = len(o.cache) + len(o.key) + len(o.value) + len(o.reqID) + opOverhead
 	return o, true
@@ -142,7 +144,7 @@ const opOverhead = 320
 
 // request builds the operation's message: for the log without a name and level, for the way to the leader with them.
 func (o *op) request(forLog bool) *cachepb.CacheRequest {
-	tag := &cachepb.OpTag{Session: o.session, Seq: o.seq, FirstUnacked: o.first, TtlMs: o.ttlMs, Forwarded: !forLog}
+	tag := &cachepb.OpTag{Session: o.session, Seq: o.seq, FirstUnacked: o.first, TtlMs: o.ttlMs, OpenedMs: o.since, Forwarded: !forLog}
 	ref := ""
 	if !forLog {
 		ref = o.ref

@@ -252,3 +252,33 @@ func TestUnreadableEntry(t *testing.T) {
 		t.Errorf("an operation after them: %v", a.ack)
 	}
 }
+
+// TestSweepWithoutWrites proves that what has expired leaves memory, on all nodes, even if nobody writes any more.
+func TestSweepWithoutWrites(t *testing.T) {
+	w := calm(t, 12, 500*time.Microsecond)
+	l := w.sim.Leader()
+	for i := range 3000 {
+		l.Step(func() { w.submit(l, insertOf(fmt.Sprint(i), "v", &cachepb.OpTag{TtlMs: 500})) })
+	}
+	w.sim.Run(100 * time.Millisecond)
+	for slot := range 3 {
+		if got := w.nodes[w.sim.Node(slot)].store.Stats().Entries; got != 3000 {
+			t.Fatalf("node %d has %d entries, want 3000", slot, got)
+		}
+	}
+	if err := w.sim.Run(2 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	_, want := w.nodes[l].store.Digest()
+	for slot := range 3 {
+		st := w.nodes[w.sim.Node(slot)].store
+		if _, hash := st.Digest(); st.Stats().Entries != 0 || hash != want {
+			t.Errorf("node %d has %d entries and state %x, want none and %x", slot, st.Stats().Entries, hash, want)
+		}
+	}
+	applied := l.Core.Applied()
+	w.sim.Run(10 * time.Second)
+	if l.Core.Applied() != applied {
+		t.Errorf("%d entries were added to the log for nothing", l.Core.Applied()-applied)
+	}
+}

@@ -22,6 +22,7 @@ type session struct {
 	opened bool
 	next   uint64 // next seq
 	base   uint64 // oldest seq not finished; first_unacked
+	since  uint64 // cluster time at which it began, so that a late copy of its first operation does not begin it again
 	ring   [sessionWindow]*op
 	used   time.Duration
 }
@@ -58,12 +59,16 @@ func (g *Gateway) tag(o *op) bool {
 			g.stats.SessionsRenewed++
 		}
 		s.id, s.opened, s.next, s.base = g.cfg.Rand()|1, false, 1, 1
+		s.since = uint64(g.core.ClusterMs())
 	}
 	if (!s.opened && s.next > 1) || s.next-s.base >= sessionWindow {
 		return false
 	}
 	s.used = now
 	o.session, o.seq, o.own = s.id, s.next, true
+	if o.seq == 1 {
+		o.since = s.since
+	}
 	s.ring[s.next%sessionWindow] = o
 	s.next++
 	return true
@@ -89,7 +94,7 @@ func (g *Gateway) renewSession() {
 			g.finish(o)
 			continue
 		}
-		o.session, o.seq, o.own = 0, 0, false
+		o.session, o.seq, o.since, o.own = 0, 0, 0, false
 		if o.state != stateQueued {
 			g.giveBack(o)
 		}

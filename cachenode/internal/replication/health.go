@@ -106,7 +106,7 @@ func (c *Core) Health() *cachepb.HealthAck {
 
 // LeaderInfo is the first message on every stream.
 func (c *Core) LeaderInfo() *cachepb.LeaderInfo {
-	info := &cachepb.LeaderInfo{ElectionTs: -1, HasQuorum: c.HasQuorum(), Peer: c.greeting(), Term: c.term, Cluster: c.cluster}
+	info := &cachepb.LeaderInfo{ElectionTs: -1, HasQuorum: c.HasQuorum(), Peer: c.greeting(), Term: c.term, Cluster: c.cluster, ClusterMs: c.ClusterMs()}
 	if l := c.Leader(); l >= 0 {
 		info.Addr, info.ElectionTs = new(c.hosts.table[l]), c.election.lead.ts
 	}

@@ -24,10 +24,10 @@ type cache struct {
 
 	watermark stamp // the newest stamp evicted; OldestWrite only
 
-	// A bounded cache keeps its entries in two lists by ascending stamp: those restored from a snapshot and those
-	// written since. While the log is replayed, the writes are older than many of the restored entries; with two lists
-	// neither needs an insertion in its middle.
-	restored, replayed list
+	// A bounded cache keeps its entries by ascending stamp. While the log is replayed over a restored state, writes come
+	// that are older than entries already there; but each of those is itself replayed, and moves to the end. So the order
+	// is right when it is needed, from CompleteAt on.
+	order list
 }
 
 type list struct{ head, tail ref }
@@ -58,8 +58,9 @@ func (st *state) create(name string, p Policy) *cache {
 	return c
 }
 
-// linkOrder appends an entry to a list.
-func (st *state) linkOrder(l *list, r ref, m *meta) {
+// linkOrder puts an entry at the end of the order.
+func (st *state) linkOrder(c *cache, r ref, m *meta) {
+	l := &c.order
 	m.prev, m.next = l.tail, 0
 	if l.tail == 0 {
 		l.head = r
@@ -69,20 +70,16 @@ func (st *state) linkOrder(l *list, r ref, m *meta) {
 	l.tail = r
 }
 
-func (st *state) unlinkOrder(c *cache, r ref, m *meta) {
+func (st *state) unlinkOrder(c *cache, m *meta) {
 	if m.prev != 0 {
 		st.meta(m.prev).next = m.next
-	} else if c.restored.head == r {
-		c.restored.head = m.next
 	} else {
-		c.replayed.head = m.next
+		c.order.head = m.next
 	}
 	if m.next != 0 {
 		st.meta(m.next).prev = m.prev
-	} else if c.restored.tail == r {
-		c.restored.tail = m.prev
 	} else {
-		c.replayed.tail = m.prev
+		c.order.tail = m.prev
 	}
 	m.prev, m.next = 0, 0
 }
@@ -92,12 +89,12 @@ func (st *state) makeRoom(c *cache) {
 	switch {
 	case !c.policy.bounded():
 	case c.policy.Evict == LRU:
-		for written := c.replayed.tail; c.over(); {
+		for written := c.order.tail; c.over(); {
 			st.evict(c, st.leastUsed(c, written))
 		}
 	case !st.catchingUp:
 		for c.over() {
-			r := c.first()
+			r := c.order.head
 			c.watermark = max(c.watermark, st.meta(r).stamp)
 			st.evict(c, r)
 		}
@@ -122,7 +119,7 @@ func (st *state) leastUsed(c *cache, written ref) ref {
 		worst = uint32(0)
 	)
 	for range min(maxCandidates, c.entries.Load()) {
-		r := c.first()
+		r := c.order.head
 		m := st.meta(r)
 		u := m.lastUse.Load()
 		if age := useAge(now, u); r != written && (best == written || age > worst) {
@@ -132,26 +129,22 @@ func (st *state) leastUsed(c *cache, written ref) ref {
 			break
 		}
 		m.lastUse.CompareAndSwap(u, u&^readSince) // unless it is being read
-		st.unlinkOrder(c, r, m)
-		st.linkOrder(&c.replayed, r, m)
+		st.unlinkOrder(c, m)
+		st.linkOrder(c, r, m)
 	}
 	return best
 }
 
-// A last use, in an LRU cache: the clock of the cache shifted by one, and whether it was a read after the entry took
-// its place in the order. The clock counts writes to the cache and wraps around after 2^31, long after an entry idle
-// for so long was evicted.
-const readSince = 1
+// A last use, in an LRU cache: the clock of the cache, which counts its writes; whether it was a read, so later than the
+// write which made that the clock's time; and whether that was after the entry took its place in the order. The clock
+// wraps around after 2^30, long after an entry idle for so long was evicted.
+const (
+	readSince = 1 << iota
+	wasRead
+	useBits = iota
+)
 
-func newUse(clock uint32) uint32          { return clock << 1 }
-func useAge(clock, lastUse uint32) uint32 { return (clock<<1 - lastUse&^readSince) >> 1 }
+func newUse(clock uint32) uint32 { return clock << useBits }
 
-// first returns the entry at the front of the order, 0 if the cache is empty. What remains in restored once the state is
-// complete was written before the snapshot began, and replayed holds what was written since: even an entry which came
-// with the snapshot, since its own write is replayed as well.
-func (c *cache) first() ref {
-	if c.restored.head != 0 {
-		return c.restored.head
-	}
-	return c.replayed.head
-}
+// useAge orders last uses: the larger, the longer ago.
+func useAge(clock, lastUse uint32) uint32 { return newUse(clock+1) - lastUse&^readSince }

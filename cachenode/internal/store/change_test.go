@@ -77,7 +77,7 @@ func watchedConfig() Config {
 func TestChanges(t *testing.T) {
 	total := map[Effect]int{}
 	rapid.Check(t, func(t *rapid.T) {
-		s, g := New(watchedConfig()), newLogGen()
+		s, g := newStore(watchedConfig(), smallLimits), newLogGen()
 		w := newWatcher(t, s)
 		for i := range rapid.IntRange(1, 40).Draw(t, "batches") {
 			b := g.batch(t)
@@ -121,7 +121,7 @@ func TestChanges(t *testing.T) {
 func TestChangesAfterRestore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newLogGen()
-		sender := New(watchedConfig())
+		sender := newStore(watchedConfig(), smallLimits)
 		var log []func(*Store)
 		applySender := func() {
 			b, index := g.batch(t), uint64(len(log)+1)

@@ -27,6 +27,10 @@ type sessions struct {
 	slots        int
 	count        atomic.Int64 // len(byID), for other goroutines
 	hash         uint64       // guarded by state.mu
+	limits       limits
+
+	// forgotten is the latest beginning of a session that was ended for room: whoever began by then may be one of those.
+	forgotten int64
 }
 
 // session remembers the operations from first on that were completed.
@@ -34,6 +38,7 @@ type session struct {
 	id         uint64
 	first      uint64 // first_unacked: what is below was acknowledged and is forgotten
 	lastMs     int64
+	opened     int64 // cluster time at which it began; 0: it did not say
 	prev, next *session
 
 	// ring has at seq modulo its length the index at which seq was completed, 0 if it was not, for
@@ -41,7 +46,7 @@ type session struct {
 	ring []uint64
 }
 
-func (t *sessions) init() { t.byID = make(map[uint64]*session) }
+func (t *sessions) init(lim limits) { t.byID, t.limits = make(map[uint64]*session), lim }
 
 // admit decides what an operation of a session is: fresh, to be performed and then completed in sess; or, if not
 // fresh, answered by r.
@@ -49,13 +54,14 @@ func (t *sessions) admit(tag *cachepb.OpTag, clusterMs int64) (sess *session, r 
 	id, seq := tag.GetSession(), tag.GetSeq()
 	sess = t.byID[id]
 	if sess == nil {
-		if seq != 1 {
+		opened := int64(min(tag.GetOpenedMs(), uint64(clusterMs))) // its clock may be a little ahead
+		if seq != 1 || t.existed(opened, clusterMs) {
 			return nil, Result{Code: cachepb.Code_SESSION_EXPIRED}, false
 		}
-		if len(t.byID) >= MaxSessions {
-			t.end(t.oldest)
+		if len(t.byID) >= t.limits.sessions {
+			t.expel()
 		}
-		sess = &session{id: id, first: 1, lastMs: clusterMs, ring: make([]uint64, minSlots)}
+		sess = &session{id: id, first: 1, lastMs: clusterMs, opened: opened, ring: make([]uint64, minSlots)}
 		t.start(sess)
 		t.bound(sess)
 	} else {
@@ -74,6 +80,21 @@ func (t *sessions) admit(tag *cachepb.OpTag, clusterMs int64) (sess *session, r 
 		return nil, Result{Code: cachepb.Code_OK, Index: index, Duplicate: true}, false
 	}
 	return sess, Result{}, true
+}
+
+// existed reports whether a session that is not in the table but began at opened may have been there.
+func (t *sessions) existed(opened, clusterMs int64) bool {
+	return opened != 0 && (opened <= t.forgotten || clusterMs-opened >= SessionIdleMs)
+}
+
+// expel ends the session that was idle longest, for room.
+func (t *sessions) expel() {
+	if t.oldest.opened > t.forgotten {
+		t.hash -= mix(uint64(t.forgotten))
+		t.forgotten = t.oldest.opened
+		t.hash += mix(uint64(t.forgotten))
+	}
+	t.end(t.oldest)
 }
 
 // complete notes that an admitted operation has taken effect.
@@ -119,8 +140,8 @@ func (t *sessions) grow(sess *session, seq uint64) {
 
 // bound ends sessions other than sess until the rest fits.
 func (t *sessions) bound(sess *session) {
-	for t.slots > maxSlots && t.oldest != sess {
-		t.end(t.oldest)
+	for t.slots > t.limits.slots && t.oldest != sess {
+		t.expel()
 	}
 }
 
@@ -187,6 +208,7 @@ func (s *session) hash() uint64 {
 	h := mix(s.id + 0x9e3779b97f4a7c15)
 	h = mix(h + s.first)
 	h = mix(h + uint64(s.lastMs))
+	h = mix(h + uint64(s.opened))
 	return mix(h + uint64(len(s.ring)))
 }
 

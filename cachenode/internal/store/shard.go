@@ -29,7 +29,9 @@ func fold(h uint64) (shard, tag uint32) { return uint32(h >> (64 - shardBits)), 
 // hasher places keys in shards and tables. It is seeded at random, so that no client can choose keys that collide.
 type hasher struct{ seed maphash.Seed }
 
-func newHasher() hasher { return hasher{maphash.MakeSeed()} }
+var makeSeed = maphash.MakeSeed // tests use one for all states, so that a failure repeats
+
+func newHasher() hasher { return hasher{makeSeed()} }
 
 func (h hasher) sumString(c *cache, key string) uint64 { return maphash.String(h.seed, key) ^ c.salt }
 
@@ -208,7 +210,7 @@ func (st *state) get(c *cache, key string, nowMs int64) (value []byte, modIndex 
 	d, at := *data, m.stamp
 	expires := m.expires(d)
 	if c.policy.Evict == LRU {
-		if use := newUse(c.clock.Load()) | readSince; m.lastUse.Load() != use {
+		if use := newUse(c.clock.Load()) | wasRead | readSince; m.lastUse.Load() != use {
 			m.lastUse.Store(use)
 		}
 	}
@@ -221,8 +223,8 @@ func (st *state) get(c *cache, key string, nowMs int64) (value []byte, modIndex 
 
 // put writes an entry unless a newer write is there already. It does not make room.
 func (st *state) put(c *cache, at stamp, key string, value []byte, expires int64) {
-	if st.catchingUp && c.evictsByLog() && at <= c.watermark {
-		st.del(c, at, key) // evicted by the time the state is complete
+	if st.catchingUp && st.gone(c, at, expires) {
+		st.del(c, at, key)
 		return
 	}
 	shardNumber, tag := fold(st.hasher.sumString(c, key))
@@ -324,20 +326,20 @@ func (st *state) data(r ref) []byte {
 func (st *state) account(c *cache, r ref, data []byte, m *meta) {
 	st.count(c, data, m, 1)
 	if m.keyLen&expiresFlag != 0 {
-		st.linkExpiry(r, data, m)
+		st.linkExpiry(c, r, data, m)
 	}
 	if c.policy.bounded() {
-		st.linkOrder(&c.replayed, r, m)
+		st.linkOrder(c, r, m)
 	}
 }
 
 func (st *state) unaccount(c *cache, r ref, data []byte, m *meta) {
 	st.count(c, data, m, -1)
 	if m.keyLen&expiresFlag != 0 {
-		st.unlinkExpiry(r, data, m)
+		st.unlinkExpiry(c, data, m)
 	}
 	if c.policy.bounded() {
-		st.unlinkOrder(c, r, m)
+		st.unlinkOrder(c, m)
 	}
 }
 

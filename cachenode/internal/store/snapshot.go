@@ -12,16 +12,16 @@ import (
 
 // A snapshot is a sequence of records, cut into chunks between records:
 //
-//	descriptor  'D' version index clusterMs sweptSecond policy(default) n { name policy }
+//	descriptor  'D' version index clusterMs forgottenMs policy(default) n { name policy }
 //	cache       'C' name policy                         numbered from 0 in the order in which they come
-//	session     'S' id first lastMs log2(slots) n { seq-first index }      from the longest idle one on
+//	session     'S' id first lastMs openedMs log2(slots) n { seq-first index }      from the longest idle one on
 //	entry       'E' cache stamp expires key value
-//	trailer     'T' index n { watermark }               one for each cache; the end
+//	trailer     'T' index sweptSecond sweptStamp n { watermark }      one for each cache; the end
 //
 // policy is maxEntries maxBytes ttlMs evict. Numbers are uvarints, except for session ids, which are fixed, and strings
 // carry their length in front. The package comment says what it all means.
 const (
-	snapshotVersion = 1
+	snapshotVersion = 2
 
 	recordDescriptor = 'D'
 	recordCache      = 'C'
@@ -135,8 +135,10 @@ func (w *SnapshotWriter) appendTrailer(chunk []byte) []byte {
 	byID := st.catalog.Load().byID
 	chunk = w.appendNewCaches(chunk, len(byID))
 	chunk = append(chunk, recordTrailer)
-	// A state that is not complete itself has entries up to completeAt and the watermarks of that index.
+	// A state that is not complete itself has entries up to completeAt and the marks of that index.
 	chunk = binary.AppendUvarint(chunk, max(st.applied.Load(), st.completeAt))
+	chunk = binary.AppendUvarint(chunk, uint64(st.expiry.swept.second))
+	chunk = binary.AppendUvarint(chunk, uint64(st.expiry.swept.at))
 	chunk = binary.AppendUvarint(chunk, uint64(len(byID)))
 	for _, c := range byID {
 		chunk = binary.AppendUvarint(chunk, uint64(c.watermark))
@@ -149,7 +151,7 @@ func appendDescriptor(b []byte, st *state) []byte {
 	b = binary.AppendUvarint(b, snapshotVersion)
 	b = binary.AppendUvarint(b, st.applied.Load())
 	b = binary.AppendUvarint(b, uint64(st.clusterMs))
-	b = binary.AppendUvarint(b, uint64(st.expiry.swept))
+	b = binary.AppendUvarint(b, uint64(st.sessions.forgotten))
 	b = appendPolicy(b, st.defaultPolicy)
 	b = binary.AppendUvarint(b, uint64(len(st.policies)))
 	for name, p := range st.policies {
@@ -177,6 +179,7 @@ func appendSession(b []byte, s *session) []byte {
 	b = binary.LittleEndian.AppendUint64(b, s.id)
 	b = binary.AppendUvarint(b, s.first)
 	b = binary.AppendUvarint(b, uint64(s.lastMs))
+	b = binary.AppendUvarint(b, uint64(s.opened))
 	b = binary.AppendUvarint(b, uint64(bits.TrailingZeros(uint(len(s.ring)))))
 	n := 0
 	for _, index := range s.ring {
@@ -288,15 +291,16 @@ func (r *Restorer) descriptor(d *decoder) {
 	if index := d.uint(); index > r.index {
 		d.fail("of index %d, want at most %d", index, r.index)
 	}
-	clusterMs, swept := d.int(), d.int()
+	clusterMs, forgotten := d.int(), d.int()
 	def := d.policy()
 	policies := make(map[string]Policy)
 	for n := d.uint(); n > 0 && d.err == nil; n-- {
 		name := string(d.bytes(MaxNameBytes))
 		policies[name] = d.policy()
 	}
-	r.st = newState(def, policies)
-	r.st.clusterMs, r.st.expiry.swept = clusterMs, swept
+	r.st = newState(def, policies, r.s.limits)
+	r.st.clusterMs, r.st.sessions.forgotten = clusterMs, forgotten
+	r.st.sessions.hash = mix(uint64(forgotten))
 	r.begun = true
 }
 
@@ -314,7 +318,7 @@ func (r *Restorer) cache(d *decoder) {
 
 func (r *Restorer) session(d *decoder) {
 	t := &r.st.sessions
-	sess := &session{id: d.fixed64(), first: d.uint(), lastMs: d.int()}
+	sess := &session{id: d.fixed64(), first: d.uint(), lastMs: d.int(), opened: d.int()}
 	log := d.uint()
 	switch {
 	case d.err != nil:
@@ -322,12 +326,12 @@ func (r *Restorer) session(d *decoder) {
 	case log > 62 || 1<<log < minSlots || 1<<log > MaxOpenOps:
 		d.fail("session %x of 1<<%d slots", sess.id, log)
 		return
-	case sess.first == 0 || t.byID[sess.id] != nil || len(t.byID) >= MaxSessions || t.last != nil && t.last.lastMs > sess.lastMs:
+	case sess.first == 0 || t.byID[sess.id] != nil || len(t.byID) >= t.limits.sessions || t.last != nil && t.last.lastMs > sess.lastMs:
 		d.fail("session %x is out of order", sess.id)
 		return
 	}
-	if t.slots+(1<<log) > maxSlots {
-		d.fail("sessions of more than %d slots", maxSlots)
+	if t.slots+(1<<log) > t.limits.slots {
+		d.fail("sessions of more than %d slots", t.limits.slots)
 		return
 	}
 	sess.ring = make([]uint64, 1<<log)
@@ -359,6 +363,7 @@ func (r *Restorer) entry(d *decoder) {
 
 func (r *Restorer) trailer(d *decoder) {
 	r.st.completeAt = d.uint()
+	r.st.expiry.swept = mark{d.int(), stamp(d.uint())}
 	byID := r.st.catalog.Load().byID
 	if n := d.uint(); n != uint64(len(byID)) && d.err == nil {
 		d.fail("%d watermarks for %d caches", n, len(byID))
@@ -383,55 +388,57 @@ func (st *state) restore(c *cache, at stamp, key, value []byte, expires int64) b
 		if m.stamp >= at {
 			return false
 		}
-		st.uncountRestored(c, newRef(shardNumber, n), *old, m)
+		st.count(c, *old, m, -1)
 	} else {
 		n = sh.add(tag)
 	}
 	d, m := sh.entry(n)
 	fill(d, m, newData(key, value, expires), at, c, len(key), expires)
 	st.count(c, *d, m, 1)
-	if expires != 0 {
-		st.linkExpiry(newRef(shardNumber, n), *d, m)
-	}
 	return true
 }
 
-func (st *state) uncountRestored(c *cache, r ref, data []byte, m *meta) {
-	st.count(c, data, m, -1)
-	if m.keyLen&expiresFlag != 0 {
-		st.unlinkExpiry(r, data, m)
-	}
-}
-
-// orderRestored builds the lists of the bounded caches by stamp, without what the watermarks say is evicted.
+// orderRestored drops what the trailer says is evicted or swept, and puts the rest into its lists by stamp.
 func (st *state) orderRestored() {
 	type place struct {
 		at stamp
 		r  ref
 	}
+	var order []place
 	byID := st.catalog.Load().byID
-	order := make([][]place, len(byID))
 	for i := range st.shards {
 		sh := &st.shards[i]
 		for n := range sh.used {
-			_, m := sh.entry(n)
-			if m.stamp != 0 && byID[m.cache].policy.bounded() {
-				order[m.cache] = append(order[m.cache], place{m.stamp, newRef(uint32(i), n)})
+			data, m := sh.entry(n)
+			if m.stamp == 0 {
+				continue
+			}
+			switch c, r := byID[m.cache], newRef(uint32(i), n); {
+			case st.gone(c, m.stamp, m.expires(*data)):
+				st.count(c, *data, m, -1)
+				_, tag := fold(st.hasher.sumBytes(c, (*data)[:m.keyBytes()]))
+				sh.drop(tag, n)
+			case c.policy.bounded() || m.keyLen&expiresFlag != 0:
+				order = append(order, place{m.stamp, r})
 			}
 		}
 	}
-	for id, c := range byID {
-		slices.SortFunc(order[id], func(a, b place) int { return cmp.Compare(a.at, b.at) })
-		for _, p := range order[id] {
-			st.linkOrder(&c.restored, p.r, st.meta(p.r))
+	slices.SortFunc(order, func(a, b place) int { return cmp.Compare(a.at, b.at) })
+	for _, p := range order {
+		m, data := st.meta(p.r), st.data(p.r)
+		c := byID[m.cache]
+		if c.policy.bounded() {
+			st.linkOrder(c, p.r, m)
 		}
-		if c.evictsByLog() {
-			for c.restored.head != 0 && st.meta(c.restored.head).stamp <= c.watermark {
-				st.remove(c, c.restored.head, Evicted)
-			}
+		if m.keyLen&expiresFlag != 0 {
+			st.linkExpiry(c, p.r, data, m)
 		}
-		order[id] = nil
 	}
+}
+
+// gone reports whether, by the marks of the trailer, an entry will not be there when the state is complete.
+func (st *state) gone(c *cache, at stamp, expires int64) bool {
+	return c.evictsByLog() && at <= c.watermark || c.policy.Evict != LRU && st.expiry.swept.covers(expires, at)
 }
 
 // decoder reads from rest. After an error everything it returns is zero.

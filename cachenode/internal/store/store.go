@@ -14,8 +14,11 @@
 //
 // # Expiry and eviction
 //
-// An entry expires at the cluster time of its batch plus its ttl. Reads test that; the memory comes back when the
-// cluster time of a batch enters a new second: then all entries that expired in the seconds before are removed.
+// An entry expires at the cluster time of its batch plus its ttl. Reads test that. The memory comes back later: when the
+// cluster time of a batch enters a new second, what expired in the seconds before is due, and each batch removes some of
+// it, at most 1024 entries and two more for each operation, by the second of their expiry and then by stamp. So a million
+// entries that expire at once take a thousand batches; until then they count for the bounds of their cache. LRU caches
+// have a sweep of their own.
 //
 // A bounded cache evicts by one of two policies. OldestWrite removes entries in the order of their stamps until the
 // bounds hold. That is a function of the log, so all replicas evict alike; and at any time exactly the entries with
@@ -31,6 +34,10 @@
 // copy is answered with it. A session begins with number 1, and ends after 60 s of cluster time without an operation, or
 // when there are too many sessions and it was idle longest; what comes later under its name is refused. Numbers must
 // stay below first_unacked + 4096; an operation beyond is refused without effect.
+//
+// A late copy of number 1 must not begin the session anew. So the operation says since when the session has existed
+// (opened_ms, in cluster time): it is refused when that was 60 s ago or more, for the session would have ended by now, or
+// not after the beginning of one that was ended for room. Who does not say it must not send number 1 again after 60 s.
 //
 // # Fuzzy snapshots
 //
@@ -53,7 +60,8 @@
 //   - Counting entries is meaningless in between: some are missing, some come from the future. So until E an
 //     OldestWrite cache evicts by the watermark of the trailer instead: what has a stamp up to it will not be there at
 //     E, whatever happens, and what has a newer one was not evicted.
-//   - A sweep up to the cluster time of a replayed batch removes only what the sender had swept by then, too.
+//   - The same goes for the sweep: the trailer names the last entry swept, in the order of the sweep. Until E what is up
+//     to it is left out, and nothing else is swept.
 //
 // Policies travel in the descriptor, so that a node that joins evicts by the policies of the cluster and not by its own
 // configuration.
@@ -170,6 +178,7 @@ type Store struct {
 	cfg     Config
 	state   atomic.Pointer[state] // replaced as a whole by Restorer.Finish and Reset
 	observe func(Change)          // of the apply goroutine; nil while nobody asks
+	limits  limits
 }
 
 // New returns an empty Store.
@@ -177,9 +186,20 @@ func New(cfg Config) *Store {
 	if cfg.MaxValueBytes <= 0 || cfg.MaxValueBytes > MaxValueBytes {
 		cfg.MaxValueBytes = MaxValueBytes
 	}
-	s := &Store{cfg: cfg}
+	return newStore(cfg, limits{sweep: sweepBase, sessions: MaxSessions, slots: maxSlots})
+}
+
+func newStore(cfg Config, lim limits) *Store {
+	s := &Store{cfg: cfg, limits: lim}
 	s.Reset()
 	return s
+}
+
+// limits are bounds that all replicas share. Tests make them smaller.
+type limits struct {
+	sweep    int // see sweepLimit
+	sessions int
+	slots    int
 }
 
 // Result is what became of one operation.
@@ -235,7 +255,7 @@ func (s *Store) Apply(index uint64, b *cachepb.Batch, res func(i int, r Result))
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.observe = s.observe
-	st.advance(index, b.GetClusterMs())
+	st.advance(index, b.GetClusterMs(), len(b.GetOps()))
 	for i, req := range b.GetOps() {
 		r := st.applyOp(newStamp(index, i), req)
 		if res != nil {
@@ -281,7 +301,7 @@ func (s *Store) Digest() (applied, hash uint64) {
 
 // Reset forgets everything: caches, sessions, policies taken over, the applied index.
 func (s *Store) Reset() {
-	s.state.Store(newState(s.cfg.Default, s.cfg.Caches))
+	s.state.Store(newState(s.cfg.Default, s.cfg.Caches, s.limits))
 }
 
 // Policies returns the hash of the policies in force: those of Config, or of the cluster whose state was restored.
@@ -427,6 +447,7 @@ type state struct {
 	hasher  hasher
 	catalog atomic.Pointer[catalog] // copied and replaced when a cache comes into being
 
+	limits        limits            // immutable
 	defaultPolicy Policy            // immutable
 	policies      map[string]Policy // immutable
 	policiesHash  uint64            // immutable
@@ -439,6 +460,7 @@ type state struct {
 	observe   func(Change) // of the batch in hand; nil if nobody asks
 	clusterMs int64        // the newest cluster time; never goes back
 	expiry    expiry
+	expiryLRU expiry // of LRU caches
 	sessions  sessions
 	bytes     atomic.Int64 // of all caches
 	hash      uint64       // guarded by mu: of caches and entries
@@ -450,11 +472,14 @@ type catalog struct {
 	byID   []*cache
 }
 
-func newState(def Policy, policies map[string]Policy) *state {
-	st := &state{hasher: newHasher(), defaultPolicy: def, policies: policies, policiesHash: hashPolicies(def, policies)}
+func newState(def Policy, policies map[string]Policy, lim limits) *state {
+	st := &state{
+		hasher: newHasher(), limits: lim, defaultPolicy: def, policies: policies, policiesHash: hashPolicies(def, policies),
+	}
 	st.catalog.Store(&catalog{})
 	st.expiry.init()
-	st.sessions.init()
+	st.expiryLRU.init()
+	st.sessions.init(lim)
 	return st
 }
 
@@ -466,12 +491,12 @@ func (st *state) policy(name string) Policy {
 }
 
 // advance takes the state to the time of a batch, before its operations.
-func (st *state) advance(index uint64, clusterMs int64) {
+func (st *state) advance(index uint64, clusterMs int64, ops int) {
 	st.clusterMs = max(st.clusterMs, clusterMs)
 	if st.catchingUp && index > st.completeAt {
 		st.catchingUp = false
 	}
-	st.sweep()
+	st.sweep(sweepLimit(st.limits.sweep, ops))
 	st.sessions.expire(st.clusterMs)
 }
 

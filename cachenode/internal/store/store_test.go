@@ -2,8 +2,10 @@ package store
 
 import (
 	"bytes"
+	gocmp "cmp"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -20,6 +22,11 @@ import (
 
 	"github.com/hacache/hacache/proto/cachepb"
 )
+
+func init() {
+	seed := maphash.MakeSeed()
+	makeSeed = func() maphash.Seed { return seed }
+}
 
 // ---- batches
 
@@ -81,14 +88,18 @@ func mustMiss(t *testing.T, s *Store, cache, key string, nowMs int64) {
 
 // ---- something dumb to compare with
 
-// model is the state machine in a few lines: a map, sorted whenever something must be evicted.
+// model is the state machine in a few lines: a map, sorted whenever something must be evicted or swept. An LRU cache it
+// does not bound: what may be missing of it is checked apart.
 type model struct {
+	limits    limits
 	def       Policy
 	policies  map[string]Policy
 	entries   map[string]map[string]modelEntry
 	sessions  map[uint64]*modelSession
 	clusterMs int64
-	second    int64
+	forgotten int64
+	touches   int
+	lruGone   uint64 // entries of the LRU cache that were found missing
 }
 
 type modelEntry struct {
@@ -98,26 +109,31 @@ type modelEntry struct {
 }
 
 type modelSession struct {
-	first  uint64
-	lastMs int64
-	done   map[uint64]uint64
+	first   uint64
+	lastMs  int64
+	touched int
+	opened  int64
+	slots   int
+	done    map[uint64]uint64
 }
 
-func newModel(cfg Config) *model {
+func newModel(cfg Config, lim limits) *model {
 	return &model{
-		def: cfg.Default, policies: cfg.Caches,
+		limits: lim, def: cfg.Default, policies: cfg.Caches,
 		entries: map[string]map[string]modelEntry{}, sessions: map[uint64]*modelSession{},
 	}
 }
 
+func (m *model) policy(name string) Policy {
+	if p, ok := m.policies[name]; ok {
+		return p
+	}
+	return m.def
+}
+
 func (m *model) apply(index uint64, b *cachepb.Batch) (results []Result) {
 	m.clusterMs = max(m.clusterMs, b.GetClusterMs())
-	if s := m.clusterMs / 1000; s > m.second {
-		m.second = s
-		for _, entries := range m.entries {
-			maps.DeleteFunc(entries, func(_ string, e modelEntry) bool { return e.expires != 0 && e.expires/1000 < s })
-		}
-	}
+	m.sweep(m.limits.sweep + 2*len(b.GetOps()))
 	maps.DeleteFunc(m.sessions, func(_ uint64, s *modelSession) bool { return m.clusterMs-s.lastMs >= SessionIdleMs })
 	for i, req := range b.GetOps() {
 		results = append(results, m.op(index, i, req))
@@ -125,36 +141,39 @@ func (m *model) apply(index uint64, b *cachepb.Batch) (results []Result) {
 	return results
 }
 
+// sweep removes the first entries that have expired, by second and stamp. LRU caches are swept apart, and in full.
+func (m *model) sweep(limit int) {
+	type due struct {
+		name, key string
+		e         modelEntry
+	}
+	var all []due
+	for name, entries := range m.entries {
+		for key, e := range entries {
+			if e.expires != 0 && e.expires/1000 < m.clusterMs/1000 && m.policy(name).Evict != LRU {
+				all = append(all, due{name, key, e})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b due) int {
+		return gocmp.Or(gocmp.Compare(a.e.expires/1000, b.e.expires/1000), gocmp.Compare(a.e.at, b.e.at))
+	})
+	for _, d := range all[:min(limit, len(all))] {
+		delete(m.entries[d.name], d.key)
+	}
+}
+
 func (m *model) op(index uint64, i int, req *cachepb.CacheRequest) Result {
 	name, key, value, write, _ := operands(req)
 	tag := opTag(req)
-	id, seq := tag.GetSession(), tag.GetSeq()
-	var s *modelSession
-	if id != 0 {
-		if s = m.sessions[id]; s == nil {
-			if seq != 1 {
-				return Result{Code: cachepb.Code_SESSION_EXPIRED}
-			}
-			s = &modelSession{first: 1, done: map[uint64]uint64{}}
-			m.sessions[id] = s
+	if tag.GetSession() != 0 {
+		s, r := m.admit(tag)
+		if s == nil {
+			return r
 		}
-		s.lastMs = m.clusterMs
-		s.first = max(s.first, min(tag.GetFirstUnacked(), seq))
-		switch at, done := s.done[seq]; {
-		case seq < s.first:
-			return Result{Code: cachepb.Code_INDETERMINATE, Duplicate: true}
-		case done:
-			return Result{Code: cachepb.Code_OK, Index: at, Duplicate: true}
-		case seq >= s.first+MaxOpenOps:
-			return Result{Code: cachepb.Code_OVERLOADED}
-		}
-		s.done[seq] = index
+		s.done[tag.GetSeq()] = index
 	}
-	policy, ok := m.policies[name]
-	if !ok {
-		policy = m.def
-	}
-	entries := m.entries[name]
+	policy, entries := m.policy(name), m.entries[name]
 	if !write {
 		delete(entries, key)
 		return Result{Code: cachepb.Code_OK, Index: index}
@@ -170,16 +189,78 @@ func (m *model) op(index uint64, i int, req *cachepb.CacheRequest) Result {
 		e.expires = m.clusterMs + policy.TTL.Milliseconds()
 	}
 	entries[key] = e
-	m.evict(policy, entries)
+	if policy.Evict != LRU {
+		m.evict(policy, entries)
+	}
 	return Result{Code: cachepb.Code_OK, Index: index}
+}
+
+// admit returns the session in which an operation takes effect, or what it is answered instead.
+func (m *model) admit(tag *cachepb.OpTag) (*modelSession, Result) {
+	id, seq := tag.GetSession(), tag.GetSeq()
+	s := m.sessions[id]
+	if s == nil {
+		opened := min(int64(tag.GetOpenedMs()), m.clusterMs)
+		if seq != 1 || opened != 0 && (opened <= m.forgotten || m.clusterMs-opened >= SessionIdleMs) {
+			return nil, Result{Code: cachepb.Code_SESSION_EXPIRED}
+		}
+		if len(m.sessions) >= m.limits.sessions {
+			m.expel()
+		}
+		s = &modelSession{first: 1, opened: opened, slots: minSlots, done: map[uint64]uint64{}}
+		m.sessions[id] = s
+	}
+	m.touches++
+	s.lastMs, s.touched = m.clusterMs, m.touches
+	m.bound(s)
+	s.first = max(s.first, min(tag.GetFirstUnacked(), seq))
+	switch at, done := s.done[seq]; {
+	case seq < s.first:
+		return nil, Result{Code: cachepb.Code_INDETERMINATE, Duplicate: true}
+	case done:
+		return nil, Result{Code: cachepb.Code_OK, Index: at, Duplicate: true}
+	case seq-s.first >= MaxOpenOps:
+		return nil, Result{Code: cachepb.Code_OVERLOADED}
+	}
+	for uint64(s.slots) <= seq-s.first {
+		s.slots *= 2
+	}
+	m.bound(s)
+	return s, Result{}
+}
+
+// bound ends sessions until the others' slots and those of s fit.
+func (m *model) bound(s *modelSession) {
+	for {
+		slots := 0
+		for _, o := range m.sessions {
+			slots += o.slots
+		}
+		if slots <= m.limits.slots || m.oldest() == s {
+			return
+		}
+		m.expel()
+	}
+}
+
+func (m *model) oldest() (oldest *modelSession) {
+	for _, s := range m.sessions {
+		if oldest == nil || s.touched < oldest.touched {
+			oldest = s
+		}
+	}
+	return oldest
+}
+
+func (m *model) expel() {
+	s := m.oldest()
+	m.forgotten = max(m.forgotten, s.opened)
+	maps.DeleteFunc(m.sessions, func(_ uint64, o *modelSession) bool { return o == s })
 }
 
 func (m *model) evict(p Policy, entries map[string]modelEntry) {
 	keys := slices.SortedFunc(maps.Keys(entries), func(a, b string) int { return int(entries[a].at) - int(entries[b].at) })
-	size := int64(0)
-	for k, e := range entries {
-		size += int64(len(k)+len(e.value)) + EntryOverhead
-	}
+	size := bytesOf(entries)
 	for _, k := range keys {
 		if (p.MaxEntries == 0 || int64(len(entries)) <= p.MaxEntries) && (p.MaxBytes == 0 || size <= p.MaxBytes) {
 			return
@@ -187,6 +268,13 @@ func (m *model) evict(p Policy, entries map[string]modelEntry) {
 		size -= int64(len(k)+len(entries[k].value)) + EntryOverhead
 		delete(entries, k)
 	}
+}
+
+func bytesOf(entries map[string]modelEntry) (n int64) {
+	for k, e := range entries {
+		n += int64(len(k)+len(e.value)) + EntryOverhead
+	}
+	return n
 }
 
 // dump returns all entries of a store in the model's form.
@@ -210,6 +298,15 @@ func dump(s *Store) map[string]map[string]modelEntry {
 	return all
 }
 
+// replicated drops the caches in which replicas may differ.
+func replicated(all map[string]map[string]modelEntry, policy func(string) Policy) map[string]map[string]modelEntry {
+	all = maps.Clone(all)
+	maps.DeleteFunc(all, func(name string, _ map[string]modelEntry) bool { return policy(name).Evict == LRU })
+	return all
+}
+
+func policyOf(s *Store) func(string) Policy { return s.state.Load().policy }
+
 var compareEntries = cmp.AllowUnexported(modelEntry{})
 
 // checkConsistent verifies what a state keeps twice: counters, orders, lists and the hash, each against the entries.
@@ -219,7 +316,7 @@ func checkConsistent(t interface{ Fatalf(string, ...any) }, s *Store) {
 	hash := uint64(0)
 	for _, c := range st.catalog.Load().byID {
 		var entries, size int64
-		refs, expiring := map[ref]bool{}, 0
+		refs := map[ref]bool{}
 		for i := range st.shards {
 			sh := &st.shards[i]
 			for n := range sh.used {
@@ -238,11 +335,9 @@ func checkConsistent(t interface{ Fatalf(string, ...any) }, s *Store) {
 				if got, ok := find(&st.shards[shardNumber], tag, c.id, key); !ok || got != n || shardNumber != uint32(i) {
 					t.Fatalf("%s/%q is not where it is looked for", c.name, key)
 				}
-				if e := m.expires(*data); e != 0 {
-					expiring++
-					if c.evictsByLog() && st.meta(newRef(uint32(i), n)).stamp <= c.watermark && !st.catchingUp {
-						t.Fatalf("%s/%q has stamp %d, the watermark is %d", c.name, key, m.stamp, c.watermark)
-					}
+				if st.gone(c, m.stamp, m.expires(*data)) {
+					t.Fatalf("%s/%q has stamp %d and expires at %d; evicted up to %d, swept up to %v",
+						c.name, key, m.stamp, m.expires(*data), c.watermark, st.expiry.swept)
 				}
 			}
 		}
@@ -255,6 +350,9 @@ func checkConsistent(t interface{ Fatalf(string, ...any) }, s *Store) {
 		}
 		if c.policy.bounded() {
 			checkOrder(t, st, c, refs)
+		}
+		if c.evictsByLog() && !st.catchingUp && c.over() {
+			t.Fatalf("%s is over its bounds with %d entries, %d bytes", c.name, entries, size)
 		}
 	}
 	if st.bytes.Load() != total {
@@ -269,20 +367,18 @@ func checkConsistent(t interface{ Fatalf(string, ...any) }, s *Store) {
 
 func checkOrder(t interface{ Fatalf(string, ...any) }, st *state, c *cache, refs map[ref]bool) {
 	seen := 0
-	for _, l := range []list{c.restored, c.replayed} {
-		var prev ref
-		for r := l.head; r != 0; prev, r = r, st.meta(r).next {
-			seen++
-			if !refs[r] || st.meta(r).prev != prev {
-				t.Fatalf("%s: broken order", c.name)
-			}
-			if c.policy.Evict != LRU && prev != 0 && st.meta(prev).stamp >= st.meta(r).stamp {
-				t.Fatalf("%s: order does not ascend", c.name)
-			}
+	var prev ref
+	for r := c.order.head; r != 0; prev, r = r, st.meta(r).next {
+		seen++
+		if !refs[r] || st.meta(r).prev != prev {
+			t.Fatalf("%s: broken order", c.name)
 		}
-		if l.tail != prev {
-			t.Fatalf("%s: tail is not the end", c.name)
+		if c.policy.Evict != LRU && prev != 0 && !st.catchingUp && st.meta(prev).stamp >= st.meta(r).stamp {
+			t.Fatalf("%s: order does not ascend", c.name)
 		}
+	}
+	if c.order.tail != prev {
+		t.Fatalf("%s: tail is not the end", c.name)
 	}
 	if seen != len(refs) {
 		t.Fatalf("%s: %d of %d entries have an order", c.name, seen, len(refs))
@@ -291,16 +387,24 @@ func checkOrder(t interface{ Fatalf(string, ...any) }, st *state, c *cache, refs
 
 func checkBuckets(t interface{ Fatalf(string, ...any) }, st *state) {
 	linked := 0
-	for s, head := range st.expiry.buckets {
-		var prev ref
-		for r := head; r != 0; prev, r = r, link(st.data(r), tailNext) {
-			linked++
-			if second(st.meta(r).expires(st.data(r))) != s || link(st.data(r), tailPrev) != prev {
-				t.Fatalf("bucket %d: broken", s)
+	for _, e := range []*expiry{&st.expiry, &st.expiryLRU} {
+		for sec, l := range e.buckets {
+			var prev ref
+			for r := l.head; r != 0; prev, r = r, link(st.data(r), tailNext) {
+				linked++
+				if second(st.meta(r).expires(st.data(r))) != sec || link(st.data(r), tailPrev) != prev {
+					t.Fatalf("bucket %d: broken", sec)
+				}
+				if e == &st.expiry && prev != 0 && !st.catchingUp && st.meta(prev).stamp >= st.meta(r).stamp {
+					t.Fatalf("bucket %d: order does not ascend", sec)
+				}
 			}
-		}
-		if head == 0 {
-			t.Fatalf("bucket %d is empty", s)
+			if l.head == 0 || l.tail != prev {
+				t.Fatalf("bucket %d: empty, or its tail is not the end", sec)
+			}
+			if sec < e.until && !slices.Contains(e.due, sec) {
+				t.Fatalf("bucket %d has passed %d and is not due", sec, e.until)
+			}
 		}
 	}
 	expiring := 0
@@ -317,7 +421,7 @@ func checkBuckets(t interface{ Fatalf(string, ...any) }, st *state) {
 }
 
 func checkSessions(t interface{ Fatalf(string, ...any) }, st *state) {
-	var hash uint64
+	hash := mix(uint64(st.sessions.forgotten))
 	slots, n := 0, 0
 	for s := st.sessions.oldest; s != nil; s = s.next {
 		hash += s.hash() + s.opsHash()
@@ -341,13 +445,22 @@ var testConfig = Config{
 		"bytes":   {MaxBytes: 6 * (EntryOverhead + 8)},
 		"ttl":     {TTL: 1500 * time.Millisecond},
 		"both":    {MaxEntries: 4, TTL: 2500 * time.Millisecond},
+		"lru":     {MaxEntries: 4, TTL: 2500 * time.Millisecond, Evict: LRU},
 	},
 }
 
+// smallLimits are reached by the logs below.
+var smallLimits = limits{sweep: 1, sessions: 3, slots: MaxOpenOps + minSlots}
+
 // logGen draws batches whose time moves on, over few keys, with retries of session operations.
 type logGen struct {
+	caches    []string // drawn once: many caches see little of each
 	clusterMs int64
 	seqs      map[uint64]uint64
+}
+
+var logCaches = [][]string{
+	{"plain", "entries", "entries", "bytes", "bytes", "ttl", "both", "both", "lru"}, {"entries"}, {"both"}, {"bytes", "lru"}, {"ttl", "plain", "lru"},
 }
 
 func (g *logGen) batch(t *rapid.T) *cachepb.Batch {
@@ -356,30 +469,22 @@ func (g *logGen) batch(t *rapid.T) *cachepb.Batch {
 	if rapid.IntRange(0, 9).Draw(t, "clock goes back") == 0 {
 		b.ClusterMs -= 500
 	}
-	for range rapid.SampledFrom([]int{0, 1, 2, 5, 10}).Draw(t, "ops") {
+	for range rapid.SampledFrom([]int{0, 0, 1, 2, 5, 10}).Draw(t, "ops") {
 		b.Ops = append(b.Ops, g.op(t))
 	}
 	return b
 }
 
 func (g *logGen) op(t *rapid.T) *cachepb.CacheRequest {
-	cache := rapid.SampledFrom([]string{"plain", "entries", "entries", "bytes", "bytes", "ttl", "both", "both"}).Draw(t, "cache")
+	if g.caches == nil {
+		g.caches = rapid.SampledFrom(logCaches).Draw(t, "caches")
+	}
+	cache := rapid.SampledFrom(g.caches).Draw(t, "cache")
 	key := rapid.SampledFrom([]string{"", "a", "b", "c", "d", "e", "f", "g", "h"}).Draw(t, "key")
 	value := rapid.SampledFrom([]string{"", "1", "22", "7777777", strings.Repeat("x", 60)}).Draw(t, "value")
 	tag := &cachepb.OpTag{TtlMs: rapid.SampledFrom([]uint32{0, 0, 0, 1, 900, 5000}).Draw(t, "ttl")}
-	if session := rapid.SampledFrom([]uint64{0, 0, 0, 1, 2, 3}).Draw(t, "session"); session != 0 {
-		tag.Session = session
-		next := g.seqs[session] + 1
-		low := uint64(1)
-		if next > 12 {
-			low = next - 12
-		}
-		tag.Seq = rapid.Uint64Range(low, next+1).Draw(t, "seq")
-		tag.FirstUnacked = rapid.Uint64Range(0, tag.Seq+1).Draw(t, "first unacked")
-		g.seqs[session] = max(next-1, tag.Seq)
-		if rapid.IntRange(0, 20).Draw(t, "start again") == 0 {
-			g.seqs[session] = 0
-		}
+	if session := rapid.SampledFrom([]uint64{0, 0, 0, 1, 2, 3, 4, 5}).Draw(t, "session"); session != 0 {
+		g.tag(t, tag, session)
 	}
 	switch rapid.IntRange(0, 5).Draw(t, "kind") {
 	case 0:
@@ -393,12 +498,36 @@ func (g *logGen) op(t *rapid.T) *cachepb.CacheRequest {
 	}
 }
 
+// tag draws the next number of a session, one before it, or one at the far end of its window.
+func (g *logGen) tag(t *rapid.T, tag *cachepb.OpTag, session uint64) {
+	next := g.seqs[session] + 1
+	low := uint64(1)
+	if next > 12 {
+		low = next - 12
+	}
+	tag.Session = session
+	tag.Seq = rapid.Uint64Range(low, next+1).Draw(t, "seq")
+	if next > 1 && rapid.IntRange(0, 9).Draw(t, "far ahead") == 0 {
+		tag.Seq += rapid.SampledFrom([]uint64{20, 50, MaxOpenOps - 2, MaxOpenOps, MaxOpenOps + 3}).Draw(t, "by")
+	} else {
+		g.seqs[session] = max(next-1, tag.Seq)
+	}
+	tag.FirstUnacked = rapid.Uint64Range(0, tag.Seq+1).Draw(t, "first unacked")
+	if tag.Seq == 1 && rapid.Bool().Draw(t, "says when it was opened") {
+		tag.OpenedMs = uint64(g.clusterMs - rapid.SampledFrom([]int64{-100, 0, 1, 500, 59_999, 60_000, 90_000}).Draw(t, "ago"))
+	}
+	if rapid.IntRange(0, 20).Draw(t, "start again") == 0 {
+		g.seqs[session] = 0
+	}
+}
+
 func newLogGen() *logGen { return &logGen{clusterMs: 1_700_000_000_000, seqs: map[uint64]uint64{}} }
 
-// The store has the same results and entries as the model after every batch.
+// The store has the same results and entries as the model after every batch. Of an LRU cache it may lack what it says it
+// has evicted, but never what was written last.
 func TestAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s, m, g := New(testConfig), newModel(testConfig), newLogGen()
+		s, m, g := newStore(testConfig, smallLimits), newModel(testConfig, smallLimits), newLogGen()
 		index := uint64(0)
 		for range rapid.IntRange(1, 40).Draw(t, "batches") {
 			index += rapid.Uint64Range(1, 3).Draw(t, "gap")
@@ -408,10 +537,12 @@ func TestAgainstModel(t *testing.T) {
 			if diff := cmp.Diff(m.apply(index, b), got); diff != "" {
 				t.Fatalf("results of batch %d (-want +got):\n%s", index, diff)
 			}
-			if diff := cmp.Diff(m.entries, dump(s), compareEntries); diff != "" {
+			all := dump(s)
+			if diff := cmp.Diff(replicated(m.entries, m.policy), replicated(all, m.policy), compareEntries); diff != "" {
 				t.Fatalf("entries after batch %d (-want +got):\n%s", index, diff)
 			}
 			checkConsistent(t, s)
+			checkLRU(t, s, m, all["lru"])
 			for cache, entries := range m.entries {
 				for key, e := range entries {
 					v, at, ok := s.Get(cache, key, m.clusterMs)
@@ -423,6 +554,44 @@ func TestAgainstModel(t *testing.T) {
 			}
 		}
 	})
+}
+
+// checkLRU compares the LRU cache with all that was written to it, and takes out of the model what is missing.
+func checkLRU(t *rapid.T, s *Store, m *model, have map[string]modelEntry) {
+	written := m.entries["lru"]
+	var last string
+	for k, e := range written {
+		if e.at > written[last].at {
+			last = k
+		}
+	}
+	for k, e := range have {
+		if written[k] != e {
+			t.Fatalf("lru/%q is %+v, written was %+v", k, e, written[k])
+		}
+	}
+	missing := uint64(0)
+	for k, e := range written {
+		if _, ok := have[k]; ok {
+			continue
+		}
+		if k == last && (e.expires == 0 || e.expires/1000 >= m.clusterMs/1000) {
+			t.Fatalf("lru/%q is gone, the last entry that was written", k)
+		}
+		missing++
+		delete(written, k)
+	}
+	for _, c := range s.Stats().Caches {
+		if c.Name != "lru" {
+			continue
+		}
+		if c.Entries > 4 {
+			t.Fatalf("lru has %d entries, want 4 at most", c.Entries)
+		}
+		if m.lruGone += missing; m.lruGone > c.Evictions+c.Expirations {
+			t.Fatalf("%d entries of lru are gone, %d were evicted and %d expired", m.lruGone, c.Evictions, c.Expirations)
+		}
+	}
 }
 
 // ---- snapshots
@@ -454,7 +623,7 @@ func TestFuzzySnapshot(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newLogGen()
 		var log []*cachepb.Batch // log[i] has index i+1
-		sender := New(testConfig)
+		sender := newStore(testConfig, smallLimits)
 		applySender := func() {
 			b := g.batch(t)
 			log = append(log, b)
@@ -492,7 +661,8 @@ func TestFuzzySnapshot(t *testing.T) {
 				t.Fatalf("node %d is complete at %d only, the log ends at %d", i, n.CompleteAt(), n.Applied())
 			}
 			checkConsistent(t, n)
-			if diff := cmp.Diff(dump(sender), dump(n), compareEntries); diff != "" {
+			policy := policyOf(sender)
+			if diff := cmp.Diff(replicated(dump(sender), policy), replicated(dump(n), policy), compareEntries); diff != "" {
 				t.Fatalf("node %d at %d (-sender +node):\n%s", i, n.Applied(), diff)
 			}
 			if n.StateHash() != sender.StateHash() {
@@ -519,18 +689,44 @@ func TestFuzzySnapshot(t *testing.T) {
 }
 
 func join(t *rapid.T, from *Store, cfg Config, meanwhile func(), label string) *Store {
-	n := New(cfg)
+	n := newStore(cfg, smallLimits)
 	x := &transfer{w: from.BeginSnapshot(), r: n.BeginRestore(from.Applied()), index: from.Applied()}
 	for !x.finished {
 		for range rapid.SampledFrom([]int{0, 1, 1, 2}).Draw(t, label+": batches meanwhile") {
 			meanwhile()
 		}
-		x.step(t, rapid.SampledFrom([]int{1, 1, 50, 200}).Draw(t, label+": chunk"))
+		x.step(t, rapid.SampledFrom([]int{1, 1, 50, 200, 5000}).Draw(t, label+": chunk"))
 	}
 	if n.Applied() != x.index {
 		t.Fatalf("applied %d after a restore of %d", n.Applied(), x.index)
 	}
 	return n
+}
+
+// While a restored state catches up, its entries must not be counted: at E the sender has {b, c, d}, never had more than
+// three, and evicted nothing; the restored state has four in between.
+func TestSnapshotOfABoundedCache(t *testing.T) {
+	cfg := Config{Default: Policy{MaxEntries: 3}}
+	sender := New(cfg)
+	apply(sender, 0, putOp("c", "a", "1", nil), putOp("c", "b", "1", nil), putOp("c", "c", "1", nil))
+	n := New(Config{})
+	x := &transfer{w: sender.BeginSnapshot(), r: n.BeginRestore(sender.Applied())}
+	log := []*cachepb.Batch{
+		batch(0, delOp("c", "a", nil)), batch(0, putOp("c", "x", "1", nil)), batch(0, delOp("c", "x", nil)), batch(0, putOp("c", "d", "1", nil)),
+	}
+	for _, b := range log {
+		sender.Apply(sender.Applied()+1, b, nil)
+	}
+	for !x.finished {
+		x.step(t, 1000)
+	}
+	for _, b := range log {
+		n.Apply(n.Applied()+1, b, nil)
+		checkConsistent(t, n)
+	}
+	if diff := cmp.Diff(dump(sender), dump(n), compareEntries); diff != "" || n.StateHash() != sender.StateHash() {
+		t.Errorf("(-sender +node):\n%s", diff)
+	}
 }
 
 // A removal replayed after its entry came back does not take it away, and one whose entry was read too early does.
@@ -656,6 +852,10 @@ func tag(session, seq, first uint64) *cachepb.OpTag {
 	return &cachepb.OpTag{Session: session, Seq: seq, FirstUnacked: first}
 }
 
+func openedAt(session, ms uint64) *cachepb.OpTag {
+	return &cachepb.OpTag{Session: session, Seq: 1, OpenedMs: ms}
+}
+
 func TestSessions(t *testing.T) {
 	ok := func(index uint64) Result { return Result{Code: cachepb.Code_OK, Index: index} }
 	again := func(index uint64) Result { return Result{Code: cachepb.Code_OK, Index: index, Duplicate: true} }
@@ -708,6 +908,18 @@ func TestSessions(t *testing.T) {
 			[]Result{ok(1), ok(2), again(2), code(cachepb.Code_SESSION_EXPIRED)},
 		},
 		{
+			"a late copy of the first operation, which says when it was",
+			[]int64{1000, 1000, 1000 + SessionIdleMs, 1000 + SessionIdleMs},
+			[]*cachepb.OpTag{openedAt(1, 1000), openedAt(1, 1000), openedAt(1, 1000), openedAt(1, 1001)},
+			[]Result{ok(1), again(1), code(cachepb.Code_SESSION_EXPIRED), ok(4)},
+		},
+		{
+			"a first operation from the future began now",
+			[]int64{1000, 1000 + SessionIdleMs},
+			[]*cachepb.OpTag{openedAt(1, 1500), openedAt(1, 1000)},
+			[]Result{ok(1), code(cachepb.Code_SESSION_EXPIRED)},
+		},
+		{
 			"the largest numbers", nil,
 			[]*cachepb.OpTag{tag(1, 1, 1), tag(1, 1<<64-1, 1<<64-1), tag(1, 1<<64-1, 1<<64-1), tag(1, 1<<64-9, 1)},
 			[]Result{ok(1), ok(2), again(2), {Code: cachepb.Code_INDETERMINATE, Duplicate: true}},
@@ -752,6 +964,23 @@ func TestTooManySessions(t *testing.T) {
 	for i, want := range []cachepb.Code{cachepb.Code_OK, cachepb.Code_SESSION_EXPIRED, cachepb.Code_OK, cachepb.Code_OK} {
 		if r[i].Code != want {
 			t.Errorf("operation %d: %v, want %v", i, r[i].Code, want)
+		}
+	}
+	checkConsistent(t, s)
+}
+
+// A late copy of the first operation of a session that was ended for room does not begin it again; sessions that begin
+// later do.
+func TestEndedForRoom(t *testing.T) {
+	s := newStore(Config{}, smallLimits)
+	for id := range uint64(smallLimits.sessions + 1) { // one too many
+		apply(s, 1000+int64(id), delOp("c", "k", openedAt(id+1, 1000+id)))
+	}
+	want := []cachepb.Code{cachepb.Code_SESSION_EXPIRED, cachepb.Code_SESSION_EXPIRED, cachepb.Code_OK, cachepb.Code_OK}
+	for i, r := range apply(s, 2000, delOp("c", "k", openedAt(1, 1000)), delOp("c", "k", openedAt(99, 1000)),
+		delOp("c", "k", openedAt(2, 1001)), delOp("c", "k", openedAt(99, 1001))) {
+		if r.Code != want[i] {
+			t.Errorf("operation %d: %v, want %v", i, r.Code, want[i])
 		}
 	}
 	checkConsistent(t, s)
@@ -833,6 +1062,39 @@ func TestLRU(t *testing.T) {
 	}
 }
 
+// Entries that are read after every write are never evicted from an LRU cache with room for them and one more, nor is what
+// was just written; everything else goes by last use.
+func TestLRUKeepsWhatIsUsed(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		room := rapid.IntRange(2, maxCandidates-2).Draw(t, "room")
+		hot := rapid.IntRange(1, room-1).Draw(t, "hot")
+		s := New(Config{Default: Policy{MaxEntries: int64(room), Evict: LRU}})
+		read := func() {
+			for i := range hot {
+				if _, _, ok := s.Get("c", fmt.Sprint("hot", i), 0); !ok && s.Applied() >= uint64(hot) {
+					t.Fatalf("hot%d was evicted at %d", i, s.Applied())
+				}
+			}
+		}
+		for i := range hot {
+			apply(s, 0, putOp("c", fmt.Sprint("hot", i), "v", nil))
+		}
+		for range rapid.IntRange(1, 200).Draw(t, "writes") {
+			read()
+			key := fmt.Sprint(rapid.IntRange(0, 2*room).Draw(t, "key"))
+			apply(s, 0, putOp("c", key, "v", nil))
+			if _, ok := dump(s)["c"][key]; !ok { // a Get would be a use
+				t.Fatalf("%s is gone, just written", key)
+			}
+			if rapid.IntRange(0, 3).Draw(t, "and del") == 0 {
+				apply(s, 0, delOp("c", key, nil))
+			}
+		}
+		read()
+		checkConsistent(t, s)
+	})
+}
+
 // A snapshot of an LRU cache restores within its bounds.
 func TestLRUSnapshot(t *testing.T) {
 	s := New(Config{Default: Policy{MaxEntries: 50, Evict: LRU}})
@@ -894,6 +1156,90 @@ func TestExpiry(t *testing.T) {
 	apply(s, start+1<<40, putOp("c", "k", "2", nil))
 	apply(s, start+1<<41)
 	mustGet(t, s, "c", "k", "2")
+}
+
+// However many entries expire in one second, a batch removes a bounded number of them, the oldest first, until none is
+// left; a node that joins in the middle goes on where the others are. Entries of LRU caches, of which each node has its
+// own, change nothing in that.
+func TestSweepIsBounded(t *testing.T) {
+	cfg := Config{Caches: map[string]Policy{"lru": {MaxEntries: 3000, Evict: LRU}}}
+	const entries, perBatch, start = 8000, 1000, 5000
+	nodes := []*Store{New(cfg), New(cfg)}
+	ttl := func(ms uint32) *cachepb.OpTag { return &cachepb.OpTag{TtlMs: ms} }
+	for i := 0; i < entries; i += perBatch {
+		var ops []*cachepb.CacheRequest
+		for j := range perBatch {
+			ops = append(ops, putOp("c", fmt.Sprint(i+j), "v", ttl(uint32(2500-i/perBatch))), putOp("lru", fmt.Sprint(i+j), "v", ttl(2500)))
+		}
+		for _, n := range nodes {
+			apply(n, start+int64(i/perBatch), ops...)
+		}
+	}
+	for i := range 2000 { // the second node reads others of the LRU cache, and evicts others
+		nodes[1].Get("lru", fmt.Sprint(entries-1-i), 0)
+	}
+	for i := range 1000 {
+		for _, n := range nodes {
+			apply(n, start+10, putOp("lru", fmt.Sprint("more", i), "v", ttl(uint32(2000+i))))
+		}
+	}
+	left, hash := entries, nodes[0].StateHash()
+	if nodes[0].SweepDue(start + 2000) {
+		t.Error("something is due before its second is over")
+	}
+	for batches := 0; left > 0; batches++ {
+		if batches > entries {
+			t.Fatal("the sweep stands still")
+		}
+		if !nodes[0].SweepDue(start + 4000) {
+			t.Fatalf("nothing is due, %d entries are left", left)
+		}
+		var ops []*cachepb.CacheRequest
+		if batches%2 == 0 {
+			ops = append(ops, putOp("other", "k", "v", nil))
+		}
+		if batches == 3 {
+			n := New(Config{})
+			x := &transfer{w: nodes[0].BeginSnapshot(), r: n.BeginRestore(nodes[0].Applied())}
+			for !x.finished {
+				x.step(t, 100_000)
+			}
+			nodes = append(nodes, n)
+		}
+		for _, n := range nodes {
+			apply(n, start+4000, ops...)
+		}
+		mustMiss(t, nodes[0], "c", fmt.Sprint(entries-1), start+4000)
+		have := dump(nodes[0])["c"]
+		if gone := left - len(have); gone < min(left, sweepBase) || gone > sweepBase+2*len(ops) {
+			t.Fatalf("batch %d of %d operations removed %d of %d entries", batches, len(ops), gone, left)
+		}
+		left = len(have)
+		for key := range have {
+			if i, _ := strconv.Atoi(key); i < entries-left {
+				t.Fatalf("%s is still there with %d left: not the oldest first", key, left)
+			}
+		}
+		for i, n := range nodes {
+			if n.StateHash() != nodes[0].StateHash() {
+				t.Fatalf("after batch %d node %d has %d entries, node 0 %d", batches, i, len(dump(n)["c"]), left)
+			}
+		}
+	}
+	for range 10 { // the LRU caches may take longer
+		for i, n := range nodes {
+			apply(n, start+6000)
+			checkConsistent(t, n)
+			if n.StateHash() == hash {
+				t.Errorf("node %d: the hash has not changed", i)
+			}
+		}
+	}
+	for i, n := range nodes {
+		if got := n.Stats().Entries; got != 1 || n.SweepDue(start+60_000) {
+			t.Errorf("node %d has %d entries, want 1, and nothing due", i, got)
+		}
+	}
 }
 
 // ---- what may be asked
