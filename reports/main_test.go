@@ -23,11 +23,13 @@ func TestBadInput(t *testing.T) {
 		args []string
 		want string
 	}{
-		{"no command", nil, "reports: no command given, expected render; see reports --help"},
-		{"unknown command", []string{"rendr"}, `reports: unknown command "rendr", expected render; see reports --help`},
+		{"no command", nil, "reports: no command given, expected render or merge; see reports --help"},
+		{"unknown command", []string{"rendr"}, `reports: unknown command "rendr", expected render or merge; see reports --help`},
 		{"unknown flag", []string{"--fast"}, "reports: flag provided but not defined: -fast"},
 		{"unknown flag of a command", []string{"render", "--fast", empty}, "reports: flag provided but not defined: -fast"},
 		{"no directory", []string{"render"}, "reports: render: no run directory given, expected: reports render DIR"},
+		{"nothing to merge", []string{"merge"}, "reports: merge: no run directory given, expected: reports merge DIR..."},
+		{"no run to merge", []string{"merge", empty}, "reports: " + empty + ": no summary.json: not a run directory, or the run was killed before it wrote one"},
 		{"no such directory", []string{"render", filepath.Join(empty, "x")}, "reports: " + filepath.Join(empty, "x") + ": no summary.json: not a run directory, or the run was killed before it wrote one"},
 		{"not a run", []string{"render", empty}, "reports: " + empty + ": no summary.json: not a run directory, or the run was killed before it wrote one"},
 		{"damaged", []string{"render", damaged}, "reports: " + filepath.Join(damaged, "summary.json") + `:3: unknown field "nam"`},
