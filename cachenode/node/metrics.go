@@ -54,6 +54,7 @@ var (
 	descPeerLag     = desc("peer_lag_entries", "Log entries that the peer does not have, as far as this leader knows; absent on others.", "peer")
 	descInbox       = desc("inbox_waiting", "What waits for the loop's next turn.", "kind")
 	descInboxFull   = desc("inbox_full_total", "What the full inbox of the loop refused or dropped.", "kind")
+	descLaneWaits   = desc("lane_waits_total", "Times a data or snapshot lane of a peer was not read on because the loop was behind.")
 	descForwarded   = desc("operations_forwarded_total", "Writes sent to the leader by this gateway; resent ones count again.")
 	descResent      = desc("operations_resent_total", "Writes sent again after a change of leader or connection.")
 	descLost        = desc("puts_lost_total", "Acknowledged Put and Del that no leader took in time.")
@@ -86,7 +87,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descReady, descRole, descLeading, descTerm, descApplied, descStaleness, descLeaders, descElections, descSuspicions, descAbandons,
 		descStalls, descLetters, descSnapshots, descSnapBytes, descSnapActive, descSnapPart,
-		descLogEntries, descLogBytes, descPeerLag, descInbox, descInboxFull, descForwarded, descResent, descLost, descBatches,
+		descLogEntries, descLogBytes, descPeerLag, descInbox, descInboxFull, descLaneWaits, descForwarded, descResent, descLost, descBatches,
 		descBatched, descQueued, descPending, descOverlay, descGatewayFull, descEntries, descBytes, descEvictions,
 		descExpirations, descStateHash, descStateIndex, descPeerSent, descPeerUp, descPeerQueue, descPeerWaiting, descPeerDials, descRTT,
 		descBuild, descReads, descOverridden,
@@ -110,6 +111,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(descInbox, float64(operations), "operations")
 	counter(descInboxFull, m.n.runner.Full(), "operations")
 	counter(descInboxFull, m.n.runner.Dropped(), "messages")
+	counter(descLaneWaits, m.n.runner.Waits())
 	m.collectStore(gauge, counter)
 	m.collectPeers(gauge, counter)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

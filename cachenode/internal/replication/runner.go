@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/hacache/hacache/proto/cachepb"
 )
@@ -39,28 +40,45 @@ type Driven interface {
 	NextWake() time.Duration
 }
 
-// Bounds of the runner's inbox. Peers' messages and clients' operations queue apart, so that a flood of operations
-// never delays a heartbeat; a turn takes all of the former and a bounded number of the latter.
+// Bounds of the runner's inbox, and of a turn.
+//
+// Peers' messages and clients' operations queue apart, so that a flood of operations never delays a heartbeat. The inbox
+// holds little of what is large: whoever reads a data or snapshot lane waits until there is room, and with it, by flow
+// control, the peer at its other end. A heartbeat on a control lane never waits to get in, and what stands before it is no
+// more than inboxBulk, some tens of milliseconds.
+//
+// A turn takes a bounded amount of work of either kind, since between two turns nothing is sent and no tick is counted:
+// thousands of operations in one turn are a heartbeat that is late at all other nodes.
 const (
-	inboxPeers = 64 << 10
-	inboxOps   = 64 << 10
-	opsPerTurn = 4096
+	inboxPeers   = 64 << 10 // messages of peers; beyond it they are dropped
+	inboxBulk    = 4 << 20  // bytes of those on data and snapshot lanes; one larger message is taken alone
+	inboxOps     = 64 << 10 // operations
+	inboxOpBytes = 32 << 20 // and their bytes
+	turnOps      = 4096     // operations of clients in a turn, and as many in messages of peers
+	turnBytes    = 1 << 20  // of messages of peers
+	callWork     = 8        // what a Call counts for, in operations
 )
 
-// Runner is the one goroutine that drives a core. Its Post methods and Submit never block.
+// Runner is the one goroutine that drives a core. Submit never blocks, nor do the Post methods but for messages on data and
+// snapshot lanes, which wait while the inbox is full of them.
 type Runner struct {
 	core  *Core
 	upper Driven
 
 	mu      sync.Mutex
-	peers   []event // from the transport, and calls
+	room    sync.Cond // bulk has become less, or the runner has stopped
+	peers   []event   // from the transport, and calls
 	ops     []Submission
+	bulk    int // bytes of what has come on data and snapshot lanes and was not dispatched yet
+	opBytes int // of the operations in ops
 	stopped bool
 	wake    chan struct{} // capacity 1; never closed
 
 	view    atomic.Pointer[View]
+	behind  atomic.Int64 // messages taken from the inbox that wait for the next turn
 	backlog atomic.Int64 // operations taken from the inbox that wait for the next turn
 	dropped atomic.Uint64
+	waits   atomic.Uint64
 	full    atomic.Uint64
 }
 
@@ -101,11 +119,14 @@ type event struct {
 	req     *cachepb.CacheRequest
 	ack     *cachepb.Ack
 	call    func(*Core)
+	work    int // what it counts for in a turn, in operations
+	size    int // bytes, of what is counted in Runner.bulk
 }
 
 // NewRunner returns a runner for core, whose Upper must be upper. It starts nothing; Run does.
 func NewRunner(core *Core, upper Driven) *Runner {
 	r := &Runner{core: core, upper: upper, wake: make(chan struct{}, 1)}
+	r.room.L = &r.mu
 	r.view.Store(&View{Leader: -1})
 	return r
 }
@@ -122,11 +143,18 @@ func Now() time.Duration {
 
 func (r *Runner) post(e event) {
 	r.mu.Lock()
+	if e.size > 0 && r.bulk > 0 && r.bulk+e.size > inboxBulk && !r.stopped {
+		r.waits.Add(1)
+		for r.bulk > 0 && r.bulk+e.size > inboxBulk && !r.stopped {
+			r.room.Wait()
+		}
+	}
 	if r.stopped || (len(r.peers) >= inboxPeers && (e.kind == eventRequest || e.kind == eventAck)) {
 		r.mu.Unlock()
 		r.dropped.Add(1)
 		return
 	}
+	r.bulk += e.size
 	r.peers = append(r.peers, e)
 	r.mu.Unlock()
 	r.signal()
@@ -141,12 +169,20 @@ func (r *Runner) signal() {
 
 // PostRequest hands a peer's request to the core.
 func (r *Runner) PostRequest(slot int, id uint64, lane Lane, req *cachepb.CacheRequest) {
-	r.post(event{kind: eventRequest, slot: slot, id: id, lane: lane, req: req})
+	e := event{kind: eventRequest, slot: slot, id: id, lane: lane, req: req, work: max(len(req.GetBatch().GetItems()), 1)}
+	if lane != LaneControl {
+		e.size = proto.Size(req)
+	}
+	r.post(e)
 }
 
 // PostAck hands a peer's answer to the core.
 func (r *Runner) PostAck(slot int, id uint64, lane Lane, ack *cachepb.Ack) {
-	r.post(event{kind: eventAck, slot: slot, id: id, lane: lane, ack: ack})
+	e := event{kind: eventAck, slot: slot, id: id, lane: lane, ack: ack, work: max(len(ack.GetBatch().GetItems()), 1)}
+	if lane != LaneControl {
+		e.size = proto.Size(ack)
+	}
+	r.post(e)
 }
 
 // PostUp reports a new stream.
@@ -166,12 +202,14 @@ func (r *Runner) PostDialFailed(slot int, refused bool) {
 
 // Submit queues one operation. It reports false, and has no effect, when the inbox is full or the runner has stopped.
 func (r *Runner) Submit(to Responder, req *cachepb.CacheRequest) bool {
+	size := operandBytes(req)
 	r.mu.Lock()
-	if r.stopped || len(r.ops) >= inboxOps {
+	if r.stopped || len(r.ops) >= inboxOps || r.opBytes+size > inboxOpBytes {
 		r.mu.Unlock()
 		r.full.Add(1)
 		return false
 	}
+	r.opBytes += size
 	r.ops = append(r.ops, Submission{To: to, Req: req})
 	first := len(r.ops) == 1
 	r.mu.Unlock()
@@ -179,6 +217,23 @@ func (r *Runner) Submit(to Responder, req *cachepb.CacheRequest) bool {
 		r.signal()
 	}
 	return true
+}
+
+// operandBytes is what an operation's names and value take.
+func operandBytes(req *cachepb.CacheRequest) int {
+	switch m := req.GetMethod().(type) {
+	case *cachepb.CacheRequest_Put:
+		return len(m.Put.GetCacheName()) + len(m.Put.GetEntry()) + len(m.Put.GetValue())
+	case *cachepb.CacheRequest_Insert:
+		return len(m.Insert.GetCacheName()) + len(m.Insert.GetEntry()) + len(m.Insert.GetValue())
+	case *cachepb.CacheRequest_Del:
+		return len(m.Del.GetCacheName()) + len(m.Del.GetEntry())
+	case *cachepb.CacheRequest_Remove:
+		return len(m.Remove.GetCacheName()) + len(m.Remove.GetEntry())
+	case *cachepb.CacheRequest_Get:
+		return len(m.Get.GetCacheName()) + len(m.Get.GetEntry())
+	}
+	return 0
 }
 
 // Call runs f on the runner's goroutine and waits for it. It returns ctx's error or ErrStopped if f may not have run.
@@ -189,7 +244,7 @@ func (r *Runner) Call(ctx context.Context, f func(*Core)) error {
 		r.mu.Unlock()
 		return ErrStopped
 	}
-	r.peers = append(r.peers, event{kind: eventCall, call: func(c *Core) { defer close(done); f(c) }})
+	r.peers = append(r.peers, event{kind: eventCall, work: callWork, call: func(c *Core) { defer close(done); f(c) }})
 	r.mu.Unlock()
 	r.signal()
 	select {
@@ -207,11 +262,14 @@ func (r *Runner) View() *View { return r.view.Load() }
 func (r *Runner) Depth() (messages, operations int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.peers), len(r.ops) + int(r.backlog.Load())
+	return len(r.peers) + int(r.behind.Load()), len(r.ops) + int(r.backlog.Load())
 }
 
 // Dropped returns how many peer messages the full inbox dropped.
 func (r *Runner) Dropped() uint64 { return r.dropped.Load() }
+
+// Waits returns how often a lane was not read because the inbox was full of messages like those on it.
+func (r *Runner) Waits() uint64 { return r.waits.Load() }
 
 // Full returns how many operations the full inbox refused.
 func (r *Runner) Full() uint64 { return r.full.Load() }
@@ -220,25 +278,29 @@ func (r *Runner) Full() uint64 { return r.full.Load() }
 func (r *Runner) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var peers, spare []event
+	var peers, sparePeers []event
 	var ops, spareOps []Submission
-	defer r.stop()
+	defer func() { r.stop(peers) }()
 	for {
 		r.mu.Lock()
-		peers, r.peers = r.peers, spare[:0]
+		if len(peers) == 0 {
+			peers, r.peers = r.peers, sparePeers[:0]
+			sparePeers = peers
+		}
 		if len(ops) == 0 {
-			ops, r.ops = r.ops, spareOps[:0]
+			ops, r.ops, r.opBytes = r.ops, spareOps[:0], 0
 			spareOps = ops
 		}
+		r.behind.Store(int64(len(peers)))
+		r.backlog.Store(int64(len(ops)))
 		r.mu.Unlock()
 
 		r.core.Clock(Now())
-		for i := range peers {
-			r.dispatch(&peers[i])
-		}
-		clear(peers)
-		spare = peers
-		n := min(len(ops), opsPerTurn)
+		n := r.dispatchSome(peers)
+		clear(peers[:n])
+		peers = peers[n:]
+		r.behind.Store(int64(len(peers)))
+		n = min(len(ops), turnOps)
 		for i := range ops[:n] {
 			r.upper.Submit(ops[i])
 		}
@@ -254,7 +316,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		}
 		r.publish()
 
-		if len(ops) > 0 {
+		if len(ops)+len(peers) > 0 {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -275,6 +337,25 @@ func (r *Runner) Run(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// dispatchSome hands as many messages to the core as a turn takes, and returns how many.
+func (r *Runner) dispatchSome(peers []event) (n int) {
+	work, size := 0, 0
+	for n < len(peers) && work < turnOps && size < turnBytes {
+		e := &peers[n]
+		r.dispatch(e)
+		work += e.work
+		size += e.size
+		n++
+	}
+	if size > 0 {
+		r.mu.Lock()
+		r.bulk -= size
+		r.room.Broadcast()
+		r.mu.Unlock()
+	}
+	return n
 }
 
 func (r *Runner) dispatch(e *event) {
@@ -307,12 +388,14 @@ func (r *Runner) publish() {
 	}
 }
 
-// stop refuses further work and runs the calls that were queued meanwhile.
-func (r *Runner) stop() {
+// stop refuses further work and runs the calls that were queued meanwhile: those that were taken already, and those
+// that were not.
+func (r *Runner) stop(taken []event) {
 	r.mu.Lock()
 	r.stopped = true
-	left := r.peers
+	left := append(taken, r.peers...)
 	r.peers, r.ops = nil, nil
+	r.room.Broadcast()
 	r.mu.Unlock()
 	for i := range left {
 		if left[i].kind == eventCall {
