@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -79,6 +80,11 @@ var (
 	descRTT         = desc("peer_rtt_seconds", "Smoothed round trip time to a peer; absent before the first.", "peer")
 	descBuild       = desc("build_info", "1, with what the program was built from.", "version", "revision", "goversion")
 	descReads       = desc("reads_waiting", "Reads that wait for the leader.")
+	descWatches     = desc("watches", "Streams that watch caches.")
+	descWatchTold   = desc("watch_told_total", "Changes and gaps told, once for each stream.")
+	descWatchGaps   = desc("watch_gaps_total", "Gaps told to streams that watch; slow are those that read too slowly.", "reason")
+	descWatchKept   = desc("watch_kept_changes", "Changes kept for streams that watch.")
+	descWatchBytes  = desc("watch_kept_bytes", "Their bytes.")
 )
 
 // Describe implements prometheus.Collector. The set of metrics is fixed but for labels, so describing by collecting is
@@ -90,7 +96,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 		descLogEntries, descLogBytes, descPeerLag, descInbox, descInboxFull, descLaneWaits, descForwarded, descResent, descLost, descBatches,
 		descBatched, descQueued, descPending, descOverlay, descGatewayFull, descEntries, descBytes, descEvictions,
 		descExpirations, descStateHash, descStateIndex, descPeerSent, descPeerUp, descPeerQueue, descPeerWaiting, descPeerDials, descRTT,
-		descBuild, descReads, descOverridden,
+		descBuild, descReads, descOverridden, descWatches, descWatchTold, descWatchGaps, descWatchKept, descWatchBytes,
 	} {
 		ch <- d
 	}
@@ -184,6 +190,13 @@ func (m metrics) collectLoop(s *loopState, gauge gaugeFunc, counter counterFunc)
 	gauge(descOverlay, float64(gw.OverlayBytes))
 	counter(descGatewayFull, gw.FullPending, "bytes")
 	counter(descGatewayFull, gw.FullWindow, "window")
+	gauge(descWatches, float64(gw.Watches))
+	counter(descWatchTold, gw.WatchTold)
+	for reason, n := range gw.WatchGaps {
+		counter(descWatchGaps, n, strings.ToLower(cachepb.Gap_Reason(reason).String()))
+	}
+	gauge(descWatchKept, float64(gw.WatchKept))
+	gauge(descWatchBytes, float64(gw.WatchKeptBytes))
 	gauge(descReads, float64(gw.Reads))
 	for _, h := range s.hosts {
 		if h.GetAddr() == s.self {

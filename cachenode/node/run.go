@@ -48,6 +48,7 @@ func (n *Node) Run(ctx context.Context) error {
 	watchCtx, stopWatch := context.WithCancel(context.Background())
 	defer stopWatch()
 	serving.Go(func() { n.watch(watchCtx) })
+	serving.Go(func() { n.tellChanges(watchCtx) })
 	if n.admin != nil {
 		serving.Go(func() {
 			if err := admin.Serve(watchCtx, n.admin, admin.Config{
@@ -167,5 +168,18 @@ func (n *Node) watch(ctx context.Context) {
 			n.server.LeaderChanged(n.LeaderInfo())
 		}
 		last = v
+	}
+}
+
+// tellChanges wakes the sessions that watch caches when something was applied. It does so for the goroutine that applies,
+// which must not take time for each of them.
+func (n *Node) tellChanges(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.gw.Changed():
+			n.server.Changed()
+		}
 	}
 }

@@ -203,7 +203,7 @@ type Change_Cause int32
 const (
 	// By a put, insert, del or remove.
 	Change_OPERATION Change_Cause = 0
-	// Its time was over. It is reported when it is removed, in the second after.
+	// Its time was over. Nobody could read it any more; it is reported when it is removed, a second or so later.
 	Change_EXPIRED Change_Cause = 1
 	// Its cache needed the room. In an lru cache nodes evict each for themselves.
 	Change_EVICTED Change_Cause = 2

@@ -10,10 +10,7 @@ import (
 	grpcpeer "google.golang.org/grpc/peer"
 )
 
-const (
-	tokenKey = "authorization"
-	watchKey = "cachenode-watch"
-)
+const tokenKey = "authorization"
 
 // auth compares tokens in constant time: digests, so that not even lengths can be told apart.
 type auth struct {

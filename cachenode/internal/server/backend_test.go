@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +31,59 @@ type backend struct {
 	mgmtErr  error
 	calls    []string // management calls
 	peers    int
+	feeds    []*feed
+}
+
+// feed is a Feed of what the test puts into it.
+type feed struct {
+	names []string
+
+	mu     sync.Mutex
+	acks   []*cachepb.Ack
+	closed bool
+}
+
+func (f *feed) Next(acks []*cachepb.Ack, limit int) []*cachepb.Ack {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		panic("Next after Close")
+	}
+	n := min(limit, len(f.acks))
+	acks = append(acks, f.acks[:n]...)
+	f.acks = f.acks[n:]
+	return acks
+}
+
+func (f *feed) Close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+}
+
+func (f *feed) put(acks ...*cachepb.Ack) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.acks = append(f.acks, acks...)
+}
+
+// left returns how many acks were not told yet, and whether the feed was closed.
+func (f *feed) left() (int, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.acks), f.closed
+}
+
+// Watch implements Backend: every feed begins with a Gap, and there is no cache "none".
+func (b *backend) Watch(names []string) (Feed, error) {
+	if slices.Contains(names, "none") {
+		return nil, &Error{cachepb.Code_UNKNOWN_CACHE, `cache "none" is not configured`}
+	}
+	f := &feed{names: names, acks: []*cachepb.Ack{{Method: &cachepb.Ack_Gap{Gap: &cachepb.Gap{From: 1, To: 7}}}}}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.feeds = append(b.feeds, f)
+	return f, nil
 }
 
 // held is an operation that waits for its answer.

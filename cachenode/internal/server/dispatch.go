@@ -195,8 +195,14 @@ func weight(req *cachepb.CacheRequest) int {
 // ackWeight is an upper estimate of an ack's size; only values and names vary much.
 func ackWeight(ack *cachepb.Ack) int {
 	const rest = 128
-	if m, ok := ack.GetMethod().(*cachepb.Ack_GetAck); ok {
+	var change *cachepb.Change
+	switch m := ack.GetMethod().(type) {
+	case *cachepb.Ack_GetAck:
 		return rest + len(m.GetAck.GetCacheName()) + len(m.GetAck.GetEntry()) + len(m.GetAck.GetValue())
+	case *cachepb.Ack_PutAck:
+		change = m.PutAck.GetChange()
+	case *cachepb.Ack_DelAck:
+		change = m.DelAck.GetChange()
 	}
-	return rest
+	return rest + len(change.GetCacheName()) + len(change.GetEntry())
 }

@@ -14,6 +14,12 @@
 // does not read on while Window operations are open. So a client that does not read its answers fills its own window
 // and nothing else: the queue is bounded by the window, and the writer that waits for it holds no lock.
 //
+// # Watching
+//
+// A stream whose metadata asks for it is told of changes: of the leader by LeaderChanged, of caches by the Feed that the
+// Backend opened for it, which the writer empties whenever Changed has woken it and answers have been sent. While the
+// client does not read, the writer does not either, and it is for the Feed to bound what is kept.
+//
 // Streams whose metadata names a peer are handed to the Backend after the token check.
 package server
 
@@ -91,8 +97,18 @@ type Backend interface {
 	MembersSet(ctx context.Context, hosts []string, vouched bool) error
 	// Abandon forgets everything and starts again as an empty node.
 	Abandon(ctx context.Context) error
+	// Watch begins a feed of the changes of the named caches, or of all if names is empty. The session closes it.
+	Watch(names []string) (Feed, error)
 	// ServePeer runs a stream that a peer opened, until it ends.
 	ServePeer(stream grpc.BidiStreamingServer[cachepb.CacheRequest, cachepb.Ack]) error
+}
+
+// Feed is what a stream that watches is told. One goroutine uses it at a time.
+type Feed interface {
+	// Next appends at most limit acks that were not told yet to acks. It never blocks.
+	Next(acks []*cachepb.Ack, limit int) []*cachepb.Ack
+	// Close ends the feed; Next is not called after it.
+	Close()
 }
 
 // Responder takes the answers of submitted operations. Deliver never blocks, may be called from any goroutine and owns
@@ -128,7 +144,8 @@ type Server struct {
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
-	ended    tallies // of the sessions that are gone
+	watchers map[*session]struct{} // those with a feed
+	ended    tallies               // of the sessions that are gone
 	draining bool
 	idle     chan struct{}  // closed by remove when draining and no session is left
 	readers  sync.WaitGroup // the reader of each session
@@ -146,6 +163,7 @@ func New(cfg Config) *Server {
 		health:   health.NewServer(),
 		created:  time.Now(),
 		sessions: map[*session]struct{}{},
+		watchers: map[*session]struct{}{},
 		idle:     make(chan struct{}),
 	}
 	// Windows and message limit come from peer: they hold for all streams of a listener, and peers need the most.
@@ -202,6 +220,15 @@ func (s *Server) LeaderChanged(info *cachepb.LeaderInfo) {
 	}
 }
 
+// Changed makes the sessions that watch caches look at their feeds. It never blocks.
+func (s *Server) Changed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for sess := range s.watchers {
+		sess.stir()
+	}
+}
+
 // Drain ends the client sessions in order: new streams are refused, operations that arrive from now on are answered
 // with SHUTTING_DOWN, and each session ends when its open operations are answered. It returns when all have ended, or
 // with the context's error. Peer streams go on.
@@ -248,12 +275,23 @@ func (s *Server) StreamValues(stream grpc.BidiStreamingServer[cachepb.CacheReque
 	if isPeer {
 		return toStatus(s.cfg.Backend.ServePeer(stream))
 	}
+	watch, err := parseWatch(metadata.ValueFromIncomingContext(ctx, watchKey))
+	if err != nil {
+		return toStatus(err)
+	}
 	sess := newSession(s, stream)
-	sess.watch = len(metadata.ValueFromIncomingContext(ctx, watchKey)) > 0
+	sess.watch = watch.leader
 	if err := s.add(sess); err != nil {
 		return toStatus(err)
 	}
 	defer s.remove(sess)
+	if watch.caches {
+		if sess.feed, err = s.cfg.Backend.Watch(watch.names); err != nil {
+			return toStatus(err)
+		}
+		defer sess.feed.Close()
+		s.tellChanges(sess)
+	}
 	sess.greet(s.cfg.Backend.LeaderInfo())
 	stopped := context.AfterFunc(ctx, sess.end)
 	defer stopped()
@@ -276,11 +314,20 @@ func (s *Server) add(sess *session) error {
 	return nil
 }
 
+// tellChanges makes a session with a feed tell what is in it, from its beginning.
+func (s *Server) tellChanges(sess *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watchers[sess] = struct{}{}
+	sess.news, sess.batching = true, true // nobody else has the session yet
+}
+
 func (s *Server) remove(sess *session) {
 	sess.end()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, sess)
+	delete(s.watchers, sess)
 	sess.mu.Lock()
 	s.ended.merge(&sess.tallies)
 	sess.mu.Unlock()

@@ -17,7 +17,11 @@ import (
 type session struct {
 	srv    *Server
 	stream grpc.BidiStreamingServer[cachepb.CacheRequest, cachepb.Ack]
-	watch  bool
+	watch  bool // asked to be told of the leader
+
+	// Of the writer alone.
+	feed  Feed           // nil: no caches are watched
+	notes []*cachepb.Ack // what it told last
 
 	// Of the reader alone.
 	local    answers       // to the message in hand
@@ -32,9 +36,10 @@ type session struct {
 	queue    answers
 	tallies  tallies             // of what was sent
 	leader   *cachepb.LeaderInfo // to be sent before the queue; the latest wins
+	news     bool                // the feed may have something to tell, after the queue
 	open     int                 // operations read and not yet answered on the stream
 	idle     bool                // the writer waits
-	batching bool                // the client has sent a batch, so it understands them
+	batching bool                // the client understands batches: it has sent one, or watches caches
 	eof      bool                // the client will send no more
 	draining bool                // the node wants to end
 	ended    bool                // the stream is over: deliveries are dropped
@@ -121,6 +126,14 @@ func (s *session) greet(info *cachepb.LeaderInfo) {
 func (s *session) notify(info *cachepb.LeaderInfo) {
 	s.mu.Lock()
 	s.leader = info
+	s.wakeLocked()
+	s.mu.Unlock()
+}
+
+// stir makes the writer look at the feed.
+func (s *session) stir() {
+	s.mu.Lock()
+	s.news = true
 	s.wakeLocked()
 	s.mu.Unlock()
 }
@@ -245,49 +258,77 @@ func (s *session) answer(ack *cachepb.Ack, c class) { s.local.add(ack, mark{s.re
 // write sends what is delivered until the stream is over, and returns why it is: nil when the client has closed its
 // side and has all its answers.
 func (s *session) write() error {
-	var spare answers // what the writer is not looking at
+	var out outgoing
 	for {
-		out, leader, batching, err := s.take(spare)
-		if leader != nil {
-			if err := s.stream.Send(leaderInfo(leader)); err != nil {
+		if over, err := s.take(&out); over {
+			return err
+		}
+		if out.leader != nil {
+			if err := s.stream.Send(leaderInfo(out.leader)); err != nil {
 				return err
 			}
 		}
-		if len(out.acks) == 0 && leader == nil {
+		if err := s.send(out.acks, out.batching); err != nil {
 			return err
 		}
-		if err := s.send(out.acks, batching); err != nil {
-			return err
-		}
-		s.sent(&out)
+		s.sent(&out.answers)
 		out.reset()
-		spare = out
+		if err := s.tell(); err != nil {
+			return err
+		}
 	}
 }
 
-// take waits for something to send and swaps it for spare. It returns nothing when the session is over, and why.
-func (s *session) take(spare answers) (out answers, leader *cachepb.LeaderInfo, batching bool, err error) {
+// outgoing is what the writer sends in one turn, the leader first.
+type outgoing struct {
+	leader *cachepb.LeaderInfo
+	answers
+	batching bool
+}
+
+// take waits for something to send and swaps it for out, which must be empty. It reports whether the session is over
+// instead, and why. What the feed has to tell keeps no session alive: it never ends.
+func (s *session) take(out *outgoing) (over bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for !s.ended && len(s.queue.acks) == 0 && s.leader == nil {
 		switch {
 		case s.err != nil:
-			return answers{}, nil, false, s.err
+			return true, s.err
 		case s.eof && s.open == 0:
-			return answers{}, nil, false, nil
+			return true, nil
 		case s.draining && s.open == 0:
-			return answers{}, nil, false, errDraining
+			return true, errDraining
+		}
+		if s.news {
+			break
 		}
 		s.idle = true
 		s.writable.Wait()
 	}
 	s.idle = false
 	if s.ended {
-		return answers{}, nil, false, context.Cause(s.stream.Context())
+		return true, context.Cause(s.stream.Context())
 	}
-	out, s.queue = s.queue, spare
-	leader, s.leader = s.leader, nil
-	return out, leader, s.batching, nil
+	out.answers, s.queue = s.queue, out.answers
+	out.leader, s.leader = s.leader, nil
+	out.batching = s.batching
+	s.news = false
+	return false, nil
+}
+
+// tell sends what the feed has, no more than a batch in one turn: answers must not wait for what others have written.
+func (s *session) tell() error {
+	if s.feed == nil {
+		return nil
+	}
+	s.notes = s.feed.Next(s.notes[:0], MaxBatchItems)
+	if len(s.notes) == MaxBatchItems {
+		s.stir()
+	}
+	err := s.send(s.notes, true)
+	clear(s.notes)
+	return err
 }
 
 // sent counts and closes the operations that were answered.

@@ -39,7 +39,14 @@ func toStatus(err error) error {
 		return err
 	}
 	code := codes.Internal
+	refused, _ := errors.AsType[*Error](err)
 	switch {
+	case refused != nil && refused.Code == cachepb.Code_UNKNOWN_CACHE:
+		code = codes.NotFound
+	case refused != nil && refused.Code == cachepb.Code_SHUTTING_DOWN:
+		code = codes.Unavailable
+	case refused != nil:
+		code = codes.InvalidArgument
 	case errors.Is(err, errNoToken):
 		code = codes.Unauthenticated
 	case errors.Is(err, errWrongToken):
