@@ -53,8 +53,9 @@ type Config struct {
 	// arriving before the stream is given up for broken; 0 is 15 s. It finds
 	// connections that died without a word, where TCP would try for minutes.
 	Silence time.Duration
-	// BackoffMin and BackoffMax bound the pause between attempts to connect,
-	// which grows by half each time; 0 is 20 ms and 250 ms.
+	// BackoffMin and BackoffMax bound the pause between attempts to connect; 0
+	// is 20 ms and 250 ms. The first is BackoffMin long, a later one is drawn
+	// from there to a limit that grows by half each time.
 	BackoffMin, BackoffMax time.Duration
 
 	// OnLeader is called with the greeting of each new stream, and with each

@@ -44,7 +44,7 @@ type Conn struct {
 	outbox  outbox
 	down    error
 	closed  bool
-	auth    *AuthError
+	refused bool          // down is an AuthError
 	changed chan struct{} // closed and replaced when the Conn goes up or down, or is closed
 	lobby   lobby
 
@@ -52,7 +52,7 @@ type Conn struct {
 	heard  time.Duration      // when something arrived last
 	mute   time.Duration      // when the first operation was sent that timed out since then; 0: none
 	hangUp context.CancelFunc // ends the current stream
-	silent bool               // hangUp was called for silence
+	gaveUp error              // why hangUp was called
 	timer  *time.Timer
 	armed  time.Duration // when the timer fires; 0: not armed
 
@@ -135,7 +135,7 @@ func (c *Conn) Ready(ctx context.Context) error {
 	for {
 		c.mu.Lock()
 		down, changed := c.down, c.changed
-		final := c.closed || c.auth != nil
+		final := c.closed || c.refused
 		c.mu.Unlock()
 		if down == nil || final {
 			return down
@@ -191,6 +191,7 @@ func (c *Conn) start(op *Op, deadline, told time.Duration, done func(Outcome), w
 	if err := c.admit(w); err != nil {
 		if errors.Is(err, ErrFull) {
 			c.stats.Full++
+			c.unstick()
 		}
 		c.mu.Unlock()
 		return 0, err
@@ -323,8 +324,8 @@ func (c *Conn) expire() {
 	c.armed = 0
 	p := c.window.first()
 	for ; p != nil && p.deadline <= now; p = c.window.first() {
-		if c.mute == 0 && p.sent && p.sentAt >= c.heard {
-			c.mute = max(p.sentAt, 1)
+		if p.sent {
+			c.unheard(p.sentAt)
 		}
 		over = append(over, c.giveUp(p, ErrTimeout))
 	}
@@ -332,12 +333,36 @@ func (c *Conn) expire() {
 		c.arm(p.deadline)
 	}
 	c.callNext()
-	if c.mute > 0 && now-c.mute >= c.cfg.Silence && c.hangUp != nil {
-		c.silent = true
-		c.hangUp()
-	}
 	c.mu.Unlock()
 	for _, e := range over {
 		e.done(e.o)
+	}
+}
+
+// unheard notes that what was sent at some time got no answer, and gives the
+// stream up when nothing has arrived since then for too long. mu is held.
+func (c *Conn) unheard(sentAt time.Duration) {
+	if c.mute == 0 && sentAt >= c.heard {
+		c.mute = max(sentAt, 1)
+	}
+	if c.mute > 0 && c.now()-c.mute >= c.cfg.Silence {
+		c.giveUpStream(fmt.Errorf("nothing heard for %s", c.cfg.Silence))
+	}
+}
+
+// unstick gives the stream up when the window is full and a Get whose answer is
+// matched by order has held up its place for too long: its node answers others,
+// but not this one. mu is held.
+func (c *Conn) unstick() {
+	if p := c.window.oldest(); p != nil && p.dead && c.now()-p.deadline >= c.cfg.Silence {
+		c.giveUpStream(fmt.Errorf("a Get was not answered %s after its deadline", c.cfg.Silence))
+	}
+}
+
+// giveUpStream ends the current stream. mu is held.
+func (c *Conn) giveUpStream(why error) {
+	if c.hangUp != nil && c.gaveUp == nil {
+		c.gaveUp = why
+		c.hangUp()
 	}
 }

@@ -107,7 +107,7 @@ func (c *Conn) admit(w *waiter) error {
 
 // worthwhile tells whether waiting may help against err. mu is held.
 func (c *Conn) worthwhile(w *waiter, err error) bool {
-	return errors.Is(err, ErrFull) || w.patient && !c.closed && c.auth == nil
+	return errors.Is(err, ErrFull) || w.patient && !c.closed && !c.refused
 }
 
 // callNext calls the first caller in the lobby if it can start. mu is held.

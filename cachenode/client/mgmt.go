@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -26,7 +27,10 @@ type mgmtReply struct {
 	err error
 }
 
-type mgmtWaiter struct{ ch chan mgmtReply }
+type mgmtWaiter struct {
+	ch chan mgmtReply
+	at time.Duration // when it was enqueued
+}
 
 // Ping asks the node for a sign of life.
 func (c *Conn) Ping(ctx context.Context) error {
@@ -95,6 +99,9 @@ func (c *Conn) manage(ctx context.Context, kind int, req *cachepb.MgmtRequest) (
 		return r.ack, r.err
 	case <-ctx.Done():
 		// The waiter keeps its place: the answer still has to be matched in order.
+		c.mu.Lock()
+		c.unheard(w.at)
+		c.mu.Unlock()
 		return nil, fmt.Errorf("client: no answer from %s: %w", c.addr, ctx.Err())
 	}
 }
@@ -118,6 +125,7 @@ func (c *Conn) enqueue(req *cachepb.MgmtRequest, w *mgmtWaiter, kind int) error 
 		return ErrFull
 	}
 	if w != nil {
+		w.at = c.now()
 		c.mgmt[kind] = append(c.mgmt[kind], w)
 	}
 	c.outbox.addMgmt(body)

@@ -147,8 +147,8 @@ func (e *DownError) Error() string {
 
 func (e *DownError) Unwrap() error { return e.Err }
 
-// AuthError means that the node refused the token or the certificate. A Conn
-// that met it stays down: trying again with the same token cannot help.
+// AuthError means that the node refused the token or the certificate. Nobody
+// waits for a Conn that met it, which tries again every five seconds.
 type AuthError struct {
 	Addr   string
 	Detail string

@@ -20,7 +20,7 @@ import (
 // write of a session takes effect exactly once all the same, and what is said of it is true: ok means that it did, fail
 // that it did not.
 func TestSessionIsExactlyOnce(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(10) {
 		synctest.Test(t, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 2))
 			n := newCluster(t, "a:1", "b:1", "c:1")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -16,27 +17,34 @@ import (
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
-// run keeps the stream connected until ctx is done or the node refuses the
-// credentials.
+// authPause is the pause before credentials that were refused are tried again:
+// a node may have been started with the wrong ones, and be put right.
+const authPause = 5 * time.Second
+
+// run keeps the stream connected until ctx is done.
 func (c *Conn) run(ctx context.Context) {
-	backoff := c.cfg.BackoffMin
+	limit := c.cfg.BackoffMin
 	for ctx.Err() == nil {
+		began := c.now()
 		up, err := c.serve(ctx)
-		if _, ok := errors.AsType[*AuthError](err); ok {
-			break
+		if up && c.now()-began >= c.cfg.BackoffMax {
+			limit = c.cfg.BackoffMin // not for a node that lets in and throws out
 		}
-		if up {
-			backoff = c.cfg.BackoffMin
+		pause := c.cfg.BackoffMin
+		if limit > pause {
+			pause += rand.N(limit - pause) // clients that lost a node together return one by one
 		}
-		pause := time.NewTimer(backoff)
+		if _, refused := errors.AsType[*AuthError](err); refused {
+			pause = authPause
+		}
+		timer := time.NewTimer(pause)
 		select {
-		case <-pause.C:
+		case <-timer.C:
 		case <-ctx.Done():
-			pause.Stop()
+			timer.Stop()
 		}
-		backoff = min(backoff*3/2, c.cfg.BackoffMax)
+		limit = min(limit*3/2, c.cfg.BackoffMax)
 	}
-	<-ctx.Done()
 	c.mu.Lock()
 	c.closed, c.down = true, ErrClosed
 	if c.timer != nil {
@@ -93,11 +101,10 @@ func (c *Conn) serve(ctx context.Context) (up bool, err error) {
 	cancel()
 	writer.Wait()
 	c.mu.Lock()
-	silent := c.silent
+	defer c.mu.Unlock()
 	c.hangUp = nil
-	c.mu.Unlock()
-	if silent {
-		return true, c.connectError(fmt.Errorf("nothing heard for %s", c.cfg.Silence))
+	if c.gaveUp != nil {
+		return true, c.connectError(c.gaveUp)
 	}
 	return true, c.streamError(err)
 }
@@ -125,7 +132,7 @@ func (c *Conn) streamError(err error) error {
 func (c *Conn) wentUp(hangUp context.CancelFunc) {
 	c.mu.Lock()
 	c.down = nil
-	c.heard, c.mute, c.hangUp, c.silent = c.now(), 0, hangUp, false
+	c.heard, c.mute, c.hangUp, c.gaveUp = c.now(), 0, hangUp, nil
 	c.window.restart()
 	c.stats.Connects++
 	c.notify()
@@ -144,10 +151,8 @@ func (c *Conn) broke(ctx context.Context, up bool, err error) {
 	var over []ended
 	c.mu.Lock()
 	c.down = err
-	auth, refused := errors.AsType[*AuthError](err)
-	if refused {
-		c.auth = auth
-	}
+	_, c.refused = errors.AsType[*AuthError](err)
+	refused := c.refused
 	c.window.each(func(p *pending) {
 		if !p.dead {
 			over = append(over, ended{p.done, c.unanswered(p, why)})

@@ -87,6 +87,10 @@ func (w *window) find(id uint64) *pending {
 // first returns the operation with the earliest deadline, or nil.
 func (w *window) first() *pending { return w.at(w.ends[byDeadline].next) }
 
+// oldest returns the Get that was started first of those that are matched by
+// order, or nil.
+func (w *window) oldest() *pending { return w.at(w.ends[byOrder].next) }
+
 // remove frees the slot of an operation that has ended.
 func (w *window) remove(p *pending) {
 	slot := w.slot(p)
@@ -143,7 +147,7 @@ func (w *window) match(v *ackView) (p *pending, late bool) {
 // oldestGet returns the Get that a node of the original protocol answers next
 // for a key: it keeps the order, per key at least.
 func (w *window) oldestGet(cache, key []byte) *pending {
-	for p := w.at(w.ends[byOrder].next); p != nil; p = w.at(p.links[byOrder].next) {
+	for p := w.oldest(); p != nil; p = w.at(p.links[byOrder].next) {
 		if p.sent && p.key == string(key) && p.cache == string(cache) {
 			return p
 		}
@@ -154,7 +158,7 @@ func (w *window) oldestGet(cache, key []byte) *pending {
 // learnIDs notes that this node answers Gets with their id, so that their order
 // need not be kept on this stream.
 func (w *window) learnIDs() {
-	for p := w.at(w.ends[byOrder].next); p != nil; {
+	for p := w.oldest(); p != nil; {
 		next := w.at(p.links[byOrder].next)
 		if p.dead {
 			w.remove(p)

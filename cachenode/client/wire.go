@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"math/bits"
 	"sync"
@@ -263,7 +264,10 @@ func (v *ackView) reason() []byte {
 	return v.detail
 }
 
-var errWire = errors.New("client: malformed ack")
+var (
+	errWire = errors.New("client: malformed ack")
+	errMany = fmt.Errorf("client: more than %d acks in one message", MaxBatchItems)
+)
 
 // eachField calls f for each field of b. val is the varint or fixed value, data
 // the bytes of a length-delimited field.
@@ -332,6 +336,9 @@ func addAck(views *[]ackView, num protowire.Number, data []byte) error {
 	case ackGetField, ackPutField, ackDelField, ackMgmtField, ackErrorField:
 	default:
 		return nil
+	}
+	if len(*views) >= MaxBatchItems {
+		return errMany // a view takes a hundred times the memory of the smallest ack
 	}
 	*views = append(*views, ackView{})
 	v := &(*views)[len(*views)-1]

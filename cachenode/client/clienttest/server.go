@@ -46,6 +46,8 @@ type Server struct {
 	Greeting *cachepb.LeaderInfo
 	// Silent servers accept streams and never greet.
 	Silent bool
+	// Greeted, if set, is called after the greeting of each stream.
+	Greeted func(s *Stream)
 	// Store is what the server keeps.
 	Store Store
 	// Handle decides what becomes of a request; nil is the Store's.
@@ -226,6 +228,9 @@ func (srv *Server) StreamValues(raw grpc.BidiStreamingServer[cachepb.CacheReques
 	}()
 	if err := s.greet(srv); err != nil {
 		return err
+	}
+	if srv.Greeted != nil {
+		srv.Greeted(s)
 	}
 	received := make(chan error, 1)
 	srv.wg.Go(func() {
