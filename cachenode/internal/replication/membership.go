@@ -42,6 +42,7 @@ type membership struct {
 	changingAt time.Duration
 	joinedAt   time.Duration // last request to be let in
 	abandonNow bool
+	hopeless   hopelessness
 	target     []string // the list of hosts that an operator asked for; on a leader
 	vouched    bool     // the operator answers for what hosts were started with
 	refused    error    // why the last target was given up
@@ -451,8 +452,7 @@ func (c *Core) reasonToAbandon() string {
 	if c.role == raft.StateLeader {
 		return ""
 	}
-	leaderless := c.leaderless()
-	if leaderless < leaderlessGive {
+	if c.leaderless() < leaderlessGive {
 		return ""
 	}
 	if c.member.founding {
@@ -470,16 +470,38 @@ func (c *Core) reasonToAbandon() string {
 		}
 	}
 	live, all, known := c.liveMajority()
-	if live {
-		return ""
-	}
-	if all {
+	if !live && all {
 		return "G4: all slots are seen and this cluster has no live majority"
 	}
-	if c.cfg.AbandonAfter > 0 && leaderless >= c.cfg.AbandonAfter && known >= c.hosts.q {
+	lasted := c.member.hopeless.note(c.now, live, known >= c.hosts.q)
+	if c.cfg.AbandonAfter > 0 && lasted >= c.cfg.AbandonAfter {
 		return "G5: no live majority for too long"
 	}
 	return ""
+}
+
+// hopelessness is how long a majority of slots has been seen, and no live majority among them. That there is no leader says
+// nothing of the kind: after an outage of the whole network, or on machines that stood still, there has been none for long
+// when the first of the others is seen, and the rest is a moment away.
+type hopelessness struct {
+	noted       bool
+	since, last time.Duration
+}
+
+// note is called once a tick while there is no leader, and returns for how long it has been so. What is not seen for less
+// than leaderlessGive, or not looked at, as while a leader was heard, interrupts nothing; a live majority does at once.
+func (h *hopelessness) note(now time.Duration, live, known bool) time.Duration {
+	switch {
+	case live:
+		h.noted = false
+		return 0
+	case !known:
+		return 0
+	case !h.noted || now-h.last >= leaderlessGive:
+		h.noted, h.since = true, now
+	}
+	h.last = now
+	return now - h.since
 }
 
 func (c *Core) inConf(s *cachepb.NodeStatus, id uint64) bool {
