@@ -16,7 +16,7 @@ FAILOVER := kill kill-loaded isolated paused term switch
 CALM     := idle latency-100-jitter-100 loss-5pct reset-1s stall-250ms gogc-5
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race bench sim mutants smoke deploy-check lint generate tidy verify clean
+.PHONY: help build test race bench self sidebyside saturate sim mutants smoke deploy-check lint generate tidy verify clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,15 @@ race: ## run all tests under the race detector
 bench: build ## three nodes on this machine: every level, then as fast as it goes, then a killed leader; about a minute
 	bin/loadgen bench --out $(OUT) $(BENCHFLAGS)
 	bin/chaos run --out $(OUT) scenarios/leader-kill.yaml
+
+self: build ## the load generator measures itself: its own rate, and a bare stream beside the tightest client; half a minute, idle machine
+	bin/loadgen bench --self --out $(OUT) $(BENCHFLAGS)
+
+saturate: build ## three nodes on this machine: the highest rate of inserts that holds p99 < 5 ms, with its picture; five minutes
+	bin/loadgen saturate --out $(OUT) $(BENCHFLAGS)
+
+sidebyside: ## service times by loadgen and by an independent client on the same node, in turns; a minute, idle machine
+	$(GO) test -count=1 -run TestSideBySide -v ./loadgen -sidebyside 20s
 
 sim: ## simulated clusters through random faults, SEEDS=1-2000 of them (200 take a minute); a failure names its seed
 	SIM_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 2h -run TestSchedules -v ./cachenode/internal/replication/replicationtest

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -292,6 +293,25 @@ func TestSaturate(t *testing.T) {
 	}
 }
 
+// The generator measures itself and says what it found, whatever that is on
+// this machine.
+func TestSelf(t *testing.T) {
+	var out, errs strings.Builder
+	s := &settings{name: "self", out: t.TempDir(), interval: time.Second, quiet: true, seed: 1}
+	err := selfBench(t.Context(), s, 20*time.Millisecond, &out, &errs)
+	if code, failed := errors.AsType[exitError](err); err != nil && (!failed || code != result.ExitThreshold) {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"threshold null: rate >= 2000000/s: ", "/s on one core", "threshold null: allocations <= 2: ",
+		"threshold echo against the tight client: rate >= 90%: ", "(middle of 9 rounds: ", "threshold echo against the tight client: allocations <= +2: ",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, out.String())
+		}
+	}
+}
+
 // Nobody there, and a run in which nothing is answered.
 func TestNobodyThere(t *testing.T) {
 	out := t.TempDir()
@@ -397,6 +417,16 @@ func TestFillAndVerify(t *testing.T) {
 	}
 	loadgen(0, "verify", "--no-every-node", filled, loaded)
 
+	// A node that is killed in the middle of a load: every operation is accounted
+	// for, and what was acknowledged is there afterwards.
+	time.AfterFunc(time.Second, func() { cluster.Nodes[2].Signal(syscall.SIGKILL) })
+	more, r := loadgen(0, "run", "--checked", "--name", "killed", "--mix", "insert=1,get=1", "--rate", "1k", "--schedule", "poisson", "-d", "2s", "--route", "any", "--keys", "3k", "--timeout", "1s")
+	if c := r.Checks[0]; c.Name != "every operation accounted for" || c.Verdict != result.Pass || c.Checked < 1500 {
+		t.Errorf("%+v", c)
+	}
+	cluster.Addrs = cluster.Addrs[:2]
+	loadgen(0, "verify", filled, loaded, more)
+
 	c, err := client.New(client.ClientConfig{Addrs: cluster.Addrs, Config: client.Config{Token: "t"}})
 	if err != nil {
 		t.Fatal(err)
@@ -416,7 +446,7 @@ func TestFillAndVerify(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, r = loadgen(result.ExitViolated, "verify", "--no-every-node", filled, loaded)
+	_, r = loadgen(result.ExitViolated, "verify", "--no-every-node", filled, loaded, more)
 	var got []string
 	for _, l := range r.Losses {
 		got = append(got, l.Key+" "+string(l.Kind))

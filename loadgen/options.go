@@ -140,6 +140,7 @@ func saturateFlags() []cli.Flag {
 func benchFlags() []cli.Flag {
 	return slices.Concat(clusterFlags("process"), streamFlags(), []cli.Flag{
 		&cli.StringFlag{Name: "size", Value: "s", Usage: "`s, m or l`: 4, 15 or 60 seconds for each step"},
+		&cli.BoolFlag{Name: "self", Usage: "measure loadgen itself: on nothing, and on a bare stream against the tightest client there is"},
 		&cli.StringFlag{Name: "rate", Aliases: []string{"r"}, Value: "5000", Usage: "`N` operations per second of the steps with a fixed rate"},
 		&cli.StringFlag{Name: "keys", Value: "10k", Usage: "`N` keys"},
 		valueSizeFlag(),

@@ -43,6 +43,11 @@ func benchCommand(ctx context.Context, c *cli.Command) error {
 	if c.Args().Len() > 0 {
 		return usagef("bench: unexpected argument %q", c.Args().First())
 	}
+	if c.Bool("self") {
+		if err := c.Set("cluster", "external"); err != nil { // none is started
+			return err
+		}
+	}
 	var m mistakes
 	s := common(c, &m)
 	keySettings(c, s, &m)
@@ -58,6 +63,10 @@ func benchCommand(ctx context.Context, c *cli.Command) error {
 	}
 	if err := m.err(); err != nil {
 		return err
+	}
+	if c.Bool("self") {
+		s.name = "self"
+		return selfBench(ctx, s, each/4, c.Root().Writer, c.Root().ErrWriter)
 	}
 	se, err := newSession(s, result.KindBench, "each ack level and reads at a fixed rate, then as fast as it goes", c.Root().Writer, c.Root().ErrWriter)
 	if err != nil {

@@ -142,10 +142,15 @@ type echoStream struct {
 	spare   []mem.Buffer
 }
 
+// echoSize is the length of an operation's message.
+func echoSize(op *client.Op) int {
+	return echoHead + len(op.Cache) + len(op.Key) + len(op.Value) + 16
+}
+
 // Start implements [Target].
 func (e *Echo) Start(stream int, op *client.Op, done func(client.Outcome)) error {
 	s := e.streams[stream]
-	buf := mem.DefaultBufferPool().Get(echoHead + len(op.Cache) + len(op.Key) + len(op.Value) + 16)
+	buf := mem.DefaultBufferPool().Get(echoSize(op))
 	copy((*buf)[echoHead:], op.Value)
 	s.mu.Lock()
 	if s.broken != nil || len(s.free) == 0 {

@@ -10,9 +10,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/client/clienttest"
 	"github.com/hacache/hacache/proto/cachepb"
+	"github.com/hacache/hacache/reports/result"
 )
 
 // Operations go where the route says: to the leader, also after it changed, to
@@ -135,6 +138,88 @@ func TestClusterFailures(t *testing.T) {
 	}
 }
 
+// Streams break all the time, at random, with operations in flight, waiting and
+// answered late; the leader changes too. In every mode and on every route each
+// operation is accounted for once, as the numbers of the run and as an observer
+// sees it, and what was sent to a node that did not lead is counted as misrouted.
+func TestConservationWithBrokenStreams(t *testing.T) {
+	for _, route := range []Route{RouteLeader, RouteAny, RouteSticky, RouteFollowers} {
+		for name, g := range map[string]Generator{
+			"open": {Schedule: Poisson{800}}, "drop": {Schedule: Poisson{800}, Drop: true}, "closed": {Think: 3 * time.Millisecond},
+		} {
+			t.Run(route.String()+", "+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					rng := newRandom(uint64(route), 77)
+					servers := map[string]*clienttest.Server{}
+					addrs := []string{"a:1", "b:1", "c:1"}
+					leader := addrs[0]
+					for _, addr := range addrs {
+						store := new(clienttest.Store)
+						srv := &clienttest.Server{Greeting: &cachepb.LeaderInfo{Addr: &leader, Term: 1}}
+						srv.Handle = func(s *clienttest.Stream, req *cachepb.CacheRequest) {
+							time.Sleep(100 * time.Microsecond)
+							store.Handle(s, req)
+						}
+						srv.Start()
+						defer srv.Stop()
+						servers[addr] = srv
+					}
+					c, err := NewCluster(ClusterConfig{
+						Addrs: addrs, Route: route, Conns: 2, Streams: 4, Window: 8, Batch: true, Timeout: 500 * time.Millisecond,
+						Dialer: func(ctx context.Context, addr string) (net.Conn, error) { return servers[addr].Dial(ctx, addr) },
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer c.Close()
+					if err := c.Ready(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					ctx, stop := context.WithCancel(t.Context())
+					var breaker sync.WaitGroup
+					breaker.Go(func() {
+						for term := uint64(2); ctx.Err() == nil; term++ {
+							time.Sleep(time.Duration(rng.below(100)) * time.Millisecond)
+							srv := servers[addrs[rng.below(3)]]
+							if all := srv.Streams(); len(all) > 0 {
+								all[rng.below(uint64(len(all)))].Break(codes.Unavailable, "broken")
+							}
+							if term%5 == 0 {
+								next := addrs[rng.below(3)]
+								for _, s := range srv.Streams() {
+									s.Send(clienttest.LeaderInfo(&cachepb.LeaderInfo{Addr: &next, Term: term}))
+								}
+							}
+						}
+					})
+					seen := &balance{open: map[*client.Op]bool{}}
+					g.Target, g.Observer, g.Duration, g.InFlight, g.Drain = c, seen, 2*time.Second, 8, time.Second
+					s, r := run(t, t.Context(), g)
+					stop()
+					breaker.Wait()
+					k := s.Counts
+					if sum := k.OK + k.Fail + k.Info + k.Missed + k.Unfinished; sum != k.Intended || k.OK == 0 || k.Fail+k.Info == 0 {
+						t.Errorf("%+v", k)
+					}
+					var recorded result.Counts
+					for _, se := range r.Series {
+						recorded.Add(&se.Counts)
+					}
+					if recorded != k {
+						t.Errorf("recorded %+v, counted %+v", recorded, k)
+					}
+					if len(seen.open) != 0 || seen.wrong != "" {
+						t.Errorf("observer: %d without return; %s", len(seen.open), seen.wrong)
+					}
+					if (k.Misrouted > 0) != (route == RouteLeader) {
+						t.Errorf("%d misrouted", k.Misrouted)
+					}
+				})
+			})
+		}
+	}
+}
+
 // The echo answers every operation, on each of its streams, and ends what waits
 // when it is closed.
 func TestEcho(t *testing.T) {
@@ -146,6 +231,11 @@ func TestEcho(t *testing.T) {
 	s, err := g.Run(t.Context())
 	if err != nil || s.Counts.OK != 5000 {
 		t.Errorf("%v %+v", err, s)
+	}
+	for _, n := range []int64{1, 5000} {
+		if answered, took, err := e.Tight(t.Context(), &client.Op{Key: "k"}, 32, n); err != nil || answered != n || took <= 0 {
+			t.Errorf("tight: %d of %d in %s: %v", answered, n, took, err)
+		}
 	}
 	e.Close()
 	if err := e.Start(0, &client.Op{}, nil); err == nil {
