@@ -39,10 +39,11 @@ var imports = map[string][]string{
 	"reports/result":            {},
 
 	"cachenode/internal/store":                       {"proto/cachepb", "cachenode/internal/mutant"},
-	"cachenode/internal/peer":                        {"proto/cachepb", "cachenode/internal/mutant"},
+	"cachenode/internal/wire":                        {"proto/cachepb"},
+	"cachenode/internal/peer":                        {"proto/cachepb", "cachenode/internal/mutant", "cachenode/internal/wire"},
 	"cachenode/internal/replication":                 {"proto/cachepb", "cachenode/internal/mutant"},
 	"cachenode/internal/replication/replicationtest": {"proto/cachepb", "cachenode/internal/mutant", "cachenode/internal/replication"},
-	"cachenode/internal/gateway":                     {"proto/cachepb", "cachenode/internal/mutant", "cachenode/internal/replication", "cachenode/internal/store"},
+	"cachenode/internal/gateway":                     {"proto/cachepb", "cachenode/internal/mutant", "cachenode/internal/replication", "cachenode/internal/store", "cachenode/internal/wire"},
 	"cachenode/internal/server":                      {"proto/cachepb", "cachenode/internal/gateway", "cachenode/internal/store", "cachenode/internal/peer"},
 	"cachenode/internal/admin":                       {"proto/cachepb"},
 	"cachenode/node":                                 {"proto/cachepb", "cachenode/internal/..."},

@@ -7,10 +7,9 @@ import (
 	"slices"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/hacache/hacache/cachenode/internal/replication"
 	"github.com/hacache/hacache/cachenode/internal/store"
+	"github.com/hacache/hacache/cachenode/internal/wire"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -402,7 +401,7 @@ func (g *Gateway) propose() bool {
 // append puts an entry with operations into the log. It reports false if that is not possible now.
 func (g *Gateway) append(ops []*cachepb.CacheRequest) (index uint64, ok bool) {
 	batch := &cachepb.Batch{ClusterMs: g.core.ClusterMs(), Ops: ops}
-	data, err := proto.Marshal(batch)
+	data, err := wire.AppendBatch(nil, batch.ClusterMs, ops)
 	if err != nil {
 		// Strings that are not UTF-8 were refused at the door, so this is a bug.
 		panic(fmt.Sprintf("gateway: marshal a batch: %v", err))
@@ -728,8 +727,8 @@ const maxClusterMs = 1 << 53
 
 // decodeBatch reads the payload of a log entry.
 func decodeBatch(data []byte) (*cachepb.Batch, error) {
-	b := &cachepb.Batch{}
-	if err := proto.Unmarshal(data, b); err != nil {
+	b, err := wire.Batch(data)
+	if err != nil {
 		return nil, err
 	}
 	if len(b.GetOps()) > store.MaxBatchOps {

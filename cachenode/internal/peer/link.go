@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/hacache/hacache/cachenode/internal/wire"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -120,7 +121,7 @@ func (l *link) await(stop <-chan struct{}) error {
 
 // push queues a message for the writer; false means that it was dropped.
 func (l *link) push(m proto.Message) bool {
-	size := proto.Size(m)
+	size := wire.Size(m)
 	if size > l.t.cfg.MaxMessageBytes {
 		l.t.stats.droppedTooLarge.Add(1)
 		return false

@@ -46,6 +46,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/hacache/hacache/cachenode/internal/wire"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -235,6 +236,7 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connWindow),
 		grpc.MaxRecvMsgSize(defaultMaxMessageBytes),
+		grpc.ForceServerCodecV2(wire.Codec{}),
 	}
 }
 
