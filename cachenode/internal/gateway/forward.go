@@ -81,6 +81,9 @@ func (g *Gateway) arrive(o *op) bool {
 	case a.closed == cachepb.Code_OK && g.bytes+o.size > 2*g.cfg.MaxBytes:
 		g.stats.FullPending++
 		a.closed = cachepb.Code_OVERLOADED
+	case a.closed == cachepb.Code_OK && g.wait() > maxWait:
+		g.stats.FullWait++
+		a.closed = cachepb.Code_OVERLOADED
 	}
 	if a.closed != cachepb.Code_OK {
 		// By the name of the first that was not taken, also if the answer about that one is lost.

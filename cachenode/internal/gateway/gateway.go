@@ -23,7 +23,14 @@ const (
 	ackBytes       = 1 << 20
 	notLeaderPause = 5 * time.Millisecond // before an operation that found no leader there is sent again
 	sweepInterval  = 10 * time.Millisecond
-	maxPatience    = 60 * time.Second // of any operation: the session table forgets it then, and no copy may be sent any more
+	batchesPerTurn = 4  // forwarded in one turn of the loop, so that it comes back to its heartbeats
+	maxTwins       = 64 // of one operation
+
+	// What waits for its turn for longer than maxWait makes the node refuse more. Room in bytes alone would let small
+	// operations wait for seconds, beyond their deadlines: then everything is carried out and nobody is told in time.
+	// Two such waits, at the gateway and at the leader, are well within the default deadline.
+	maxWait     = time.Second
+	maxPatience = 60 * time.Second // of any operation: the session table forgets it then, and no copy may be sent any more
 
 	// What a full leader has refused is sent again after a pause that doubles, until it takes something.
 	overloadPauseMin = 10 * time.Millisecond
@@ -60,6 +67,8 @@ type Stats struct {
 	Batches         uint64
 	BatchedOps      uint64
 	FullPending     uint64 // refused because MaxBytes were kept
+	FullWait        uint64 // refused because the queue was slow
+	FullTwins       uint64 // refused because an operation had maxTwins
 	FullWindow      uint64 // had to wait because the session's window was full
 	SessionsRenewed uint64
 	Queued          int
@@ -108,6 +117,10 @@ type Gateway struct {
 	restored   bool
 	checkedAt  time.Duration
 	lookedAt   time.Duration // for something to sweep
+
+	moving bool // somebody takes what is queued
+	more   bool // there is more to forward than one turn may
+	drain  drain
 
 	overloadPause time.Duration // the last one; 0: the leader has taken something since
 	refusedAt     time.Duration // when it began
@@ -177,6 +190,10 @@ func (g *Gateway) Submit(s replication.Submission) {
 		g.stats.FullPending++
 		g.answer(o, cachepb.Code_OVERLOADED, "too many operations wait at this node")
 		return
+	case g.wait() > maxWait:
+		g.stats.FullWait++
+		g.answer(o, cachepb.Code_OVERLOADED, "operations wait for too long at this node")
+		return
 	case o.session == 0 && o.seq != 0, o.session != 0 && o.seq == 0:
 		g.answer(o, cachepb.Code_INVALID, "an operation tag needs both a session and a seq")
 		return
@@ -185,7 +202,7 @@ func (g *Gateway) Submit(s replication.Submission) {
 		g.byTag[tag{o.session, o.seq}] = o
 	}
 	g.n++
-	o.n = g.n
+	o.n, o.at = g.n, now
 	if !g.admit(o, now) {
 		delete(g.byTag, tag{o.session, o.seq})
 		return
@@ -226,6 +243,10 @@ func (g *Gateway) submitTwin(first, o *op) {
 	case !o.kind.waits():
 		g.answer(o, cachepb.Code_OK, "") // on arrival, as the first was
 		return
+	case len(first.twins) >= maxTwins:
+		g.stats.FullTwins++
+		g.answer(o, cachepb.Code_OVERLOADED, "the same operation was submitted too often")
+		return
 	}
 	first.twins = append(first.twins, twin{o.to, o.reqID, o.hasReqID, o.level})
 	if first.acked {
@@ -254,23 +275,94 @@ func (g *Gateway) unavailable() cachepb.Code {
 func (g *Gateway) Flush() {
 	g.noteLeadership()
 	g.merge()
+	g.noteMoving()
+	g.more = false
 	if g.queued() > 0 {
-		leader := g.core.Leader()
 		switch {
 		case g.core.Elected():
-			for g.core.Leading() && !g.core.Transferring() && len(g.proposals) < batchesInLog && g.queued() > 0 && g.propose() {
+			for g.moving && len(g.proposals) < batchesInLog && g.queued() > 0 && g.propose() {
 			}
-		case leader >= 0 && g.core.Linked(leader) && !g.core.Transferring() && g.core.Now() >= g.holdUntil:
+		case g.moving && g.core.Now() >= g.holdUntil:
 			g.refuseForeign()
-			for g.queued() > 0 && g.forward(leader) {
+			sent := 0
+			for sent < batchesPerTurn && g.queued() > 0 && g.forward(g.core.Leader()) {
+				sent++
 			}
+			g.more = sent == batchesPerTurn
 		default:
 			g.refuseForeign()
 		}
+		g.drain.turn(g.core.Now())
 	}
 	g.sweep()
 	g.askReads()
 	g.sendAcks()
+}
+
+// noteMoving notes whether somebody takes what is queued: this node as the leader, or the leader that it is linked to.
+// That a full leader makes it pause is no reason to say that nobody does.
+func (g *Gateway) noteMoving() {
+	leader := g.core.Leader()
+	g.moving = !g.core.Transferring()
+	if g.core.Elected() {
+		g.moving = g.moving && g.core.Leading()
+	} else {
+		g.moving = g.moving && leader >= 0 && g.core.Linked(leader)
+	}
+	if !g.moving || g.queued() == 0 {
+		g.drain = drain{from: g.core.Now(), at: g.core.Now()}
+	}
+}
+
+// drain is how quickly the queue is emptied, measured only while there is something in it that somebody takes: the rate
+// at which a queue that is empty most of the time is emptied is that at which it is filled. The queue of a cluster without
+// a leader is not slow either: who stands in it waits for a leader, up to its deadline.
+type drain struct {
+	from  time.Duration // since when there was always something
+	at    time.Duration // of the last turn that was counted
+	took  time.Duration // measured
+	taken int           // bytes in that time
+	now   int           // bytes in this turn
+	rate  float64       // bytes a second; 0: not known
+}
+
+const (
+	drainLeast  = 50 * time.Millisecond  // less is no measurement
+	drainWindow = 250 * time.Millisecond // after so much it begins anew
+	// drainGap is what the time between two turns counts for at most. A pause of this process says nothing about what
+	// it can do when it runs, and nothing should be refused because of one.
+	drainGap = 100 * time.Millisecond
+)
+
+// turn counts what was taken in a turn.
+func (d *drain) turn(now time.Duration) {
+	if d.now == 0 {
+		return
+	}
+	d.took += min(now-d.at, drainGap)
+	d.taken += d.now
+	d.at, d.now = now, 0
+	if d.took < drainLeast {
+		return
+	}
+	d.rate = float64(d.taken) / d.took.Seconds()
+	if d.took >= drainWindow {
+		d.took, d.taken = 0, 0
+	}
+}
+
+// wait is how long an operation will wait for its turn if it comes now, or how long the first in the queue has waited
+// already. The latter alone would notice too late: when the first has waited for a second, what came in that second at
+// many times the rate at which it can go is in the queue as well.
+func (g *Gateway) wait() time.Duration {
+	if !g.moving || g.head == len(g.queue) {
+		return 0
+	}
+	first := g.core.Now() - max(g.queue[g.head].at, g.drain.from)
+	if g.drain.rate == 0 {
+		return first
+	}
+	return max(first, time.Duration(float64(g.bytes)/g.drain.rate*float64(time.Second)))
 }
 
 func (g *Gateway) queued() int { return len(g.queue) - g.head + len(g.back) }
@@ -341,12 +433,14 @@ func (g *Gateway) take() []*op {
 	if g.head == len(g.queue) {
 		g.queue, g.head = g.queue[:0], 0
 	}
+	g.drain.now += bytes
 	return batch
 }
 
 // untake puts a batch back to the front of the queue.
 func (g *Gateway) untake(batch []*op) {
 	for _, o := range batch {
+		g.drain.now -= o.size
 		o.state = stateQueued
 		if o.foreign {
 			g.foreign++
@@ -543,7 +637,7 @@ func (g *Gateway) PeerRequest(slot int, id uint64, req *cachepb.CacheRequest) {
 	g.bytes += o.size
 	// It has no deadline here: its gateway keeps that, and to drop it would break the order.
 	g.n++
-	o.n = g.n
+	o.n, o.at = g.n, g.core.Now()
 	g.queue = append(g.queue, o)
 	g.foreign++
 }
@@ -823,6 +917,9 @@ func (g *Gateway) Settle() (again bool) {
 
 // NextWake implements replication.Driven. The core's tick is often enough for deadlines of whole milliseconds.
 func (g *Gateway) NextWake() time.Duration {
+	if g.more {
+		return g.core.Now()
+	}
 	if g.holdUntil > g.core.Now() && g.queued() > 0 {
 		return g.holdUntil
 	}
@@ -835,7 +932,7 @@ func (g *Gateway) expire(o *op) {
 	switch {
 	case o.copies > 0:
 		g.answer(o, cachepb.Code_INDETERMINATE, "no answer within the deadline; it may still take effect")
-	case g.core.Leading():
+	case g.moving:
 		g.answer(o, cachepb.Code_OVERLOADED, "still waiting for its turn at the deadline")
 	default:
 		g.answer(o, g.unavailable(), "no leader took it within the deadline")

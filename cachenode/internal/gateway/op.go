@@ -78,6 +78,7 @@ type op struct {
 	size       int
 
 	n       uint64 // order of arrival
+	at      time.Duration
 	session uint64 // 0 until tagged
 	seq     uint64
 	first   uint64 // first_unacked of a client's own tag
