@@ -64,13 +64,17 @@ func printChecks(w io.Writer, r *result.Run) {
 		return
 	}
 	tw = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(tw, "  level\tacked\tlost\tof these allowed\tunknown\tlongest gap\t\n")
+	fmt.Fprintf(tw, "  level\tacked\tlost\tin 1000\tof these allowed\tacked before the fault\tafter\tunknown\tlongest gap\t\n")
 	for _, e := range r.Exposures {
 		outage := "-" // the summary of repetitions has none
 		if i := slices.IndexFunc(r.Outages, func(o result.Outage) bool { return o.Level == e.Level }); i >= 0 {
 			outage = short(r.Outages[i].To - r.Outages[i].From)
 		}
-		fmt.Fprintf(tw, "  %s\t%d\t%d\t%d\t%d\t%s\t\n", e.Level, e.Acked, e.Lost, e.Allowed, e.Unknown, outage)
+		share := "-"
+		if e.Lost > 0 {
+			share = fmt.Sprintf("%.3g", 1000*float64(e.Lost)/float64(e.Acked))
+		}
+		fmt.Fprintf(tw, "  %s\t%d\t%d\t%s\t%d\t%s\t%s\t%d\t%s\t\n", e.Level, e.Acked, e.Lost, share, e.Allowed, short(e.Window), short(e.After), e.Unknown, outage)
 	}
 	tw.Flush()
 }

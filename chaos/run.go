@@ -186,6 +186,7 @@ func merge(all, r *result.Run, repeat int, dir string, seed uint64) {
 		o := &all.Exposures[i]
 		o.Acked, o.Lost, o.Allowed = o.Acked+e.Acked, o.Lost+e.Lost, o.Allowed+e.Allowed
 		o.Stale, o.Unknown, o.Window = o.Stale+e.Stale, o.Unknown+e.Unknown, max(o.Window, e.Window)
+		o.After = max(o.After, e.After)
 	}
 	for _, w := range r.Warnings {
 		if !slices.Contains(all.Warnings, w) {

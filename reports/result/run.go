@@ -348,6 +348,8 @@ type Exposure struct {
 	Unknown int64  `json:"unknown,omitempty"` // infos; present or not, both are right
 	// Window is the loss window: the longest time by which a lost write was acknowledged before the fault.
 	Window time.Duration `json:"window_ns,omitempty"`
+	// After is the longest time by which one was acknowledged after the fault began, as an isolated leader does.
+	After time.Duration `json:"after_ns,omitempty"`
 }
 
 // Repeat points to one run of a repeated scenario.

@@ -67,6 +67,12 @@ type Demand struct {
 type Limits struct {
 	LostWrites bool
 	Staleness  time.Duration // 0: reads are not checked
+	// Session demands that at one node nothing older is read than what was
+	// acknowledged or read there before.
+	Session bool
+	// Loss bounds, by level, what may be lost of what the level does not promise
+	// to keep.
+	Loss map[string]LossBound
 	// Linearizable demands that each sampled key has a linearization.
 	Linearizable bool
 	// ExactlyOnce demands that operations which were sent several times under
@@ -75,6 +81,18 @@ type Limits struct {
 	Converge    time.Duration // 0: not checked
 	Thresholds  []Threshold
 }
+
+// LossBound is how much of a level's writes may be lost.
+type LossBound struct {
+	Rate float64 // of those acknowledged; 0: any
+	// Window is how far from the beginning of its fault a lost write may have
+	// been acknowledged, before or after; 0: as far as the level allows.
+	Window time.Duration
+}
+
+// promisedStaleness is how old a local read may be, where a scenario does not
+// say.
+const promisedStaleness = 500 * time.Millisecond
 
 // Facts are what the runner saw that is neither an operation nor an event.
 type Facts struct {
@@ -136,15 +154,26 @@ func All(evidence *Input) *Verdicts {
 	windows := faultWindows(in.Events, in.end())
 	valid := validity(in, windows)
 	v.add(valid)
+	l := newLedger(in, windows)
+	var finals *losses
 	if in.Limit.LostWrites {
-		v.lostWrites(in, windows)
+		finals = l.lostWrites()
+	}
+	if in.Limit.LostWrites || in.Limit.Staleness > 0 {
+		v.resurrection(l, finals, cmp.Or(in.Limit.Staleness, promisedStaleness))
+	}
+	if in.Limit.LostWrites {
+		v.lost(finals)
 		v.logOrder(in)
+	}
+	if in.Limit.Session {
+		v.session(l)
 	}
 	if in.Limit.ExactlyOnce {
 		v.exactlyOnce(in, all)
 	}
 	if in.Limit.Staleness > 0 {
-		v.staleReads(in, windows, in.Limit.Staleness)
+		v.staleReads(l, in.Limit.Staleness)
 	}
 	if in.Limit.Linearizable {
 		v.linearizable(in, windows)

@@ -46,9 +46,7 @@ func TestHostile_excusesNothing(t *testing.T) {
 	for action, want := range map[string]result.Verdict{"kill": result.Pass, "idle-streams": result.Violated} {
 		in := evidence(t, "fault a "+action+" n1 1000..2000\ninsert k=1 leader 1500..1510 ok\nfinal k=-\n")
 		in.Planned[0].Hostile = action != "kill"
-		v := new(Verdicts)
-		v.lostWrites(in, faultWindows(in.Events, in.end()))
-		if got := v.Checks[0]; got.Verdict != want {
+		if got := find(t, finalState(in), "lost writes"); got.Verdict != want {
 			t.Errorf("%s: %s, want %s: %s", action, got.Verdict, want, got.Detail)
 		}
 	}

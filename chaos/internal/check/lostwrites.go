@@ -3,7 +3,6 @@ package check
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -11,79 +10,6 @@ import (
 	"github.com/hacache/hacache/chaos/internal/history"
 	"github.com/hacache/hacache/reports/result"
 )
-
-// key names one entry.
-type key struct{ cache, entry string }
-
-// record is what happened to one entry.
-type record struct {
-	writes []*history.Op // not the fails, by Send
-	fails  []*history.Op
-	reads  []*history.Op // ok and found or missed, of the load
-	finals map[string]*history.Op
-	// removed is the latest moment at which a remove may have taken effect;
-	// -1 if there was none.
-	removed time.Duration
-}
-
-// removedAfter reports whether some remove may have come after x.
-func (r *record) removedAfter(x *history.Op) bool { return r.removed >= x.Send }
-
-// never is later than everything.
-const never = time.Duration(math.MaxInt64)
-
-// settled is the moment after which a write can no longer take effect. A write
-// that waits for the log has done so, or never will, when it is acknowledged;
-// a put or del is acknowledged before, and an unknown outcome has no such
-// moment.
-func settled(o *history.Op) time.Duration {
-	if o.Outcome == history.OK && o.Level != "" {
-		return o.Return
-	}
-	return never
-}
-
-// recordsOf sorts a history by entry.
-func recordsOf(h *history.History) (map[key]*record, map[int64]*history.Op) {
-	records := map[key]*record{}
-	versions := map[int64]*history.Op{}
-	for i := range h.Ops {
-		o := &h.Ops[i]
-		k := key{o.Cache, o.Key}
-		r := records[k]
-		if r == nil {
-			r = &record{removed: -1}
-			records[k] = r
-		}
-		switch {
-		case o.Write():
-			if o.Version > 0 {
-				versions[o.Version] = o
-			}
-			if o.Outcome == history.Fail {
-				r.fails = append(r.fails, o)
-			} else {
-				r.writes = append(r.writes, o)
-				if o.Removes() {
-					r.removed = max(r.removed, settled(o))
-				}
-			}
-		case o.Phase == history.Final:
-			if r.finals == nil {
-				r.finals = map[string]*history.Op{}
-			}
-			if prev := r.finals[o.Node]; prev == nil || prev.Outcome != history.OK {
-				r.finals[o.Node] = o
-			}
-		case o.Outcome == history.OK:
-			r.reads = append(r.reads, o)
-		}
-	}
-	for _, r := range records {
-		slices.SortFunc(r.writes, func(a, b *history.Op) int { return cmp.Compare(a.Send, b.Send) })
-	}
-	return records, versions
-}
 
 // maxListed bounds how many losses are listed with their history; all of them
 // are counted.
@@ -97,29 +23,28 @@ var exposed = []string{"quorum", "once", "leader"}
 //
 // A write w is lost on a node if the node ends with a value that was settled
 // before w was sent, or with none although nothing that could have removed it
-// came after. Only the newest lost write of each level counts for an entry.
-// What a level promises decides whether a loss is a violation:
+// came after. Only the newest lost write of each level counts for an entry. A
+// lost remove is a resurrection, and judged as that. What a level promises
+// decides whether a loss is a violation:
 //
 //	quorum   always, unless it was acknowledged before a legal reset
 //	once     as quorum in clusters of up to three; otherwise as leader
 //	leader   only if the write was acknowledged outside of every fault
-func (v *Verdicts) lostWrites(in *Input, windows []result.Window) {
-	records, versions := recordsOf(in.History)
-	resets, _ := resetsOf(in, windows)
-	l := &losses{in: in, windows: windows, resets: resets, exposure: map[string]*result.Exposure{}}
+//
+// and the scenario may say how much may be lost within that.
+func (led *ledger) lostWrites() *losses {
+	l := &losses{ledger: led, exposure: map[string]*result.Exposure{}, kinds: map[result.LossKind]int64{}}
 	for _, level := range exposed {
 		l.exposure[level] = &result.Exposure{Level: level}
 	}
-	keys := make([]key, 0, len(records))
-	for k := range records {
-		keys = append(keys, k)
+	for _, k := range led.keys() {
+		l.entry(k, led.records[k])
 	}
-	slices.SortFunc(keys, func(a, b key) int {
-		return cmp.Or(strings.Compare(a.cache, b.cache), strings.Compare(a.entry, b.entry))
-	})
-	for _, k := range keys {
-		l.entry(k, records[k], versions)
-	}
+	return l
+}
+
+// lost adds the verdict on lost writes.
+func (v *Verdicts) lost(l *losses) {
 	v.Losses = append(v.Losses, l.list...)
 	for _, level := range exposed {
 		if e := l.exposure[level]; e.Acked+e.Unknown > 0 {
@@ -130,19 +55,17 @@ func (v *Verdicts) lostWrites(in *Input, windows []result.Window) {
 }
 
 type losses struct {
-	in       *Input
-	windows  []result.Window
-	resets   resets
+	*ledger
 	exposure map[string]*result.Exposure
 	list     []result.Loss
+	back     []result.Loss // removes that were lost
 
 	acked, violations, recovered, unread int64
-	allowed                              int64
 	kinds                                map[result.LossKind]int64
 	examples                             []string
 }
 
-func (l *losses) entry(k key, r *record, versions map[int64]*history.Op) {
+func (l *losses) entry(k key, r *record) {
 	for _, w := range r.writes {
 		e := l.exposure[w.Level]
 		switch {
@@ -170,7 +93,7 @@ func (l *losses) entry(k key, r *record, versions map[int64]*history.Op) {
 			continue
 		}
 		states[stateOf(f)] = append(states[stateOf(f)], node)
-		kind, w := explain(k, f, versions)
+		kind, w := explain(k, f, l.versions)
 		switch {
 		case kind != "":
 			lost[found{kind, w}] = append(lost[found{kind, w}], node)
@@ -245,41 +168,59 @@ func missing(r *record, w *history.Op) []*history.Op {
 }
 
 func (l *losses) add(kind result.LossKind, k key, w *history.Op, nodes []string, r *record) {
-	loss := result.Loss{Kind: kind, Cache: k.cache, Key: k.entry, Node: strings.Join(nodes, ",")}
+	loss := l.describe(kind, k, w)
+	loss.Node = strings.Join(nodes, ",")
 	if len(nodes) == len(l.in.Nodes) && len(nodes) > 1 {
 		loss.Node = "all"
 	}
-	if w != nil {
-		loss.Version, loss.Level, loss.AckedAt = w.Version, w.Level, w.Return
-		loss.Fault, loss.FromFault = nearest(l.windows, w.Return)
+	if kind == result.Lost || kind == result.Resurrected {
+		loss.Allowed = l.allows(w)
 	}
 	if kind == result.Lost {
-		loss.Allowed = l.allows(w)
-		e := l.exposure[w.Level]
-		e.Lost++
-		if loss.Allowed {
-			e.Allowed++
-		}
-		if loss.Fault != "" && -loss.FromFault > e.Window {
-			e.Window = -loss.FromFault
-		}
+		l.expose(w, &loss)
 	}
-	if l.kinds == nil {
-		l.kinds = map[result.LossKind]int64{}
+	if kind == result.Resurrected {
+		loss.Found, loss.History = found(r, nodes), around(r, w)
+		l.back = append(l.back, loss)
+		return
 	}
 	l.kinds[kind]++
-	if loss.Allowed {
-		l.allowed++
-	} else {
+	if !loss.Allowed {
 		l.violations++
 		if len(l.examples) < 5 {
 			l.examples = append(l.examples, describe(&loss))
 		}
 	}
 	if len(l.list) < maxListed {
-		loss.Found = found(r, nodes)
-		loss.History = around(r, w)
+		loss.Found, loss.History = found(r, nodes), around(r, w)
 		l.list = append(l.list, loss)
+	}
+}
+
+// describe says which write a loss is about, and how near to a fault it was
+// acknowledged. w may be nil.
+func (l *ledger) describe(kind result.LossKind, k key, w *history.Op) result.Loss {
+	loss := result.Loss{Kind: kind, Cache: k.cache, Key: k.entry}
+	if w != nil {
+		loss.Version, loss.Level, loss.AckedAt = w.Version, w.Level, w.Return
+		loss.Fault, loss.FromFault = nearest(l.windows, w.Return)
+	}
+	return loss
+}
+
+// expose counts a lost write for its level.
+func (l *losses) expose(w *history.Op, loss *result.Loss) {
+	e := l.exposure[w.Level]
+	e.Lost++
+	if loss.Allowed {
+		e.Allowed++
+	}
+	if loss.Fault != "" {
+		e.Window, e.After = max(e.Window, -loss.FromFault), max(e.After, loss.FromFault)
+	}
+	if bound := l.in.Limit.Loss[w.Level]; loss.Allowed && bound.Window > 0 && (loss.Fault == "" || loss.FromFault.Abs() > bound.Window) {
+		loss.Allowed = false
+		e.Allowed--
 	}
 }
 
@@ -288,7 +229,7 @@ func (l *losses) add(kind result.LossKind, k key, w *history.Op, nodes []string,
 const lossMargin = 500 * time.Millisecond
 
 // allows reports whether the level of a lost write promises no better.
-func (l *losses) allows(w *history.Op) bool {
+func (l *ledger) allows(w *history.Op) bool {
 	if l.resets.epoch(w.Return) < len(l.resets) {
 		return true
 	}
@@ -307,16 +248,22 @@ func (l *losses) verdict() result.Check {
 	c := result.Check{Name: "lost writes", Verdict: result.Pass, Count: l.violations, Checked: l.acked, Examples: l.examples}
 	var parts []string
 	for _, level := range exposed {
-		if e := l.exposure[level]; e.Acked > 0 {
-			part := fmt.Sprintf("%s %d of %d", level, e.Lost, e.Acked)
-			if e.Allowed > 0 {
-				part += fmt.Sprintf(" (%d within what the level promises)", e.Allowed)
-			}
-			parts = append(parts, part)
+		e := l.exposure[level]
+		if e.Acked == 0 {
+			continue
+		}
+		part := fmt.Sprintf("%s %d of %d", level, e.Lost, e.Acked)
+		if e.Allowed > 0 {
+			part += fmt.Sprintf(" (%d within what the level promises, %.3g in 1000)", e.Allowed, perThousand(e))
+		}
+		parts = append(parts, part)
+		if bound := l.in.Limit.Loss[level]; bound.Rate > 0 && perThousand(e) > 1000*bound.Rate {
+			c.Count++
+			c.Examples = append(c.Examples, fmt.Sprintf("%.3g of 1000 writes acknowledged at %s were lost, the scenario allows %.3g", perThousand(e), level, 1000*bound.Rate))
 		}
 	}
 	c.Detail = "lost: " + strings.Join(parts, ", ")
-	for _, kind := range []result.LossKind{result.Resurrected, result.Phantom, result.Corrupt, result.Divergent} {
+	for _, kind := range []result.LossKind{result.Phantom, result.Corrupt, result.Divergent} {
 		if n := l.kinds[kind]; n > 0 {
 			c.Detail += fmt.Sprintf("; %s: %d", kind, n)
 		}
@@ -335,6 +282,8 @@ func (l *losses) verdict() result.Check {
 	}
 	return c
 }
+
+func perThousand(e *result.Exposure) float64 { return 1000 * float64(e.Lost) / float64(e.Acked) }
 
 func describe(l *result.Loss) string {
 	s := fmt.Sprintf("%s: %s/%s on %s", l.Kind, l.Cache, l.Key, l.Node)

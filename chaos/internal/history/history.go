@@ -42,8 +42,11 @@ const (
 	// Register is the harness's own writes and reads of few keys by several
 	// processes at once, of which linearizability is judged.
 	Register Phase = "register"
-	Retry    Phase = "retry" // writes that are sent several times under one tag
-	Final    Phase = "final" // reads of every key on every node, after everything healed
+	// Session is the harness's own writes and local reads by processes that each
+	// stay at one node.
+	Session Phase = "session"
+	Retry   Phase = "retry" // writes that are sent several times under one tag
+	Final   Phase = "final" // reads of every key on every node, after everything healed
 )
 
 // Op is one completed operation.
@@ -118,7 +121,7 @@ func (o *Op) Validate() error {
 		return fmt.Errorf("unknown kind %q", o.Kind)
 	}
 	switch o.Phase {
-	case Warmup, Load, Probe, Register, Retry, Final:
+	case Warmup, Load, Probe, Register, Session, Retry, Final:
 	default:
 		return fmt.Errorf("unknown phase %q", o.Phase)
 	}

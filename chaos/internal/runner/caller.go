@@ -27,14 +27,22 @@ type callers struct {
 // callerTimeout is how long a caller waits for an answer.
 const callerTimeout = 3 * time.Second
 
-// newProc returns the number of a logical process. There is a new one after
-// each write without an answer: the old one may still be writing.
-func (c *callers) newProc() int64 { return versionOf(c.as, c.procs.Add(1)-1) }
+// process is one logical process.
+type process struct {
+	id   int64
+	last time.Duration // when its last operation returned
+}
+
+// newProc returns a new process. There is one after each write without an
+// answer: the old one may still be writing.
+func (c *callers) newProc() *process {
+	return &process{id: versionOf(c.as, c.procs.Add(1)-1), last: -1}
+}
 
 // call performs op on a node and returns what was recorded. An Insert gets a
 // value of its own.
-func (c *callers) call(proc int64, node int, op client.Op) history.Op {
-	h := history.Op{Proc: proc, Kind: op.Kind.String(), Cache: op.Cache, Key: op.Key, Stream: int64(node), Phase: c.phase}
+func (c *callers) call(p *process, node int, op client.Op) history.Op {
+	h := history.Op{Proc: p.id, Kind: op.Kind.String(), Cache: op.Cache, Key: op.Key, Stream: int64(node), Phase: c.phase}
 	op.Deadline = callerTimeout
 	if op.Kind == client.KindInsert {
 		i := c.written.Add(1) - 1
@@ -51,12 +59,14 @@ func (c *callers) call(proc int64, node int, op client.Op) history.Op {
 		conclude(&h, &op, &got)
 		close(done)
 	}
-	h.Intended = c.run.now()
+	// What a process does next comes later, however coarse the clock is.
+	h.Intended = max(c.run.now(), p.last+1)
 	h.Send = h.Intended
 	if err := c.target.Start(node, &op, finish); err != nil {
 		finish(client.Outcome{Status: client.StatusFail, Err: err})
 	}
 	<-done
+	p.last = h.Return
 	c.run.history.Record(h)
 	c.run.count.add(h.Outcome)
 	return h

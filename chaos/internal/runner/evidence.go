@@ -183,6 +183,11 @@ func expect(in *check.Input, p *scenario.Plan) {
 	}
 	slices.SortFunc(in.Demands, func(a, b check.Demand) int { return strings.Compare(a.Kind+a.Level, b.Kind+b.Level) })
 	in.Limit.LostWrites, in.Limit.Linearizable, in.Limit.Converge = s.Checks.LostWrites, s.Checks.Linearizable != nil, s.Checks.Converge.D()
+	in.Limit.Session = s.Checks.Session
+	in.Limit.Loss = map[string]check.LossBound{}
+	for level, bound := range s.Checks.Loss {
+		in.Limit.Loss[level] = check.LossBound{Rate: float64(bound.Rate), Window: bound.Window.D()}
+	}
 	if s.Checks.StaleReads != nil {
 		in.Limit.Staleness = s.Checks.StaleReads.Max.D()
 	}

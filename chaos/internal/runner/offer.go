@@ -25,6 +25,7 @@ type offered struct {
 	generators []*load.Generator // by names
 	prober     *load.Generator
 	sampling   *registers // nil: not asked for
+	visiting   *visits    // the same
 }
 
 // offer runs the load, the probes and the timeline until all have ended.
@@ -58,6 +59,9 @@ func (r *run) offer(ctx context.Context) error {
 	if o.sampling != nil {
 		wg.Go(func() { o.sampling.use(ctx) })
 	}
+	if o.visiting != nil {
+		wg.Go(func() { o.visiting.make(ctx) })
+	}
 	wg.Go(func() { r.timeline(ctx) })
 	wg.Wait()
 	r.facts.LoadTo = min(r.facts.LoadTo, r.now())
@@ -83,6 +87,13 @@ func (o *offered) prepare() error {
 			return err
 		}
 		o.sampling = newRegisters(c, l.Keys, s.Cluster.Members)
+	}
+	if s.Checks.Session {
+		c, err := o.callers(history.Session)
+		if err != nil {
+			return err
+		}
+		o.visiting = &visits{callers: c, seed: o.Plan.Seed, nodes: s.Cluster.Members, end: o.origin + o.Plan.Length}
 	}
 	return nil
 }

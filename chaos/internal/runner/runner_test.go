@@ -43,6 +43,7 @@ type fake struct {
 	refuses   int                                   // so many first reads on a connection of the harness are refused
 	unread    bool                                  // n2 refuses final reads for ever
 	repeats   bool                                  // copies of a tagged operation are applied again
+	late      time.Duration                         // n2 applies so much later than it acknowledges
 	served    int64                                 // so many of those that must not be
 	// readyAfter is how long the nodes take to be ready, the next time that is
 	// asked; negative: for ever.
@@ -180,7 +181,7 @@ func (f *fake) serve(node string, op *client.Op) client.Outcome {
 	case again && !f.repeats:
 		out.Index = index
 	case op.Kind == client.KindGet:
-		out.Value, out.Found = f.data[1][k]
+		out.Value, out.Found = f.data[node[len(node)-1]-'1'][k]
 	case f.leader < 0:
 		out.Status, out.Code = client.StatusFail, cachepb.Code_NO_LEADER
 		out.Err = &client.OpError{Kind: op.Kind, Code: out.Code}
@@ -196,6 +197,12 @@ func (f *fake) serve(node string, op *client.Op) client.Outcome {
 		for i, d := range f.data {
 			switch {
 			case f.loses != nil && f.loses(f.name(i), op):
+			case f.late > 0 && i == 1 && op.Cache == visitCache && op.Kind == client.KindInsert:
+				time.AfterFunc(f.late, func() {
+					f.mu.Lock()
+					defer f.mu.Unlock()
+					d[k] = op.Value
+				})
 			case op.Kind == client.KindRemove || op.Kind == client.KindDel:
 				delete(d, k)
 			default:
@@ -338,7 +345,7 @@ func TestRun_pass(t *testing.T) {
 		t.Errorf("verdict %s, exit code %d: %q", r.Verdict, r.ExitCode(), r.Reasons)
 	}
 	want := map[string]result.Verdict{
-		"run validity": result.Pass, "lost writes": result.Pass, "log order": result.Pass, "stale reads": result.Pass, "cluster identity": result.Pass,
+		"run validity": result.Pass, "resurrection": result.NotExercised, "lost writes": result.Pass, "log order": result.Pass, "stale reads": result.Pass, "cluster identity": result.Pass,
 		"dual leader": result.Pass, "convergence": result.Pass, "liveness": result.Pass, "failover": result.Pass,
 	}
 	if d := cmp.Diff(want, verdicts(r)); d != "" {
@@ -669,6 +676,55 @@ func TestRun_linearizable(t *testing.T) {
 				if k.ops < 100 || k.ops > check.MaxRegisterOps || len(k.procs) > check.MaxRegisterProcs || k.to-k.from > 2100*time.Millisecond {
 					t.Errorf("%s: %d operations by %d processes in %v", name, k.ops, len(k.procs), k.to-k.from)
 				}
+			}
+		})
+	}
+}
+
+const visiting = `version: 1
+name: visiting
+about: Clients that stay at a node read their own writes.
+cluster: {nodes: 3}
+load: {writers: {schedule: {constant: 50/s}, duration: 6s, warmup: 1s, op: insert}}
+faults: [{at: 1s, for: 1s, action: kill, target: leader}]
+checks: {session: true, converge: 5s}
+`
+
+// TestRun_session proves that a node which acknowledges before it has applied is
+// found out, by a few milliseconds, and a correct one passes.
+func TestRun_session(t *testing.T) {
+	for name, c := range map[string]struct {
+		f    *fake
+		want result.Verdict
+	}{
+		"correct": {new(fake), result.Pass},
+		"late":    {&fake{late: 5 * time.Millisecond}, result.Violated},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, dir := carryOutText(t, c.f, visiting, 0)
+			if got := verdicts(r)["session"]; got != c.want || r.Verdict != c.want {
+				t.Errorf("session: %s, the run: %s; want %s: %q", got, r.Verdict, c.want, r.Reasons)
+			}
+			h, err := history.ReadFile(filepath.Join(dir, result.HistoryFile))
+			if err != nil {
+				t.Fatal(err)
+			}
+			nodes := map[int64]string{}
+			levels := map[string]int{}
+			for _, o := range h.Ops {
+				if o.Phase != history.Session || o.Node == "" {
+					continue
+				}
+				if nodes[o.Proc] == "" {
+					nodes[o.Proc] = o.Node
+				}
+				if nodes[o.Proc] != o.Node {
+					t.Fatalf("process %d went from %s to %s", o.Proc, nodes[o.Proc], o.Node)
+				}
+				levels[o.Level]++
+			}
+			if len(nodes) != 6 || len(levels) != 4 || levels[""] < levels["quorum"]+levels["once"]+levels["leader"]-100 {
+				t.Errorf("%d processes, operations by level %v", len(nodes), levels)
 			}
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -40,10 +41,10 @@ faults: [{at: 500ms, for: 500ms, action: kill, target: leader}]
 checks: {lost_writes: true, converge: 20s}
 `
 
-// saboteur removes one key behind the harness's back once the load is over.
+// saboteur removes some keys behind the harness's back once the load is over.
 type saboteur struct {
 	System
-	key   string
+	keys  []string
 	waits int
 }
 
@@ -52,9 +53,9 @@ func (s *saboteur) WaitHealthy(ctx context.Context) error {
 		if err := s.System.WaitHealthy(ctx); err != nil {
 			return err
 		}
-		op := &client.Op{Kind: client.KindRemove, Cache: probeCache, Key: s.key}
-		for _, n := range s.Nodes() {
-			if o := s.System.(processes).Node(n.Name).Conn().Do(ctx, op); o.Err != nil {
+		for _, key := range s.keys {
+			op := &client.Op{Kind: client.KindRemove, Cache: probeCache, Key: key}
+			if o := s.System.(processes).Node("n1").Conn().Do(ctx, op); o.Err != nil {
 				return o.Err
 			}
 		}
@@ -63,8 +64,8 @@ func (s *saboteur) WaitHealthy(ctx context.Context) error {
 }
 
 // TestProcesses proves the whole of it on real nodes: a run with a kill passes,
-// and the same run in which one acknowledged write of thousands is taken away
-// is violated and names it.
+// and the same run in which a few acknowledged writes of thousands are taken
+// away is violated and names them.
 func TestProcesses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes")
@@ -74,6 +75,9 @@ func TestProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(filepath.Dir(binary)) })
+	// Probes at quorum, before the kill and long after it. On a slow machine one
+	// or the other may have got no answer, and may be missing then.
+	stolen := []string{"p117", "p118", "p119", "p1089", "p1090", "p1091"}
 	for name, c := range map[string]struct {
 		boot func(context.Context, Boot) (System, error)
 		want result.Verdict
@@ -81,7 +85,7 @@ func TestProcesses(t *testing.T) {
 		"correct": {Processes(binary), result.Pass},
 		"sabotaged": {func(ctx context.Context, b Boot) (System, error) {
 			s, err := Processes(binary)(ctx, b)
-			return &saboteur{System: s, key: "p300"}, err
+			return &saboteur{System: s, keys: stolen}, err
 		}, result.Violated},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -97,8 +101,10 @@ func TestProcesses(t *testing.T) {
 			if got := verdicts(r)["lost writes"]; got != c.want || r.Verdict != c.want {
 				t.Errorf("lost writes: %s, the run: %s; want %s: %q", got, r.Verdict, c.want, r.Reasons)
 			}
-			if c.want == result.Violated && (len(r.Losses) != 1 || r.Losses[0].Key != "p300" || r.Losses[0].Node != "all") {
-				t.Errorf("losses %+v, want p300 on all", r.Losses)
+			for _, l := range r.Losses {
+				if !slices.Contains(stolen, l.Key) || l.Node != "all" || l.Level != "quorum" {
+					t.Errorf("lost %s on %s, want some of %q on all", l.Key, l.Node, stolen)
+				}
 			}
 			if len(r.Failovers) != 1 || r.Failovers[0].NewLeader == "" {
 				t.Errorf("failovers %+v", r.Failovers)

@@ -117,11 +117,19 @@ type Fault struct {
 // Checks says which properties a run is judged by. The zero value judges by
 // run validity and liveness only.
 type Checks struct {
-	LostWrites   bool         `json:"lost_writes,omitempty" jsonschema:"no write acked at quorum may be lost; losses at the other levels are counted"`
-	StaleReads   *StaleReads  `json:"stale_reads,omitempty" jsonschema:"no local read may be older than this"`
-	Linearizable *Linearizing `json:"linearizable,omitempty" jsonschema:"quorum writes and linearizable reads of sampled keys, by several processes at once, must have an order that explains them"`
-	Converge     Duration     `json:"converge,omitempty" jsonschema:"after the last heal all nodes must have applied the same within this time; default 10s"`
-	StateHash    bool         `json:"state_hash,omitempty" jsonschema:"not built yet"`
+	LostWrites   bool            `json:"lost_writes,omitempty" jsonschema:"no write acked at quorum may be lost, and nothing removed come back; losses at the other levels are counted"`
+	Loss         map[string]Loss `json:"loss,omitempty" jsonschema:"how much of what once or leader acknowledged may be lost at most, by level; without it what the level allows"`
+	Session      bool            `json:"session,omitempty" jsonschema:"a client that stays at a node reads its own writes, and nothing older than it has read there"`
+	StaleReads   *StaleReads     `json:"stale_reads,omitempty" jsonschema:"no local read may be older than this"`
+	Linearizable *Linearizing    `json:"linearizable,omitempty" jsonschema:"quorum writes and linearizable reads of sampled keys, by several processes at once, must have an order that explains them"`
+	Converge     Duration        `json:"converge,omitempty" jsonschema:"after the last heal all nodes must have applied the same within this time; default 10s"`
+	StateHash    bool            `json:"state_hash,omitempty" jsonschema:"not built yet"`
+}
+
+// Loss bounds the losses of an ack level that may lose writes.
+type Loss struct {
+	Rate   Percent  `json:"rate,omitempty" jsonschema:"share of the acknowledged writes"`
+	Window Duration `json:"window,omitempty" jsonschema:"how far from the beginning of its fault a lost write may have been acknowledged, before or after"`
 }
 
 // StaleReads bounds the age of what a local read returns.

@@ -55,6 +55,7 @@ func Schema() ([]byte, error) {
 	for field, names := range map[string][]string{"style": {"stall", "reject"}, "direction": {"both", "in", "out"}, "clients": {"kept", "cut"}} {
 		fault.Properties[field].Enum = anys(names)
 	}
+	s.Properties["checks"].Properties["loss"].PropertyNames = &jsonschema.Schema{Enum: anys([]string{"once", "leader"})}
 	s.Properties["probes"].Properties["levels"].Items.Enum = anys(levels)
 	data, err := json.MarshalIndent(s, "", "  ")
 	return append(data, '\n'), err

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -361,8 +362,21 @@ var forgetting = []string{"CACHE_DEFAULT_TTL"}
 func (s *Scenario) validateChecks(d *decoder) {
 	def(&s.Checks.Converge, Duration(10*time.Second))
 	for _, k := range forgetting {
-		if s.Cluster.Env[k] != "" && (s.Checks.LostWrites || s.Checks.StaleReads != nil || s.Checks.Linearizable != nil) {
-			d.errorAt("cluster.env."+k, "what expires cannot be told from what was lost; leave it out, or check neither lost_writes nor stale_reads nor linearizable")
+		if s.Cluster.Env[k] != "" && (s.Checks.LostWrites || s.Checks.StaleReads != nil || s.Checks.Linearizable != nil || s.Checks.Session) {
+			d.errorAt("cluster.env."+k, "what expires cannot be told from what was lost; leave it out, or check none of lost_writes, stale_reads, session and linearizable")
+		}
+	}
+	for _, level := range sortedKeys(s.Checks.Loss) {
+		path := "checks.loss." + level
+		switch l := s.Checks.Loss[level]; {
+		case level != "once" && level != "leader":
+			d.errorAt(path, "nothing may be lost at %s; expected once or leader", level)
+		case !s.Checks.LostWrites:
+			d.errorAt(path, "nothing is counted without lost_writes: true")
+		case l == Loss{}:
+			d.errorAt(path, "no bound; expected rate, window or both")
+		case !slices.ContainsFunc(slices.Collect(maps.Values(s.Load)), func(w *Workload) bool { return w.Ack[level] > 0 && (w.Op["insert"] > 0 || w.Op["remove"] > 0) }) && !slices.Contains(s.Probes.Levels, level):
+			d.errorAt(path, "no workload and no probe writes at this level, so it would limit nothing")
 		}
 	}
 	if s.Checks.Linearizable != nil {
