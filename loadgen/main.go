@@ -96,7 +96,9 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 	root := &cli.Command{
 		Name: "loadgen", Usage: "offer load to a cluster and say how it was answered",
 		Writer: stdout, ErrWriter: stderr, HideHelpCommand: true,
-		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // run decides
+		EnableShellCompletion: true, ShellCompletionCommandName: "completion",
+		ConfigureShellCompletionCommand: func(c *cli.Command) { c.Hidden = false },
+		ExitErrHandler:                  func(context.Context, *cli.Command, error) {}, // run decides
 		Commands: []*cli.Command{
 			{
 				Name: "run", Usage: "offer one load", ArgsUsage: "[FILE]",

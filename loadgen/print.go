@@ -18,7 +18,7 @@ import (
 // level.
 func printTable(w io.Writer, r *result.Run) {
 	printHead(w, r)
-	open, closed := false, false
+	open, closed, marked := false, false, false
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(tw, "\nphase\toperation\toffered/s\tok/s\tnot ok\tp50\tp90\tp99\tp99.9\tmax\tservice p50\tp99\t\n")
 	for i := range r.Series {
@@ -30,15 +30,18 @@ func printTable(w io.Writer, r *result.Run) {
 		} else {
 			closed = true
 		}
-		limited := ""
-		if s.Limited {
-			limited = " *"
+		mark := ""
+		switch {
+		case s.Limited:
+			mark, marked = " *", true
+		case s.Saturated:
+			mark, marked = " **", true
 		}
 		c := s.Counts
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
 			dash(s.Phase), strings.TrimSpace(s.Op+" "+s.Level), offered, rate(s.Throughput), c.Intended-c.OK,
 			round(s.Response.P50), round(s.Response.P90), round(s.Response.P99), round(s.Response.P999), round(s.Response.Max),
-			round(s.Service.P50), round(s.Service.P99), limited)
+			round(s.Service.P50), round(s.Service.P99), mark)
 	}
 	tw.Flush()
 	if open {
@@ -46,6 +49,9 @@ func printTable(w io.Writer, r *result.Run) {
 	}
 	if closed {
 		fmt.Fprintln(w, "closed loop: service times of as many operations as are kept in flight; they say nothing about a fixed demand")
+	}
+	if marked {
+		fmt.Fprintln(w, "* the generator was the limit, ** the target was: these are no latencies of the target at that rate")
 	}
 	printTail(w, r)
 }

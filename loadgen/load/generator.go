@@ -370,7 +370,7 @@ func (g *generation) conclude(ctx context.Context, until time.Duration) *Summary
 	}
 	end := min(until, g.end)
 	for k, p := range g.own {
-		g.Recorder.endPhase(p, max(min(end, g.bounds[k]), p.from), s.Limited)
+		g.Recorder.endPhase(p, max(min(end, g.bounds[k]), p.from), s.Limited, s.Saturated)
 	}
 	if len(g.own) == 0 && s.Limited {
 		g.Recorder.limit()

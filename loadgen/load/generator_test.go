@@ -385,7 +385,7 @@ func TestQueueOrDrop(t *testing.T) {
 			if c.OK != 2000 || !within(se.Response.Max, 2751*time.Millisecond) || math.Abs(se.Throughput-421) > 1 {
 				t.Errorf("queue: %+v, max %s, %g/s", c, se.Response.Max, se.Throughput)
 			}
-			if !s.Saturated || s.Limited {
+			if !s.Saturated || s.Limited || !se.Saturated {
 				t.Errorf("saturated %v, limited %v", s.Saturated, s.Limited)
 			}
 		})

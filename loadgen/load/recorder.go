@@ -75,7 +75,9 @@ type phase struct {
 	to       time.Duration // 0: goes on
 	lastDone atomic.Int64
 	limited  bool
-	owned    bool // by a generator, not by the clock
+	// saturated is as in result.Series.
+	saturated bool
+	owned     bool // by a generator, not by the clock
 }
 
 // Operations are told apart by kind and level: the ack level of a write, the
@@ -274,11 +276,11 @@ func (r *Recorder) ownPhase(name string, from time.Duration) *phase {
 }
 
 // endPhase ends a phase that a generator owns, no earlier than its last answer.
-func (r *Recorder) endPhase(p *phase, at time.Duration, limited bool) {
+func (r *Recorder) endPhase(p *phase, at time.Duration, limited, saturated bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p.to = max(at, time.Duration(p.lastDone.Load()))
-	p.limited = p.limited || limited
+	p.limited, p.saturated = p.limited || limited, p.saturated || saturated
 }
 
 // cellOf finds the numbers to add to. The shard is locked.
@@ -554,7 +556,7 @@ func (c *cell) series(p *phase, index int, span time.Duration) result.Series {
 	op, level := seriesNames(index)
 	s := result.Series{
 		Phase: p.name, Op: op, Level: level,
-		Closed: c.closed > 0, InFlight: c.closed, Limited: p.limited,
+		Closed: c.closed > 0, InFlight: c.closed, Limited: p.limited, Saturated: p.saturated,
 		Counts: c.counts, Span: span, Clamped: c.clamped,
 	}
 	if span > 0 {

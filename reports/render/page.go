@@ -494,7 +494,7 @@ func peakTile(r *result.Run) (tile, bool) {
 func latencyTile(r *result.Run) (tile, bool) {
 	var list []result.Series
 	for _, s := range r.Series {
-		if !s.Closed && s.Response.P99 > 0 {
+		if !s.Closed && !s.Limited && !s.Saturated && s.Response.P99 > 0 {
 			list = append(list, s)
 		}
 	}
@@ -671,6 +671,9 @@ func numbersRows(r *result.Run) []numbersRow {
 		}
 		if s.Limited {
 			row.Flag = strings.TrimPrefix(row.Flag+", generator-limited", ", ")
+		}
+		if s.Saturated {
+			row.Flag = strings.TrimPrefix(row.Flag+", saturated", ", ")
 		}
 		if !grouped {
 			row.Phase = s.Phase

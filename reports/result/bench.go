@@ -11,7 +11,9 @@ import (
 
 // EncodeBench writes the series of r in the format of Go benchmarks, with the Unit lines that tell benchstat which way
 // is better. One line a series: the number of oks, the mean service time as ns/op, percentiles of the response time,
-// throughput and the share of operations that were not ok. Series without an ok have no line.
+// throughput and the share of operations that were not ok. Series without an ok have no line; those for which the
+// generator was the limit, or that were saturated, have no latencies: they are no property of the target, and must not be
+// compared.
 func EncodeBench(w io.Writer, r *Run) error {
 	bw := bufio.NewWriter(w)
 	line := func(format string, args ...any) { fmt.Fprintf(bw, format+"\n", args...) } // bufio keeps the first error
@@ -44,16 +46,22 @@ func EncodeBench(w io.Writer, r *Run) error {
 				fmt.Fprintf(bw, "/%s=%s", kv[0], benchWord(kv[1], false))
 			}
 		}
-		fmt.Fprintf(bw, " %d %d ns/op", s.Counts.OK, s.Service.Mean.Nanoseconds())
+		fmt.Fprintf(bw, " %d", s.Counts.OK)
+		response := s.Response
+		if s.Limited || s.Saturated {
+			response = Latency{}
+		} else {
+			fmt.Fprintf(bw, " %d ns/op", s.Service.Mean.Nanoseconds())
+		}
 		for _, p := range []struct {
 			unit  string
 			value time.Duration
 		}{
-			{"p50-ns", s.Response.P50},
-			{"p90-ns", s.Response.P90},
-			{"p99-ns", s.Response.P99},
-			{"p99.9-ns", s.Response.P999},
-			{"max-ns", s.Response.Max},
+			{"p50-ns", response.P50},
+			{"p90-ns", response.P90},
+			{"p99-ns", response.P99},
+			{"p99.9-ns", response.P999},
+			{"max-ns", response.Max},
 		} {
 			if p.value > 0 {
 				fmt.Fprintf(bw, " %d %s", p.value.Nanoseconds(), p.unit)

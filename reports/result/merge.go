@@ -151,6 +151,7 @@ func (m *Merged) mergeTotals(parts []*part) {
 			}
 			sum.Closed = sum.Closed || s.Closed
 			sum.Limited = sum.Limited || s.Limited
+			sum.Saturated = sum.Saturated || s.Saturated
 			sum.InFlight += s.InFlight
 			sum.Clamped += s.Clamped
 			sum.Span = max(sum.Span, s.Span)

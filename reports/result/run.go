@@ -144,6 +144,9 @@ type Series struct {
 	InFlight int `json:"in_flight,omitempty"`
 	// Limited says that the generator, not the target, was the limit; the latencies are then no verdict on the target.
 	Limited bool `json:"generator_limited,omitempty"`
+	// Saturated says that operations waited for room in the windows, so that the target did not receive the offered rate:
+	// the response times then say how long the load lasted, and nothing else about the target.
+	Saturated bool `json:"saturated,omitempty"`
 
 	Counts     Counts        `json:"counts"`
 	Span       time.Duration `json:"span_ns"`                 // the recorded time behind the rates

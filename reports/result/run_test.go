@@ -41,7 +41,7 @@ func full() *Run {
 		Nodes:      []Node{{Name: "n1", Identity: "127.0.0.1:7001", Version: "v0.1.0", Log: "nodes/n1.log"}},
 		Phases:     []Phase{{Name: "before", To: 10 * time.Second}, {Name: "during", From: 10 * time.Second, To: 11 * time.Second}},
 		Series: []Series{{
-			Phase: "before", Op: "insert", Level: "quorum", Closed: true, InFlight: 32, Limited: true,
+			Phase: "before", Op: "insert", Level: "quorum", Closed: true, InFlight: 32, Limited: true, Saturated: true,
 			Counts: Counts{Intended: 1010, OK: 1000, Fail: 4, Info: 3, Missed: 2, Unfinished: 1, Miss: 5, Refused: 1, Misrouted: 2},
 			Span:   10 * time.Second, Offered: 101, Throughput: 100,
 			Response: Latency{1000, 3 * ms, 2 * ms, 4 * ms, 9 * ms, 20 * ms, 21 * ms},
@@ -390,7 +390,10 @@ func FuzzDecode(f *testing.F) {
 func TestBenchIsReadByBenchstat(t *testing.T) {
 	var buf bytes.Buffer
 	r := full()
-	r.Series = append(r.Series, Series{Op: "get", Counts: Counts{Intended: 2, Info: 2}}) // no ok: no line
+	saturated := r.Series[0]
+	r.Series[0].Limited, r.Series[0].Saturated = false, false
+	saturated.Limited = false
+	r.Series = append(r.Series, Series{Op: "get", Counts: Counts{Intended: 2, Info: 2}}, saturated) // no ok: no line
 	if err := EncodeBench(&buf, r); err != nil {
 		t.Fatal(err)
 	}
@@ -407,8 +410,13 @@ func TestBenchIsReadByBenchstat(t *testing.T) {
 	if err := br.Err(); err != nil {
 		t.Fatal(err)
 	}
-	if len(lines) != 1 {
-		t.Fatalf("%d benchmark lines, expected 1", len(lines))
+	if len(lines) != 2 {
+		t.Fatalf("%d benchmark lines, expected 2", len(lines))
+	}
+	for _, unit := range []string{"p99-sec", "p99-ns", "ns/op", "sec/op"} {
+		if got, ok := lines[1].Value(unit); ok {
+			t.Errorf("%s %v of a saturated series is there to be compared", unit, got)
+		}
 	}
 	if got, want := string(lines[0].Name), "Insert/level=quorum/phase=before/loop=closed"; got != want {
 		t.Errorf("name %q, expected %q", got, want)
