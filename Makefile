@@ -16,7 +16,7 @@ FAILOVER := kill kill-loaded isolated paused term switch
 CALM     := idle latency-100-jitter-100 loss-5pct reset-1s stall-250ms gogc-5
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race bench self sidebyside saturate sim mutants smoke deploy-check lint generate tidy verify clean
+.PHONY: help build test race bench self sidebyside saturate sim mutants smoke examples-check deploy-check lint generate tidy verify clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ failover: build ## 220 failovers by kill, kill under load, cut links, SIGSTOP, S
 
 calm: build ## no leader may change, no write may fail: idle, slow, lossy, resets, stalls, GC; ten minutes each, an hour in all
 	bin/chaos run --out $(OUT) $(CHAOSFLAGS) $(CALM:%=scenarios/calm-%.yaml)
+
+examples-check: ## the commands of the README files and the clients in other languages, as far as their tools are there
+	cachenode/examples/check.sh
 
 deploy-check: ## what is in cachenode/deploy, by promtool, kubectl, systemd-analyze and others where they are; says what it could not check
 	cachenode/deploy/check.sh

@@ -368,7 +368,7 @@ func walkTree(t *testing.T, visit func(file string)) {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && (d.Name() == ".git" || file == "bin" || file == "out") {
+		if d.IsDir() && (d.Name() == ".git" || d.Name() == "node_modules" || file == "bin" || file == "out") {
 			return fs.SkipDir
 		}
 		if d.Type().IsRegular() && d.Name() != ".git" { // a file in a linked worktree
