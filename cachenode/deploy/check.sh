@@ -2,7 +2,7 @@
 # Checks what is in this folder with what is installed, offline, and says what it could not check: make deploy-check.
 # Our own rules are Go tests, which `make test` runs too. Exit code 1: something that was checked is wrong.
 set -uo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$0")" || exit 1
 root=$PWD/../..
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT

@@ -58,11 +58,13 @@ all_ready() {
   done
 }
 
-# uptime_is NODE TEST SECONDS: it is ready and has been up for so long.
-uptime_is() { health "$1" && [ "$(field uptime_secs <<<"$answer")" "$2" "$3" ]; }
+uptime() { field uptime_secs <<<"$answer"; }
+
+# settled NODE: it is ready, and its uptime, in whole seconds, can be told from that of the process that follows it.
+settled() { health "$1" && [ "$(uptime)" -ge 2 ]; }
 
 # restarted NODE SINCE: it is ready, and its process is younger than the restart: the old one may still be about to stop.
-restarted() { uptime_is "$1" -le $((SECONDS - $2)); }
+restarted() { health "$1" && [ "$(uptime)" -le $((SECONDS - $2)) ]; }
 
 cluster=
 within all_ready "$@"
@@ -77,8 +79,7 @@ done
 
 for node in "${first[@]}" "${last[@]}"; do
   within all_ready "$@"
-  # Uptimes are whole seconds: a process of less than two could not be told from the one that follows it.
-  within uptime_is "$node" -ge 2
+  within settled "$node"
   began=$SECONDS
   NODE=$node HOST=${node%:*} PORT=${node##*:} sh -c "$command" || stop "the command failed for $node"
   within restarted "$node" $began
