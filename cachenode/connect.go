@@ -41,7 +41,7 @@ type target struct {
 
 func newTarget(c *cli.Command) (*target, error) {
 	addrs := os.Getenv("CACHE_ADDR")
-	in := config.Input{File: c.String("config"), Env: os.Environ(), Elsewhere: addrs != "" || c.IsSet("addr")}
+	in := config.Input{File: c.String("config"), Env: os.Environ(), Client: true, Elsewhere: addrs != "" || c.IsSet("addr")}
 	cfg, _, err := config.Load(in)
 	if err != nil {
 		return nil, usageError{err}
@@ -79,10 +79,11 @@ func newTarget(c *cli.Command) (*target, error) {
 	}
 	t.tokenSet = t.base.Token != ""
 	if cfg.TLS.Enabled {
-		if t.base.TLS, err = cfg.TLS.Client(); err != nil {
-			return nil, err
+		keys, err := cfg.LoadKeys()
+		if err != nil {
+			return nil, usageError{err}
 		}
-		t.tlsOn = true
+		t.base.TLS, t.tlsOn = keys.Client(), true
 	}
 	return t, nil
 }
@@ -137,14 +138,43 @@ func (t *target) explain(addr string, err error) string {
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return where + ": connection refused"
 	}
+	if reason := t.diagnose(addr); reason != "" {
+		return fmt.Sprintf("no connection with %s (%s): %s", addr, t.origin, reason)
+	}
 	if down, ok := errors.AsType[*client.DownError](err); ok && down.Err != nil {
 		err = down.Err
 	}
-	hint := ""
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		hint = "; see CACHE_TLS_CA_SERVER"
+	return where + ": " + strings.Join(strings.Fields(err.Error()), " ")
+}
+
+// diagnose says why there is no stream with somebody who listens, if it is for TLS; else "". It shakes hands by itself:
+// through gRPC only a text of what went wrong arrives.
+func (t *target) diagnose(addr string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return ""
 	}
-	return where + ": " + strings.Join(strings.Fields(err.Error()), " ") + hint
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	_ = conn.SetDeadline(deadline)
+	if t.base.TLS == nil {
+		speaksTLS := false
+		_ = tls.Client(conn, &tls.Config{
+			InsecureSkipVerify: true, // nothing is said to it
+			VerifyConnection:   func(tls.ConnectionState) error { speaksTLS = true; return nil },
+		}).HandshakeContext(ctx)
+		if speaksTLS {
+			return "it speaks TLS, and this command does not: see CACHE_TLS and CACHE_TLS_CA_SERVER"
+		}
+		return ""
+	}
+	secured := tls.Client(conn, t.base.TLS.Clone())
+	if err = secured.HandshakeContext(ctx); err == nil {
+		_, err = secured.Read(make([]byte, 1)) // what it has against us comes after the handshake
+	}
+	return config.ExplainHandshake(err)
 }
 
 // withConn runs f with a connection, within the command's timeout.

@@ -75,7 +75,7 @@ func newCommand(stdin io.Reader, stdout, stderr io.Writer) *cli.Command {
 		ConfigureShellCompletionCommand: func(c *cli.Command) { c.Hidden = false },
 		ExitErrHandler:                  func(context.Context, *cli.Command, error) {}, // run decides
 		Commands: append([]*cli.Command{
-			serveCommand(), statusCommand(), healthCommand(), leaderCommand(), membersCommand(), abandonCommand(), configCommand(), versionCommand(),
+			serveCommand(), statusCommand(), healthCommand(), leaderCommand(), membersCommand(), abandonCommand(), configCommand(), certsCommand(), versionCommand(),
 		}, operationCommands()...),
 	}
 	var prepare func(c *cli.Command)

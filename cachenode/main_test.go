@@ -35,12 +35,13 @@ func TestScript(t *testing.T) {
 				return err
 			}
 			env.Setenv("DEPLOY", deploy)
-			for _, name := range []string{"ADDR", "ADDR2", "ADDR3"} {
+			for _, n := range []string{"", "2", "3", "4"} {
 				addr, err := freeAddr()
 				if err != nil {
 					return err
 				}
-				env.Setenv(name, addr)
+				env.Setenv("ADDR"+n, addr)
+				env.Setenv("FILE"+n, fileName(addr)) // as certs dev names it
 			}
 			return nil
 		},

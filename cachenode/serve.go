@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -12,9 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v3"
 
 	"github.com/hacache/hacache/cachenode/internal/config"
@@ -70,7 +69,7 @@ func loadConfig(c *cli.Command) (config.Config, []string, error) {
 	return cfg, warnings, nil
 }
 
-// serve runs the node until SIGINT or SIGTERM, and then stops it in order; a second signal does not wait for that.
+// serve runs the node until SIGINT or SIGTERM, and then stops it in order.
 func serve(ctx context.Context, c *cli.Command) error {
 	if _, err := exactArgs(c, 0, 0); err != nil {
 		return err
@@ -88,37 +87,19 @@ func serve(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	running, stop := context.WithCancelCause(ctx)
+	var beside sync.WaitGroup
+	until, end := context.WithCancel(context.WithoutCancel(ctx))
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	stopped := make(chan struct{})
-	defer close(stopped)
-	go func() {
-		for first := true; ; first = false {
-			select {
-			case <-stopped:
-				return
-			case s := <-signals:
-				if !first {
-					os.Exit(128 + int(s.(syscall.Signal)))
-				}
-				notify(logger, daemon.SdNotifyStopping)
-				cancel(fmt.Errorf("signal: %v", s))
-			}
-		}
-	}()
-	// Listening is what "started" means. Waiting for a quorum here would keep a supervisor from starting the others.
-	notify(logger, daemon.SdNotifyReady)
-	return n.Run(ctx)
-}
-
-// notify tells systemd, if it is listening.
-func notify(logger *slog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		logger.Warn("sd_notify failed", "state", state, "error", err)
-	}
+	beside.Go(func() { handleSignals(until, signals, n, supervisor{logger}, stop) })
+	beside.Go(func() { supervisor{logger}.watch(until, n) })
+	err = n.Run(running)
+	end()
+	beside.Wait()
+	stop(nil)
+	return err
 }
 
 func newLogger(w io.Writer, cfg *config.Config) *slog.Logger {

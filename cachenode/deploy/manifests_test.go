@@ -1,9 +1,15 @@
 package deploy_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"maps"
+	"math/big"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -33,18 +39,26 @@ func checkEnv(t *testing.T, env map[string]string) {
 }
 
 // load is the configuration of a node with this environment on a machine with this name. Files that the environment
-// names exist, with something in them.
+// names exist, with something in them: a certificate that all nodes share, its key, or a secret.
 func load(t *testing.T, env map[string]string, hostname string) config.Config {
 	t.Helper()
 	checkEnv(t, env)
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, []byte("secret"), 0o600); err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	cert, key := certificate(t, "redhac.local")
+	for name, data := range map[string][]byte{"secret": []byte("secret"), "cert": cert, "key": key} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	var environ []string
 	for name, value := range env {
-		if strings.HasPrefix(value, "/") || strings.HasPrefix(value, "%d/") {
-			value = file
+		switch isFile := strings.HasPrefix(value, "/") || strings.HasPrefix(value, "%d/"); {
+		case isFile && strings.HasPrefix(name, "CACHE_TLS_") && strings.HasSuffix(name, "_KEY"):
+			value = filepath.Join(dir, "key")
+		case isFile && strings.HasPrefix(name, "CACHE_TLS_"):
+			value = filepath.Join(dir, "cert")
+		case isFile:
+			value = filepath.Join(dir, "secret")
 		}
 		environ = append(environ, name+"="+value)
 	}
@@ -56,6 +70,28 @@ func load(t *testing.T, env map[string]string, hostname string) config.Config {
 		t.Errorf("%s starts with warnings: %q", hostname, warnings)
 	}
 	return c
+}
+
+// certificate makes a certificate that is its own CA.
+func certificate(t *testing.T, name string) (cert, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{name}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
 }
 
 // checkMemory holds that new data is refused well before garbage is collected as hard as it takes, and that this

@@ -78,6 +78,8 @@ var (
 	descPeerWaiting = desc("peer_queue_messages", "Messages queued for a peer's stream.", "peer", "direction", "lane")
 	descPeerDials   = desc("peer_dials_total", "Attempts to connect to peers, by result.", "result")
 	descRTT         = desc("peer_rtt_seconds", "Smoothed round trip time to a peer; absent before the first.", "peer")
+	descExpiry      = desc("certificate_expiry_timestamp_seconds", "When a certificate in use ends: the first of a chain, the last of a bundle of CAs.", "certificate")
+	descReloads     = desc("certificate_reloads_total", "Changes of the certificate files that were taken over, or could not be.", "result")
 	descBuild       = desc("build_info", "1, with what the program was built from.", "version", "revision", "goversion")
 	descReads       = desc("reads_waiting", "Reads that wait for the leader.")
 	descWatches     = desc("watches", "Streams that watch caches.")
@@ -96,7 +98,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 		descLogEntries, descLogBytes, descPeerLag, descInbox, descInboxFull, descLaneWaits, descForwarded, descResent, descLost, descBatches,
 		descBatched, descQueued, descPending, descOverlay, descGatewayFull, descEntries, descBytes, descEvictions,
 		descExpirations, descStateHash, descStateIndex, descPeerSent, descPeerUp, descPeerQueue, descPeerWaiting, descPeerDials, descRTT,
-		descBuild, descReads, descOverridden, descWatches, descWatchTold, descWatchGaps, descWatchKept, descWatchBytes,
+		descExpiry, descReloads, descBuild, descReads, descOverridden, descWatches, descWatchTold, descWatchGaps, descWatchKept, descWatchBytes,
 	} {
 		ch <- d
 	}
@@ -120,6 +122,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	counter(descLaneWaits, m.n.runner.Waits())
 	m.collectStore(gauge, counter)
 	m.collectPeers(gauge, counter)
+	m.collectKeys(gauge, counter)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	var s loopState
@@ -237,6 +240,21 @@ func (m metrics) collectStore(gauge gaugeFunc, counter counterFunc) {
 	applied, hash := m.n.store.Digest()
 	gauge(descStateHash, float64(hash>>11))
 	gauge(descStateIndex, float64(applied))
+}
+
+func (m metrics) collectKeys(gauge gaugeFunc, counter counterFunc) {
+	n := m.n
+	if n.keys == nil {
+		return
+	}
+	for _, e := range n.keys.Expiry() {
+		gauge(descExpiry, float64(e.Time.Unix()), e.Certificate)
+	}
+	n.reloads.mu.Lock()
+	ok, failed := n.reloads.ok, n.reloads.failed
+	n.reloads.mu.Unlock()
+	counter(descReloads, ok, "ok")
+	counter(descReloads, failed, "failed")
 }
 
 func (m metrics) collectPeers(gauge gaugeFunc, counter counterFunc) {

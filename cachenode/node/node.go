@@ -5,13 +5,13 @@ package node
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,9 +40,16 @@ type Node struct {
 
 	policies uint64 // hash of the configured ones
 
-	id   atomic.Uint64            // current incarnation, for the transport's goroutines
-	tags atomic.Pointer[[]uint32] // of the hosts by slot, for the same; replaced on the runner's goroutine
-	ran  atomic.Bool
+	keys    *config.Keys // nil without TLS
+	reloads struct {
+		mu         sync.Mutex
+		ok, failed uint64
+		last       string // error, "" if the last reload had none
+	}
+
+	id     atomic.Uint64          // current incarnation, for the transport's goroutines
+	roster atomic.Pointer[roster] // of the hosts, for the same; replaced on the runner's goroutine
+	ran    atomic.Bool
 }
 
 // New builds a node that is embedded in another program. It reports everything that is wrong with cfg at once, one line
@@ -67,9 +74,10 @@ func build(cfg config.Config, ln net.Listener, logger *slog.Logger) (_ *Node, er
 		logger = slog.New(slog.DiscardHandler)
 	}
 	n := &Node{cfg: cfg, log: logger, hosts: cfg.Identities()}
-	serverTLS, clientTLS, err := tlsConfigs(cfg.TLS)
-	if err != nil {
-		return nil, err
+	if cfg.TLS.Enabled {
+		if n.keys, err = n.cfg.LoadKeys(); err != nil {
+			return nil, err
+		}
 	}
 	defer func() {
 		if err != nil {
@@ -84,7 +92,7 @@ func build(cfg config.Config, ln net.Listener, logger *slog.Logger) (_ *Node, er
 	if n.admin, err = cfg.OpenAdminListener(); err != nil {
 		return nil, err
 	}
-	if err := n.assemble(serverTLS, clientTLS); err != nil {
+	if err := n.assemble(); err != nil {
 		return nil, err
 	}
 	if ln != nil {
@@ -93,19 +101,8 @@ func build(cfg config.Config, ln net.Listener, logger *slog.Logger) (_ *Node, er
 	return n, nil
 }
 
-func tlsConfigs(t config.TLS) (serverTLS, clientTLS *tls.Config, err error) {
-	if !t.Enabled {
-		return nil, nil, nil
-	}
-	if serverTLS, err = t.Server(); err != nil {
-		return nil, nil, err
-	}
-	clientTLS, err = t.Client()
-	return serverTLS, clientTLS, err
-}
-
 // assemble connects the parts. Arrows point from who calls: sessions -> runner -> gateway -> core -> transport.
-func (n *Node) assemble(serverTLS, clientTLS *tls.Config) error {
+func (n *Node) assemble() error {
 	sc := storeConfig(&n.cfg)
 	n.store, n.policies = store.New(sc), sc.Policies()
 	link := &transport{n: n}
@@ -126,13 +123,14 @@ func (n *Node) assemble(serverTLS, clientTLS *tls.Config) error {
 	n.id.Store(core.ID())
 	n.gw.Attach(core)
 	n.runner = replication.NewRunner(core, n.gw)
-	hosts, tags := make([]peer.Host, len(n.hosts)), make([]uint32, len(n.hosts))
+	hosts, known := make([]peer.Host, len(n.hosts)), &roster{}
 	for slot, h := range n.hosts {
-		hosts[slot], tags[slot] = n.peerHost(h), replication.HostTag(h)
+		hosts[slot], known = n.peerHost(h), known.with(h)
 	}
-	n.tags.Store(&tags)
+	n.roster.Store(known)
 	n.peers, err = peer.New(peer.Config{
-		Self: n.cfg.Self, Hosts: hosts, ID: n.id.Load, SlotOf: n.slotOf, Token: string(n.cfg.PeerSecret()), TLS: clientTLS,
+		Self: n.cfg.Self, Hosts: hosts, ID: n.id.Load, SlotOf: n.slotOf, Token: string(n.cfg.PeerSecret()),
+		Credentials: n.peerCredentials(), Explain: config.ExplainHandshake,
 		Handler: inbound{n.runner}, Greeting: n.LeaderInfo, Logger: n.log, BackoffMax: n.cfg.BackoffMax(),
 		SilenceTimeout: silence(n.cfg.ElectionTimeout),
 	})
@@ -140,7 +138,8 @@ func (n *Node) assemble(serverTLS, clientTLS *tls.Config) error {
 		return err
 	}
 	n.server = server.New(server.Config{
-		Backend: backend{n}, Token: string(n.cfg.Token), PeerToken: string(n.cfg.PeerToken), MaxConnections: n.cfg.MaxConnections, TLS: serverTLS, Logger: n.log,
+		Backend: backend{n}, Token: string(n.cfg.Token), PeerToken: string(n.cfg.PeerToken), MaxConnections: n.cfg.MaxConnections,
+		TLS: n.serverTLS(), Logger: n.log,
 	})
 	return nil
 }
@@ -154,8 +153,22 @@ func (n *Node) peerHost(identity string) peer.Host {
 	return h
 }
 
-// slotOf returns the slot of the host that an id was drawn for, or -1. It is safe for concurrent use.
-func (n *Node) slotOf(id uint64) int { return slices.Index(*n.tags.Load(), replication.IDTag(id)) }
+// roster is the hosts that are known, by slot. It is immutable.
+type roster struct {
+	names []string
+	tags  []uint32
+}
+
+// with returns the roster with one more host.
+func (r *roster) with(identity string) *roster {
+	return &roster{append(slices.Clone(r.names), identity), append(slices.Clone(r.tags), replication.HostTag(identity))}
+}
+
+// slotOf returns the slot of the host that an id was drawn for, or -1.
+func (r *roster) slotOf(id uint64) int { return slices.Index(r.tags, replication.IDTag(id)) }
+
+// slotOf is that of the current roster. It is safe for concurrent use.
+func (n *Node) slotOf(id uint64) int { return n.roster.Load().slotOf(id) }
 
 // silence is how long a peer stream may stay silent before it is redialed. Peers hear from each other ten times a second.
 // It must be well above what a slow link adds, or calm is lost, and well below TCP's own patience, which after a long
@@ -288,8 +301,7 @@ func (t *transport) SendAck(slot int, lane replication.Lane, ack *cachepb.Ack) b
 }
 
 func (t *transport) AddHost(slot int, identity string) {
-	tags := append(slices.Clone(*t.n.tags.Load()), replication.HostTag(identity))
-	t.n.tags.Store(&tags)
+	t.n.roster.Store(t.n.roster.Load().with(identity))
 	if got := t.n.peers.Add(t.n.peerHost(identity)); got != slot {
 		panic(fmt.Sprintf("node: host %s has slot %d in the transport and %d in the core", identity, got, slot)) // both count up from the same list
 	}

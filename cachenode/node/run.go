@@ -49,6 +49,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer stopWatch()
 	serving.Go(func() { n.watch(watchCtx) })
 	serving.Go(func() { n.tellChanges(watchCtx) })
+	serving.Go(func() { n.watchKeys(watchCtx) })
 	if n.admin != nil {
 		serving.Go(func() {
 			if err := admin.Serve(watchCtx, n.admin, admin.Config{
@@ -84,6 +85,26 @@ func (n *Node) Run(ctx context.Context) error {
 	running.Wait()
 	n.close()
 	return cause
+}
+
+// Alive returns nil when the node's loop has answered, or when Run has ended: a node that stops is as it should be.
+func (n *Node) Alive(ctx context.Context) error {
+	if err := n.runner.Call(ctx, func(*replication.Core) {}); err != nil && !errors.Is(err, replication.ErrStopped) {
+		return fmt.Errorf("node: its loop does not answer: %w", err)
+	}
+	return nil
+}
+
+// Summary says in a few words what the node is at the moment, for people.
+func (n *Node) Summary() string {
+	v := n.runner.View()
+	if v.Leading {
+		return fmt.Sprintf("leads in term %d", v.Term)
+	}
+	if err := n.readiness(); err != nil {
+		return "not ready: " + err.Error()
+	}
+	return fmt.Sprintf("follows %s in term %d", v.Address, v.Term)
 }
 
 // readiness says why the node is not ready, or nil.

@@ -108,7 +108,7 @@ func (p *Process) run(ctx context.Context, started chan<- error) {
 }
 
 // configures are the prefixes of variables that configure a node.
-var configures = []string{"HA_", "CACHE_", "HOSTNAME_OVERWRITE=", "LISTEN_", "NOTIFY_SOCKET="}
+var configures = []string{"HA_", "CACHE_", "HOSTNAME_OVERWRITE=", "LISTEN_", "NOTIFY_SOCKET=", "WATCHDOG_"}
 
 func cleanEnv(env []string) []string {
 	var kept []string

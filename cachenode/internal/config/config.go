@@ -129,6 +129,7 @@ type Config struct {
 	// LogFormat is text or json. Default text.
 	LogFormat string
 
+	client bool              // for a program that only dials: see Input.Client
 	origin map[string]string // key of a setting -> "env X", "flag --x", "file:line"; absent: default
 }
 
@@ -305,8 +306,8 @@ func (c *Config) validateHosts(bad func(key, format string, args ...any)) {
 func (c *Config) validateListen(bad func(key, format string, args ...any)) {
 	if err := checkAddr(c.Listen, 0); err != nil {
 		bad("listen", "%v", err)
-	} else if c.ListenFD == 0 && c.Token == "" && !c.Insecure && !IsLoopback(c.Listen) {
-		bad("listen", "%s is reachable from other machines and there is no token; set CACHE_AUTH_TOKEN, or listen on 127.0.0.1, or say --insecure", c.Listen)
+	} else if c.ListenFD == 0 && c.closed() && !IsLoopback(c.Listen) {
+		bad("listen", "%s", exposed(c.Listen))
 	}
 	if c.AdminAddr != "" {
 		if err := checkAddr(c.AdminAddr, 0); err != nil {

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -174,6 +176,14 @@ func TestLoadMistakes(t *testing.T) {
 			},
 		},
 		{
+			name: "typo of the seed's variables", env: []string{"CACHE_KEEPALIVE_INTERVALL=5", "CACHE_TLS_CLIENT_VALIDATE_DOMAINS=x", "HOSTNAME_OVERRITE=x"},
+			want: []string{
+				`env CACHE_KEEPALIVE_INTERVALL: there is no such variable; did you mean CACHE_KEEPALIVE_INTERVAL?`,
+				`env CACHE_TLS_CLIENT_VALIDATE_DOMAINS: there is no such variable; did you mean CACHE_TLS_CLIENT_VALIDATE_DOMAIN?`,
+				`env HOSTNAME_OVERRITE: there is no such variable; did you mean HOSTNAME_OVERWRITE?`,
+			},
+		},
+		{
 			name: "typo in a file", file: "log_level: info\nmax_stalenes: 1s\n",
 			want: []string{`FILE:2: there is no key "max_stalenes"; did you mean max_staleness?`},
 		},
@@ -196,8 +206,8 @@ func TestLoadMistakes(t *testing.T) {
 		{
 			name: "reachable without certificates", env: []string{"CACHE_LISTEN=0.0.0.0:7070", "CACHE_AUTH_TOKEN=x", "CACHE_MTLS=false"},
 			want: []string{
-				`default of CACHE_TLS_SERVER_CERT: stat tls/redhac.cert-chain.pem: no such file or directory; expected a PEM file, or CACHE_TLS=false`,
-				`default of CACHE_TLS_SERVER_KEY: stat tls/redhac.key.pem: no such file or directory; expected a PEM file, or CACHE_TLS=false`,
+				`default of CACHE_TLS_SERVER_CERT: open tls/redhac.cert-chain.pem: no such file or directory; expected a PEM file, or CACHE_TLS=false`,
+				`default of CACHE_TLS_SERVER_KEY: open tls/redhac.key.pem: no such file or directory; expected a PEM file, or CACHE_TLS=false`,
 			},
 		},
 		{
@@ -364,6 +374,46 @@ func TestOpenListenerTaken(t *testing.T) {
 	_, err = c.OpenListener()
 	if err == nil || !strings.HasPrefix(err.Error(), "env CACHE_LISTEN: "+c.Listen+" is in use by another process") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A socket that was inherited is no way around the rule that without a token other machines reach nothing.
+func TestInheritedListener(t *testing.T) {
+	for _, tt := range []struct {
+		addr, env string
+		ok        bool
+	}{
+		{"127.0.0.1:0", "", true},
+		{"0.0.0.0:0", "", false},
+		{"0.0.0.0:0", "CACHE_AUTH_TOKEN=x CACHE_TLS=false", true},
+		{"0.0.0.0:0", "CACHE_INSECURE=true CACHE_TLS=false", true},
+	} {
+		bound, err := net.Listen("tcp", tt.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := bound.(*net.TCPListener).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		bound.Close()
+		c, _, err := load(t, Input{Env: strings.Fields(tt.env)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := syscall.Dup(int(f.Fd())) // OpenListener closes it
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		c.ListenFD = fd
+		ln, err := c.OpenListener()
+		if err == nil {
+			ln.Close()
+		}
+		if (err == nil) != tt.ok || err != nil && !strings.HasPrefix(err.Error(), "env LISTEN_FDS: ") {
+			t.Errorf("%s with %q: %v", tt.addr, tt.env, err)
+		}
 	}
 }
 

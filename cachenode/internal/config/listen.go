@@ -11,7 +11,20 @@ import (
 // OpenListener opens the listener of the cache service: the inherited one, or a new one on Listen. The error is one
 // line that names the setting. Call it once; the caller closes the listener.
 func (c *Config) OpenListener() (net.Listener, error) {
-	return open(c.ListenFD, c.Listen, c.Origin("listen"))
+	ln, err := open(c.ListenFD, c.Listen, c.Origin("listen"))
+	if err == nil && c.ListenFD != 0 && c.closed() && !IsLoopback(ln.Addr().String()) {
+		ln.Close()
+		return nil, fmt.Errorf("env LISTEN_FDS: %s", exposed(ln.Addr().String()))
+	}
+	return ln, err
+}
+
+// closed reports whether other machines must not reach this node.
+func (c *Config) closed() bool { return c.Token == "" && !c.Insecure }
+
+// exposed says what is wrong with an address that they do reach.
+func exposed(addr string) string {
+	return addr + " is reachable from other machines and there is no token; set CACHE_AUTH_TOKEN, or listen on 127.0.0.1, or say --insecure"
 }
 
 // OpenAdminListener is OpenListener for the admin address. It returns nil, nil when none is configured.

@@ -22,10 +22,13 @@ type Input struct {
 	Flags map[string]string
 	// Env is the environment as of os.Environ.
 	Env []string
+	// Client says that the configuration is for dialling a node only: the certificate of the node itself need not be there
+	// where there is one of a client.
+	Client bool
 	// Hostname names this machine; nil is os.Hostname.
 	Hostname func() (string, error)
 	// Elsewhere is for a program that only connects to a node at an address it was given: it need not be one of the
-	// hosts, and needs no certificate of a server where it has one of a client. Self is 0 then, if it is none.
+	// hosts. Self is 0 then, if it is none.
 	Elsewhere bool
 }
 
@@ -33,7 +36,7 @@ type Input struct {
 // Warnings are things a reader of the log should know which do not keep the node from running.
 func Load(in Input) (c Config, warnings []string, err error) {
 	l := loader{c: Default(), in: in}
-	l.c.origin = map[string]string{}
+	l.c.origin, l.c.client = map[string]string{}, in.Client
 	l.c.Listen = "" // resolved last: its default depends on the rest
 	l.c.TLS.Enabled = true
 	l.readEnv()
@@ -348,8 +351,8 @@ func (l *loader) resolveHosts() {
 // "cachenode serve" works on a fresh machine. Anything reachable needs certificates or an explicit CACHE_TLS=false.
 func (l *loader) resolveTLS() {
 	c := &l.c
-	if l.in.Elsewhere && !c.explicit("tls_server_cert") && c.TLS.ClientCert != "" {
-		c.TLS.ServerCert, c.TLS.ServerKey = c.TLS.ClientCert, c.TLS.ClientKey // it serves nobody
+	if l.in.Client && (c.explicit("tls_client_cert") || c.explicit("tls_ca_server")) {
+		return
 	}
 	if c.explicit("tls") || c.HAMode || c.explicit("tls_server_cert") || c.explicit("tls_server_key") {
 		return
@@ -374,7 +377,7 @@ func (l *loader) resolveListen() {
 	if c.explicit("listen") {
 		return
 	}
-	open := c.Token != "" || c.Insecure
+	open := !c.closed()
 	switch {
 	case !c.HAMode && open && (c.TLS.Enabled || c.explicit("tls")):
 		c.Listen = net.JoinHostPort("", strconv.Itoa(DefaultPort))

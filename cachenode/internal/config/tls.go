@@ -6,8 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
-	"sync"
+	"net"
+	"strings"
 	"time"
 )
 
@@ -33,154 +33,161 @@ type TLS struct {
 	SNIOverwrite string
 }
 
+// validateTLS reads the files and reports all that is wrong with them.
 func (c *Config) validateTLS(bad func(key, format string, args ...any)) {
-	t := &c.TLS
-	if t.Mutual && t.CAClient == "" && t.CAServer == "" {
+	if c.TLS.Mutual && cmp.Or(c.TLS.CAClient, c.TLS.CAServer) == "" && !c.client {
 		bad("mtls", "true needs CACHE_TLS_CA_CLIENT, the CA of the clients' certificates; or say CACHE_MTLS=false")
 	}
-	for _, f := range []struct{ key, path string }{
-		{"tls_server_cert", t.ServerCert},
-		{"tls_server_key", t.ServerKey},
-		{"tls_client_cert", t.ClientCert},
-		{"tls_client_key", t.ClientKey},
-		{"tls_ca_server", t.CAServer},
-		{"tls_ca_client", t.CAClient},
-	} {
-		if f.path == "" {
-			continue
-		}
-		if _, err := os.Stat(f.path); err != nil {
-			bad(f.key, "%v; expected a PEM file, or CACHE_TLS=false", err)
-		}
-	}
-	if (t.ClientCert == "") != (t.ClientKey == "") {
+	if (c.TLS.ClientCert == "") != (c.TLS.ClientKey == "") {
 		bad("tls_client_cert", "expected both of CACHE_TLS_CLIENT_CERT and CACHE_TLS_CLIENT_KEY, or neither")
 	}
+	files, _ := c.readFiles()
+	_, problems := c.parseKeys(files, time.Now())
+	for _, p := range problems {
+		bad(p.key, "%s", p.text)
+	}
 }
 
-// Server returns the configuration of a listener. It looks at the files again for each connection and takes a changed
-// certificate or CA over without a restart; a half-written change keeps the old one in use until it is complete.
-func (t TLS) Server() (*tls.Config, error) {
-	ca := ""
-	if t.Mutual {
-		ca = cmp.Or(t.CAClient, t.CAServer)
-		if ca == "" {
-			return nil, errors.New("tls: mutual TLS without a CA of clients")
+// Both sides are ours or of today: there is nobody to be kind to with an older version.
+const minVersion = tls.VersionTLS13
+
+// Server returns the configuration of a listener.
+func (k *Keys) Server() *tls.Config {
+	of := func(s *keyset) *tls.Config {
+		c := &tls.Config{
+			MinVersion: minVersion, NextProtos: []string{"h2"}, Certificates: []tls.Certificate{*s.server},
+			// A resumed session would be that of a certificate, and a CA, that may not be trusted any more.
+			SessionTicketsDisabled: true,
 		}
+		if k.cfg.TLS.Mutual {
+			c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, s.clientCA
+		}
+		return c
 	}
-	m := &material{cert: t.ServerCert, key: t.ServerKey, ca: ca}
-	if err := m.load(); err != nil {
-		return nil, err
-	}
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"h2"},
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			cert, pool := m.current()
-			c := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, Certificates: []tls.Certificate{*cert}}
-			if t.Mutual {
-				c.ClientAuth = tls.RequireAndVerifyClientCert
-				c.ClientCAs = pool
-			}
-			return c, nil
-		},
-	}, nil
+	c := of(k.now.Load())
+	c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return of(k.now.Load()), nil }
+	return c
 }
 
-// Client returns the configuration for dialling. Certificate and CA are taken over when their files change, as in
-// Server.
-func (t TLS) Client() (*tls.Config, error) {
-	m := &material{ca: t.CAServer}
-	if t.Mutual {
-		m.cert, m.key = cmp.Or(t.ClientCert, t.ServerCert), cmp.Or(t.ClientKey, t.ServerKey)
-	}
-	if err := m.load(); err != nil {
-		return nil, err
-	}
+// Client returns the configuration for dialling any node.
+func (k *Keys) Client() *tls.Config {
+	return k.dial(func(*x509.Certificate) error { return nil })
+}
+
+// Peer returns the configuration for dialling the node of a host, which has to prove that it is. hosts returns all that are
+// known.
+func (k *Keys) Peer(host string, hosts func() []string) *tls.Config {
+	return k.dial(func(leaf *x509.Certificate) error { return k.cfg.TLS.checkPeer(leaf, host, hosts()) })
+}
+
+func (k *Keys) dial(check func(leaf *x509.Certificate) error) *tls.Config {
+	t := &k.cfg.TLS
 	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
+		MinVersion: minVersion,
 		NextProtos: []string{"h2"},
 		ServerName: cmp.Or(t.SNIOverwrite, t.ValidateDomain),
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			cert, _ := m.current()
-			return cert, nil
+			return k.now.Load().client, nil
 		},
 		// VerifyConnection below does what is skipped here, with the CA of the moment and a name that need not be
 		// the one the server was asked for: crypto/tls has one field for both.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
-			_, pool := m.current()
-			opts := x509.VerifyOptions{DNSName: t.ValidateDomain, Roots: pool, Intermediates: x509.NewCertPool()}
 			if len(s.PeerCertificates) == 0 {
-				return errors.New("tls: the server has no certificate")
+				return errors.New("the server has no certificate")
 			}
-			for _, cert := range s.PeerCertificates[1:] {
-				opts.Intermediates.AddCert(cert)
+			_, err := s.PeerCertificates[0].Verify(verifyOptions(s.PeerCertificates, k.now.Load().serverCA, t.ValidateDomain, x509.ExtKeyUsageServerAuth))
+			if err == nil {
+				err = check(s.PeerCertificates[0])
 			}
-			_, err := s.PeerCertificates[0].Verify(opts)
-			return err
+			if err != nil {
+				return &tls.CertificateVerificationError{UnverifiedCertificates: s.PeerCertificates, Err: err}
+			}
+			return nil
 		},
-	}, nil
-}
-
-// material is a key pair and a CA, loaded again when a file has changed. Safe for concurrent use after load.
-type material struct {
-	cert, key, ca string // paths; cert or ca may be ""
-
-	mu    sync.Mutex
-	stamp [3]time.Time // modification times of what is loaded
-	pair  *tls.Certificate
-	pool  *x509.CertPool // nil: the roots of the system
-}
-
-// current returns what is on disk, or the last that could be loaded.
-func (m *material) current() (*tls.Certificate, *x509.CertPool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.stamps() != m.stamp {
-		_ = m.loadLocked()
 	}
-	return m.pair, m.pool
 }
 
-func (m *material) load() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.loadLocked()
-}
-
-func (m *material) loadLocked() error {
-	stamp := m.stamps() // before reading: a change in between is seen next time
-	pair, pool := new(tls.Certificate), (*x509.CertPool)(nil)
-	if m.cert != "" {
-		p, err := tls.LoadX509KeyPair(m.cert, m.key)
-		if err != nil {
-			return fmt.Errorf("load certificate %s with key %s: %w", m.cert, m.key, err)
-		}
-		pair = &p
+func verifyOptions(chain []*x509.Certificate, roots *x509.CertPool, name string, usage x509.ExtKeyUsage) x509.VerifyOptions {
+	opts := x509.VerifyOptions{DNSName: name, Roots: roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{usage}}
+	for _, cert := range chain[1:] {
+		opts.Intermediates.AddCert(cert)
 	}
-	if m.ca != "" {
-		pem, err := os.ReadFile(m.ca)
-		if err != nil {
-			return fmt.Errorf("load CA: %w", err)
-		}
-		pool = x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("load CA %s: there is no certificate in it", m.ca)
+	return opts
+}
+
+// CheckPeer reports why whoever is at the other end of a connection may not act as the node of a host, nil if it may.
+// hosts are all that are known. Without certificates, as when they are not asked for, there is nothing to check.
+func (k *Keys) CheckPeer(s *tls.ConnectionState, host string, hosts []string) error {
+	if !k.cfg.TLS.Mutual || len(s.PeerCertificates) == 0 {
+		return nil
+	}
+	return k.cfg.TLS.checkPeer(s.PeerCertificates[0], host, hosts)
+}
+
+// PeerError says that a certificate is not that of the node of a host.
+type PeerError struct {
+	Host  string   // who it claims to be
+	Names []string // who it is
+}
+
+func (e *PeerError) Error() string {
+	return fmt.Sprintf("the certificate is for %s, not for host %s", strings.Join(e.Names, ", "), e.Host)
+}
+
+// checkPeer reports why a certificate may not be used by the node of a host. It may if it names the host; or if it names
+// none of the hosts and has the domain that all nodes have, which is how the seed's nodes share one. So a certificate for
+// each host keeps them apart, and a client's, which has neither name, is no peer's.
+func (t *TLS) checkPeer(cert *x509.Certificate, host string, hosts []string) error {
+	if names(cert, host) {
+		return nil
+	}
+	for _, h := range hosts {
+		if h != host && names(cert, h) {
+			return &PeerError{host, subjects(cert)}
 		}
 	}
-	m.stamp, m.pair, m.pool = stamp, pair, pool
-	return nil
+	if t.ValidateDomain != "" && cert.VerifyHostname(t.ValidateDomain) == nil {
+		return nil
+	}
+	return &PeerError{host, subjects(cert)}
 }
 
-func (m *material) stamps() (s [3]time.Time) {
-	for i, path := range []string{m.cert, m.key, m.ca} {
-		if path == "" {
+// URIScheme is that of a subject alternative name that names one host with its port, cachenode://host:port. The other
+// kinds of names know no ports and cannot tell apart nodes on one machine.
+const URIScheme = "cachenode"
+
+// names reports whether a certificate names a host. If it has names with ports, only those count.
+func names(cert *x509.Certificate, host string) bool {
+	exact := false
+	for _, u := range cert.URIs {
+		if u.Scheme != URIScheme {
 			continue
 		}
-		if fi, err := os.Stat(path); err == nil {
-			s[i] = fi.ModTime()
+		if strings.EqualFold(u.Host, host) {
+			return true
 		}
+		exact = true
 	}
-	return s
+	if exact {
+		return false
+	}
+	name, _, err := net.SplitHostPort(host)
+	return err == nil && cert.VerifyHostname(name) == nil
+}
+
+// subjects are the names of a certificate, for messages.
+func subjects(cert *x509.Certificate) []string {
+	var all []string
+	for _, u := range cert.URIs {
+		all = append(all, u.String())
+	}
+	all = append(all, cert.DNSNames...)
+	for _, ip := range cert.IPAddresses {
+		all = append(all, ip.String())
+	}
+	if len(all) == 0 {
+		all = []string{cmp.Or(cert.Subject.CommonName, "nobody")}
+	}
+	return all
 }

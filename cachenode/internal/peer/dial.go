@@ -235,7 +235,7 @@ func (d *dialer) open(ctx context.Context, cancel context.CancelCauseFunc) (*out
 	}
 	conn = &watchedConn{conn, cancel}
 	s := &outgoing{conn: conn}
-	s.cc, err = grpc.NewClient("passthrough:///"+d.p.host.authority(), d.options(conn)...)
+	s.cc, err = grpc.NewClient("passthrough:///"+d.p.host.authority(), d.options(conn, cancel)...)
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("peer: dial %s: %w", d.p.host.dialAddr(), err)
@@ -285,11 +285,44 @@ func (d *dialer) greet(ctx context.Context, s *outgoing) error {
 	return nil
 }
 
-func (d *dialer) options(conn net.Conn) []grpc.DialOption {
+// frankCredentials pass on why a connection was not secured: what the handshake failed with, and what the other side has
+// against it, which comes after the handshake. gRPC makes a status text of either.
+type frankCredentials struct {
+	credentials.TransportCredentials
+	failed context.CancelCauseFunc
+}
+
+func (c frankCredentials) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	secured, info, err := c.TransportCredentials.ClientHandshake(ctx, authority, conn)
+	if err != nil {
+		c.failed(fmt.Errorf("peer: handshake: %w", err))
+		return nil, nil, err
+	}
+	return frankConn{secured, c.failed}, info, nil
+}
+
+func (c frankCredentials) Clone() credentials.TransportCredentials {
+	return frankCredentials{c.TransportCredentials.Clone(), c.failed}
+}
+
+type frankConn struct {
+	net.Conn
+	failed context.CancelCauseFunc
+}
+
+func (c frankConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if remote, ok := errors.AsType[*net.OpError](err); ok && remote.Op == "remote error" { // an alert
+		c.failed(fmt.Errorf("peer: handshake: %w", err))
+	}
+	return n, err
+}
+
+func (d *dialer) options(conn net.Conn, cancel context.CancelCauseFunc) []grpc.DialOption {
 	cfg := &d.t.cfg
 	creds := insecure.NewCredentials()
-	if cfg.TLS != nil {
-		creds = credentials.NewTLS(cfg.TLS)
+	if cfg.Credentials != nil {
+		creds = frankCredentials{cfg.Credentials(d.p.host.Identity), cancel}
 	}
 	once := make(chan net.Conn, 1)
 	once <- conn
@@ -319,11 +352,17 @@ func (d *dialer) options(conn net.Conn) []grpc.DialOption {
 
 // logFailure logs the first failure of a row.
 func (d *dialer) logFailure(err error) {
-	if !d.failing {
-		d.failing = true
-		d.t.cfg.Logger.Warn("peer is out of reach, dialing on", "slot", d.p.slot, "host", d.p.host.Identity,
-			"lane", d.lane.String(), "err", err)
+	if d.failing {
+		return
 	}
+	d.failing = true
+	attrs := []any{"slot", d.p.slot, "host", d.p.host.Identity, "lane", d.lane.String(), "err", err}
+	if d.t.cfg.Explain != nil {
+		if reason := d.t.cfg.Explain(err); reason != "" {
+			attrs = append(attrs, "reason", reason)
+		}
+	}
+	d.t.cfg.Logger.Warn("peer is out of reach, dialing on", attrs...)
 }
 
 func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }

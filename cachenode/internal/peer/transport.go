@@ -33,7 +33,6 @@ package peer
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -45,6 +44,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/hacache/hacache/cachenode/internal/wire"
 	"github.com/hacache/hacache/proto/cachepb"
@@ -102,8 +102,7 @@ func (d Direction) String() string {
 
 // Host is one configured node.
 type Host struct {
-	// Identity names the node: [scheme://]host:port, as in HA_HOSTS. It is the gRPC authority and, with TLS, the name
-	// the certificate must carry unless TLS.ServerName says otherwise.
+	// Identity names the node: [scheme://]host:port, as in HA_HOSTS. It is the gRPC authority.
 	Identity string
 	// DialAddr is where this node finds the peer, host:port. Empty means the identity without its scheme.
 	DialAddr string
@@ -170,8 +169,11 @@ type Config struct {
 	ID func() uint64
 	// Token is sent as metadata "authorization" with every stream; empty sends none.
 	Token string
-	// TLS secures outgoing streams; nil dials in plain text.
-	TLS *tls.Config
+	// Credentials returns what secures a stream to the host of an identity; nil dials in plain text. It is called for every
+	// dial, from several goroutines.
+	Credentials func(identity string) credentials.TransportCredentials
+	// Explain says in words why a stream could not be secured, for the log; "" if it does not know. nil never does.
+	Explain func(err error) string
 	// SlotOf returns the slot of the host that an id was drawn for, or -1. Nodes may number hosts differently, so the
 	// slot in a stream's metadata is the peer's own and only for people. nil takes it for ours. It is called from
 	// several goroutines.

@@ -31,6 +31,7 @@ type backend struct {
 	mgmtErr  error
 	calls    []string // management calls
 	peers    int
+	notPeer  error // what CheckPeer returns
 	feeds    []*feed
 }
 
@@ -156,6 +157,8 @@ func (b *backend) MembersSet(ctx context.Context, hosts []string, _ bool) error 
 }
 func (b *backend) Abandon(ctx context.Context) error { return b.manage(ctx, "abandon") }
 
+func (b *backend) CheckPeer(context.Context) error { return b.notPeer }
+
 func (b *backend) ServePeer(grpc.BidiStreamingServer[cachepb.CacheRequest, cachepb.Ack]) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -226,10 +229,14 @@ func start(t *testing.T, cfg Config) *node {
 
 type clientStream = grpc.BidiStreamingClient[cachepb.CacheRequest, cachepb.Ack]
 
+func (n *node) newStream(ctx context.Context) (clientStream, error) {
+	return cachepb.NewCacheClient(n.conn).StreamValues(ctx)
+}
+
 // open opens a stream; md are pairs of metadata.
 func (n *node) open(t *testing.T, ctx context.Context, md ...string) clientStream {
 	t.Helper()
-	stream, err := cachepb.NewCacheClient(n.conn).StreamValues(metadata.AppendToOutgoingContext(ctx, md...))
+	stream, err := n.newStream(metadata.AppendToOutgoingContext(ctx, md...))
 	if err != nil {
 		t.Fatal(err)
 	}

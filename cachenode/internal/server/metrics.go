@@ -11,8 +11,9 @@ type stats struct {
 	gets, writes, mgmt atomic.Uint64
 	overloaded         atomic.Uint64 // writes refused because the Backend had no room
 	windowFull         atomic.Uint64 // times a reader stopped reading
-	denied             atomic.Uint64 // streams refused for their token
 	streamsFull        atomic.Uint64 // streams refused because there were too many
+	denied             [len(deniedReasons)]atomic.Uint64
+	handshakes         [len(handshakeReasons)]atomic.Uint64 // failed, as in handshakeReasons
 }
 
 var (
@@ -23,12 +24,15 @@ var (
 	descConns    = prometheus.NewDesc("cachenode_connections", "Connections of clients and peers, and of those that have not said who they are.", nil, nil)
 	descAccepted = prometheus.NewDesc("cachenode_connections_accepted_total", "Connections accepted.", nil, nil)
 	descConnFull = prometheus.NewDesc("cachenode_connections_full_total", "What a full node did: evicted a connection without a stream, refused a client, refused a stream.", []string{"what"}, nil)
-	descDenied   = prometheus.NewDesc("cachenode_streams_denied_total", "Streams refused for a missing or wrong token.", nil, nil)
+	descDenied   = prometheus.NewDesc("cachenode_streams_denied_total", "Streams refused for a missing or wrong token, or because they claim to be a peer's and are not.", []string{"reason"}, nil)
+	descRefused  = prometheus.NewDesc("cachenode_handshake_failures_total", "Connections that ended before they were secured, by reason; tls is a client that speaks TLS to a port that does not.", []string{"reason"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (s *Server) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descSessions, descRequests, descOverload, descWindow, descConns, descAccepted, descConnFull, descDenied, descOps, descLatency, descGets} {
+	for _, d := range []*prometheus.Desc{
+		descSessions, descRequests, descOverload, descWindow, descConns, descAccepted, descConnFull, descDenied, descRefused, descOps, descLatency, descGets,
+	} {
 		ch <- d
 	}
 }
@@ -53,10 +57,15 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	counter(descRequests, &s.stats.mgmt, "mgmt")
 	counter(descOverload, &s.stats.overloaded)
 	counter(descWindow, &s.stats.windowFull)
-	counter(descDenied, &s.stats.denied)
 	ch <- prometheus.MustNewConstMetric(descConns, prometheus.GaugeValue, float64(s.gates.open.Load()))
 	counter(descAccepted, &s.gates.accepted)
 	counter(descConnFull, &s.gates.evicted, "evicted")
 	counter(descConnFull, &s.gates.refused, "client_refused")
 	counter(descConnFull, &s.stats.streamsFull, "stream_refused")
+	for i, reason := range deniedReasons {
+		counter(descDenied, &s.stats.denied[i], reason)
+	}
+	for i, reason := range handshakeReasons {
+		counter(descRefused, &s.stats.handshakes[i], reason)
+	}
 }

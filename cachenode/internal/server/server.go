@@ -30,11 +30,11 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -99,6 +99,8 @@ type Backend interface {
 	Abandon(ctx context.Context) error
 	// Watch begins a feed of the changes of the named caches, or of all if names is empty. The session closes it.
 	Watch(names []string) (Feed, error)
+	// CheckPeer reports why whoever opened a stream that claims to be a peer's is not that peer.
+	CheckPeer(ctx context.Context) error
 	// ServePeer runs a stream that a peer opened, until it ends.
 	ServePeer(stream grpc.BidiStreamingServer[cachepb.CacheRequest, cachepb.Ack]) error
 }
@@ -134,13 +136,14 @@ type Config struct {
 // Server is the gRPC server of a node. Create it with New; Serve blocks; end it with Drain and Stop.
 type Server struct {
 	cachepb.UnimplementedCacheServer
-	cfg     Config
-	auth    auth
-	grpc    *grpc.Server
-	health  *health.Server
-	stats   stats
-	gates   gateStats
-	created time.Time
+	cfg        Config
+	auth       auth
+	grpc       *grpc.Server
+	health     *health.Server
+	stats      stats
+	gates      gateStats
+	complaints complaints
+	created    time.Time
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -158,18 +161,20 @@ func New(cfg Config) *Server {
 	}
 	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, DefaultConnections)
 	s := &Server{
-		cfg:      cfg,
-		auth:     newAuth(cfg.Token, cfg.PeerToken),
-		health:   health.NewServer(),
-		created:  time.Now(),
-		sessions: map[*session]struct{}{},
-		watchers: map[*session]struct{}{},
-		idle:     make(chan struct{}),
+		cfg:        cfg,
+		auth:       newAuth(cfg.Token, cfg.PeerToken),
+		health:     health.NewServer(),
+		created:    time.Now(),
+		complaints: complaints{log: cfg.Logger},
+		sessions:   map[*session]struct{}{},
+		watchers:   map[*session]struct{}{},
+		idle:       make(chan struct{}),
 	}
 	// Windows and message limit come from peer: they hold for all streams of a listener, and peers need the most.
 	// Not set, because they do nothing for few long streams or measured as nothing: stream workers, larger socket
 	// buffers, the (now default) shared write buffer.
 	opts := append(peer.ServerOptions(),
+		grpc.Creds(newHandshaker(cfg.TLS, s.handshakeFailed)),
 		grpc.MaxConcurrentStreams(maxStreamsPerConn),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		// Stop returns when the handlers have: the node stops the Backend only after that.
@@ -179,9 +184,6 @@ func New(cfg Config) *Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, MaxConnectionIdle: connectionIdle}),
 	)
-	if cfg.TLS != nil {
-		opts = append(opts, grpc.Creds(credentials.NewTLS(cfg.TLS)))
-	}
 	s.grpc = grpc.NewServer(opts...)
 	cachepb.RegisterCacheServer(s.grpc, s)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
@@ -265,9 +267,12 @@ func (s *Server) StreamValues(stream grpc.BidiStreamingServer[cachepb.CacheReque
 	ctx := stream.Context()
 	isPeer := peer.IsPeer(ctx)
 	if err := s.auth.check(ctx, isPeer); err != nil {
-		s.stats.denied.Add(1)
-		s.cfg.Logger.Warn("stream refused", "from", remote(ctx), "peer", isPeer, "reason", err)
-		return toStatus(err)
+		return s.deny(ctx, err)
+	}
+	if isPeer {
+		if err := s.cfg.Backend.CheckPeer(ctx); err != nil {
+			return s.deny(ctx, notPeerError{err})
+		}
 	}
 	if e := entrantOf(ctx); e != nil && !e.known(isPeer) {
 		return toStatus(errTooManyConnections)
@@ -298,6 +303,22 @@ func (s *Server) StreamValues(stream grpc.BidiStreamingServer[cachepb.CacheReque
 	// The reader outlives this handler by a moment: only the handler's return makes a blocked Recv return.
 	s.readers.Go(sess.read)
 	return toStatus(sess.write())
+}
+
+// deny refuses a stream, counts that, and says so now and then.
+func (s *Server) deny(ctx context.Context, err error) error {
+	reason := deniedReason(err)
+	s.stats.denied[reason].Add(1)
+	s.complaints.add("stream refused", deniedReasons[reason], "from", remote(ctx), "peer", peer.IsPeer(ctx), "error", err)
+	return toStatus(err)
+}
+
+// handshakeFailed counts a connection that did not come about, and says so now and then.
+func (s *Server) handshakeFailed(conn net.Conn, reason string, err error) {
+	s.stats.handshakes[slices.Index(handshakeReasons[:], reason)].Add(1)
+	if reason != refusedClosed { // every probe of a port is one
+		s.complaints.add("connection refused", reason, "from", conn.RemoteAddr(), "error", err)
+	}
 }
 
 func (s *Server) add(sess *session) error {

@@ -30,6 +30,30 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Detail }
 
+// notPeerError ends a stream that claims to be a peer's and is not.
+type notPeerError struct{ error }
+
+func (e notPeerError) Error() string { return "not a peer: " + e.error.Error() }
+
+// Reasons for which a stream is refused, as they are counted.
+const (
+	deniedNoToken = iota
+	deniedWrongToken
+	deniedNotPeer
+)
+
+var deniedReasons = [...]string{"no_token", "wrong_token", "not_a_peer"}
+
+func deniedReason(err error) int {
+	switch {
+	case errors.Is(err, errNoToken):
+		return deniedNoToken
+	case errors.Is(err, errWrongToken):
+		return deniedWrongToken
+	}
+	return deniedNotPeer
+}
+
 // toStatus is the one table from the errors that end a stream to gRPC codes.
 func toStatus(err error) error {
 	if err == nil {
@@ -40,7 +64,10 @@ func toStatus(err error) error {
 	}
 	code := codes.Internal
 	refused, _ := errors.AsType[*Error](err)
+	_, notPeer := errors.AsType[notPeerError](err)
 	switch {
+	case notPeer:
+		code = codes.PermissionDenied
 	case refused != nil && refused.Code == cachepb.Code_UNKNOWN_CACHE:
 		code = codes.NotFound
 	case refused != nil && refused.Code == cachepb.Code_SHUTTING_DOWN:
