@@ -84,7 +84,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			Flags:        []cli.Flag{&cli.StringFlag{Name: "out", Value: "out", Usage: "`DIR` in which the run directory is made"}},
 			Action: func(_ context.Context, c *cli.Command) error {
 				if c.Args().Len() == 0 {
-					return usageError{errors.New("merge: no run directory given, expected: reports merge DIR...")}
+					return usageError{errors.New("merge: no run directory given; expected one or more")}
 				}
 				m, err := result.Merge(c.Args().Slice())
 				if err != nil {

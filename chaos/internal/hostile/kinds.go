@@ -470,7 +470,7 @@ func headerBomb(ctx context.Context, a *Attack) {
 			if served, _ := w.await(wait, s); served {
 				a.count(func(t *Tally) { t.Served++ })
 			}
-			err = w.awaitEnd(wait, s)
+			_ = w.awaitEnd(wait, s) // the status tells how
 		}
 		if how := w.status(s); how != "" && ctx.Err() == nil {
 			l.ended(how)
