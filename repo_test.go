@@ -46,10 +46,11 @@ var imports = map[string][]string{
 	"cachenode/internal/gateway":                     {"proto/cachepb", "cachenode/internal/mutant", "cachenode/internal/replication", "cachenode/internal/store", "cachenode/internal/wire"},
 	"cachenode/internal/server":                      {"proto/cachepb", "cachenode/internal/gateway", "cachenode/internal/store", "cachenode/internal/peer"},
 	"cachenode/internal/admin":                       {"proto/cachepb"},
-	"cachenode/node":                                 {"proto/cachepb", "cachenode/internal/..."},
+	"cachenode/node":                                 {"proto/cachepb", "cachenode/client", "cachenode/internal/..."},
 
 	"cachenode/client":            {"proto/cachepb"},
 	"cachenode/client/clienttest": {"proto/cachepb", "cachenode/client"},
+	"cachenode/examples/embedded": {"proto/cachepb", "cachenode/client", "cachenode/node"},
 	"cachenode/proc":              {"proto/cachepb", "cachenode/client"},
 	"cachenode":                   {"proto/cachepb", "cachenode/..."},
 

@@ -24,22 +24,22 @@ func (c *Client) Get(ctx context.Context, cache, key string) (value []byte, foun
 
 // Put writes a key; nil means that a node took it, before it was replicated.
 func (c *Client) Put(ctx context.Context, cache, key string, value []byte) error {
-	return failure(c.Do(ctx, &Op{Kind: KindPut, Cache: cache, Key: key, Value: value}))
+	return c.Do(ctx, &Op{Kind: KindPut, Cache: cache, Key: key, Value: value}).Failure()
 }
 
 // Insert writes a key and waits for the level.
 func (c *Client) Insert(ctx context.Context, cache, key string, value []byte, level Level) error {
-	return failure(c.Do(ctx, &Op{Kind: KindInsert, Cache: cache, Key: key, Value: value, Level: level}))
+	return c.Do(ctx, &Op{Kind: KindInsert, Cache: cache, Key: key, Value: value, Level: level}).Failure()
 }
 
 // Del removes a key; nil means that a node took it, before it was replicated.
 func (c *Client) Del(ctx context.Context, cache, key string) error {
-	return failure(c.Do(ctx, &Op{Kind: KindDel, Cache: cache, Key: key}))
+	return c.Do(ctx, &Op{Kind: KindDel, Cache: cache, Key: key}).Failure()
 }
 
 // Remove removes a key and waits for the level.
 func (c *Client) Remove(ctx context.Context, cache, key string, level Level) error {
-	return failure(c.Do(ctx, &Op{Kind: KindRemove, Cache: cache, Key: key, Level: level}))
+	return c.Do(ctx, &Op{Kind: KindRemove, Cache: cache, Key: key, Level: level}).Failure()
 }
 
 // Do performs op, with further attempts as described at [Client]. The

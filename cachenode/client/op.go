@@ -124,8 +124,17 @@ type Op struct {
 // protocol accept. Nodes have limits of their own below it.
 const MaxOpBytes = 4<<20 - 1<<10
 
-// check refuses what no node takes. On the wire it would end the stream, and
-// with it what others have in flight there.
+// Check returns an [*OpError] for what no node takes, else nil. Whatever performs
+// an operation checks it first.
+func (op *Op) Check() error {
+	if err := op.check(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// check is Check. On the wire such an operation would end the stream, and with it
+// what others have in flight there.
 func (op *Op) check() *OpError {
 	switch size := len(op.Cache) + len(op.Key) + len(op.Value); {
 	case int(op.Kind) >= len(kindNames):

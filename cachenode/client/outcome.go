@@ -96,7 +96,7 @@ func (e *OpError) Error() string {
 
 var (
 	// ErrUnknown is returned by the methods that return no Outcome, such as
-	// [Client.Insert], when its status is StatusInfo: the write may have taken
+	// [Client.Insert], if its status is StatusInfo: the write may have taken
 	// effect, or still may.
 	ErrUnknown = errors.New("client: outcome unknown")
 	// ErrTimeout is in an Outcome whose deadline passed without an answer. It is
@@ -158,9 +158,9 @@ func (e *AuthError) Error() string {
 	return fmt.Sprintf("client: %s refused the credentials: %s", e.Addr, e.Detail)
 }
 
-// definite reports whether the code promises that the operation had no effect
-// and never will. Codes this client does not know promise nothing.
-func definite(code cachepb.Code) bool {
+// Definite reports whether a code of a refusal promises that the operation had no
+// effect and never will. Codes this package does not know promise nothing.
+func Definite(code cachepb.Code) bool {
 	return code >= cachepb.Code_NO_LEADER && code <= cachepb.Code_NOT_FRESH
 }
 
@@ -192,7 +192,7 @@ func classify(kind Kind, ack ackKind, mod modRes, code cachepb.Code) Status {
 	switch {
 	case ack == ackMod && mod == modTrue:
 		return StatusOK
-	case definite(code):
+	case Definite(code):
 		return StatusFail
 	case ack == ackMod && mod == modAbsent && code == cachepb.Code_OK && !kind.Leveled():
 		return StatusOK
@@ -223,8 +223,9 @@ func refusal(addr string, err error) Outcome {
 	return o
 }
 
-// failure is what a caller who is told no more than an error has to know.
-func failure(o Outcome) error {
+// Failure is nil, or Err: with [ErrUnknown] if the status is StatusInfo. It is for
+// those who pass an error on, and nothing else of the Outcome.
+func (o Outcome) Failure() error {
 	if o.Status == StatusInfo {
 		return fmt.Errorf("%w: %w", ErrUnknown, o.Err)
 	}

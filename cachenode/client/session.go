@@ -60,12 +60,12 @@ func (c *Client) NewSession() *Session {
 
 // Insert writes a key exactly once and waits for the level.
 func (s *Session) Insert(ctx context.Context, cache, key string, value []byte, level Level) error {
-	return failure(s.Do(ctx, &Op{Kind: KindInsert, Cache: cache, Key: key, Value: value, Level: level}))
+	return s.Do(ctx, &Op{Kind: KindInsert, Cache: cache, Key: key, Value: value, Level: level}).Failure()
 }
 
 // Remove removes a key exactly once and waits for the level.
 func (s *Session) Remove(ctx context.Context, cache, key string, level Level) error {
-	return failure(s.Do(ctx, &Op{Kind: KindRemove, Cache: cache, Key: key, Level: level}))
+	return s.Do(ctx, &Op{Kind: KindRemove, Cache: cache, Key: key, Level: level}).Failure()
 }
 
 // Do performs an Insert or Remove exactly once. Its Session, Seq and FirstUnacked

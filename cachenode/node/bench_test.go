@@ -53,3 +53,53 @@ func benchmark(b *testing.B, host string, kind client.Kind, batch bool) {
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "ops/s")
 }
+
+// BenchmarkLocal measures what a program that embeds the node pays: reads of the node's own copy from all processors at
+// once, and writes of a node alone, one after the other.
+func BenchmarkLocal(b *testing.B) {
+	nodes, _ := startCluster(b, 1)
+	n, ctx := nodes[0], b.Context()
+	keys := make([]string, 1000)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("key-%020d", i)
+		if err := n.Insert(ctx, "bench", keys[i], make([]byte, 128), client.LevelQuorum); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.Run("AppendGet", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			buf := make([]byte, 0, 128)
+			for i := 0; pb.Next(); i++ {
+				var found bool
+				if buf, found, _ = n.AppendGet(ctx, buf[:0], "bench", keys[i%len(keys)]); !found {
+					b.Error("miss")
+				}
+			}
+		})
+	})
+	b.Run("Get", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for i := 0; pb.Next(); i++ {
+				if _, found, _ := n.Get(ctx, "bench", keys[i%len(keys)]); !found {
+					b.Error("miss")
+				}
+			}
+		})
+	})
+	b.Run("DoGet", func(b *testing.B) {
+		b.ReportAllocs()
+		op := client.Op{Kind: client.KindGet, Cache: "bench", Key: keys[0]}
+		for b.Loop() {
+			n.Do(ctx, &op)
+		}
+	})
+	b.Run("Insert", func(b *testing.B) {
+		b.ReportAllocs()
+		op := client.Op{Kind: client.KindInsert, Cache: "bench", Key: keys[0], Value: make([]byte, 128)}
+		for b.Loop() {
+			n.Do(ctx, &op)
+		}
+	})
+}

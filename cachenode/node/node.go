@@ -1,5 +1,3 @@
-// Package node puts a cache node together: configuration in, a running member of a cluster out. It is the way to embed
-// one in another program.
 package node
 
 import (
@@ -24,7 +22,7 @@ import (
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
-// Node is one cache node. Create it with New, run it with Run.
+// Node is one cache node. It must be created with New and run with Run, once. All methods are safe for concurrent use.
 type Node struct {
 	cfg    config.Config
 	log    *slog.Logger
@@ -37,6 +35,7 @@ type Node struct {
 	runner *replication.Runner
 	peers  *peer.Transport
 	server *server.Server
+	locals locals
 
 	policies uint64 // hash of the configured ones
 
@@ -73,7 +72,7 @@ func build(cfg config.Config, ln net.Listener, logger *slog.Logger) (_ *Node, er
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	n := &Node{cfg: cfg, log: logger, hosts: cfg.Identities()}
+	n := &Node{cfg: cfg, log: logger, locals: newLocals()}
 	if cfg.TLS.Enabled {
 		if n.keys, err = n.cfg.LoadKeys(); err != nil {
 			return nil, err
@@ -92,6 +91,11 @@ func build(cfg config.Config, ln net.Listener, logger *slog.Logger) (_ *Node, er
 	if n.admin, err = cfg.OpenAdminListener(); err != nil {
 		return nil, err
 	}
+	if host, port, _ := net.SplitHostPort(cfg.Listen); !cfg.HAMode && port == "0" {
+		_, port, _ = net.SplitHostPort(n.ln.Addr().String())
+		n.cfg.Listen = net.JoinHostPort(host, port) // what clients are told to find it by
+	}
+	n.hosts = n.cfg.Identities()
 	if err := n.assemble(); err != nil {
 		return nil, err
 	}
@@ -209,6 +213,9 @@ func (n *Node) close() {
 		n.admin.Close()
 	}
 }
+
+// Error is what LeaderSwitch, MembersSet and Abandon return when the cluster refused: a code of the contract, and why.
+type Error = server.Error
 
 // Addr returns the address that the node listens on.
 func (n *Node) Addr() net.Addr { return n.ln.Addr() }

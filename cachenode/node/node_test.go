@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -31,11 +32,19 @@ func run(t testing.TB, n *node.Node) {
 	})
 }
 
-// startCluster runs n nodes in this process on loopback and returns them with their addresses once all are ready. All are
-// stopped at once when the test ends. change, if any, has the last word on a node's configuration.
-func startCluster(t testing.TB, n int, change ...func(i int, cfg *node.Config)) ([]*node.Node, []string) {
+// members are the nodes of a cluster in this process, by place in hosts.
+type members struct {
+	nodes  []*node.Node
+	hosts  []string
+	cancel []context.CancelFunc
+	done   []chan struct{} // closed when Run has returned
+}
+
+// newMembers runs n nodes in this process on loopback and returns when all are ready. All are stopped at once when the test
+// ends. change, if any, has the last word on a node's configuration.
+func newMembers(t testing.TB, n int, change ...func(i int, cfg *node.Config)) *members {
 	t.Helper()
-	var hosts []string
+	m := &members{nodes: make([]*node.Node, n)}
 	listeners := make([]net.Listener, n)
 	for i := range listeners {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -43,22 +52,19 @@ func startCluster(t testing.TB, n int, change ...func(i int, cfg *node.Config)) 
 			t.Fatal(err)
 		}
 		listeners[i] = ln
-		hosts = append(hosts, ln.Addr().String())
+		m.hosts = append(m.hosts, ln.Addr().String())
 	}
 	out := io.Discard
 	if os.Getenv("NODE_LOG") != "" {
 		out = os.Stderr
 	}
-	nodes := make([]*node.Node, n)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, n)
-	for i := range nodes {
+	for i := range m.nodes {
 		cfg := node.Config{
 			Listener: listeners[i], Token: "secret",
-			Logger: slog.New(slog.NewTextHandler(out, nil)).With("node", hosts[i]),
+			Logger: slog.New(slog.NewTextHandler(out, nil)).With("node", m.hosts[i]),
 		}
 		if n > 1 {
-			cfg.Hosts, cfg.Self = hosts, hosts[i]
+			cfg.Hosts, cfg.Self = m.hosts, m.hosts[i]
 		}
 		for _, f := range change {
 			f(i, &cfg)
@@ -67,23 +73,48 @@ func startCluster(t testing.TB, n int, change ...func(i int, cfg *node.Config)) 
 		if err != nil {
 			t.Fatal(err)
 		}
-		nodes[i] = nd
-		go func() { done <- nd.Run(ctx) }()
-	}
-	t.Cleanup(func() {
-		cancel()
-		for range n {
-			if err := <-done; err != nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		m.nodes[i], m.cancel, m.done = nd, append(m.cancel, cancel), append(m.done, done)
+		go func() {
+			defer close(done)
+			if err := nd.Run(ctx); err != nil {
 				t.Error(err)
 			}
+		}()
+	}
+	t.Cleanup(func() {
+		for _, cancel := range m.cancel {
+			cancel()
+		}
+		for _, done := range m.done {
+			<-done
 		}
 	})
-	for _, nd := range nodes {
+	for _, nd := range m.nodes {
 		if err := nd.AwaitReady(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return nodes, hosts
+	return m
+}
+
+// stop stops one node in order.
+func (m *members) stop(i int) {
+	m.cancel[i]()
+	<-m.done[i]
+}
+
+// leader is the place of the leader as the first node knows it.
+func (m *members) leader() int {
+	return slices.Index(m.hosts, m.nodes[0].LeaderInfo().GetAddr())
+}
+
+// startCluster is newMembers for those who stop nothing.
+func startCluster(t testing.TB, n int, change ...func(i int, cfg *node.Config)) ([]*node.Node, []string) {
+	t.Helper()
+	m := newMembers(t, n, change...)
+	return m.nodes, m.hosts
 }
 
 // TestOperations proves that every operation works at every ack level through every node, and that a write through one

@@ -68,13 +68,14 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 
 	// The order matters. Hand leadership over first, while everything still works, so that clients of other nodes see
-	// nothing; then answer what clients of this node have open, through the new leader; then close their streams and
-	// the peers'; and stop the core last, since all of these ask it.
+	// nothing; then answer what clients of this node and this program have open, through the new leader; then close the
+	// streams of clients and peers; and stop the core last, since all of these ask it.
 	limit, cancel := context.WithTimeout(context.Background(), n.cfg.ShutdownTimeout)
 	defer cancel()
 	n.log.Info("stopping", "reason", context.Cause(ctx), "error", cause)
 	n.handOver(limit)
-	if err := n.server.Drain(limit); err != nil {
+	n.locals.close()
+	if err := errors.Join(n.server.Drain(limit), n.locals.drain(limit)); err != nil {
 		n.log.Warn("sessions did not end in time", "limit", n.cfg.ShutdownTimeout)
 	}
 	stopWatch()
@@ -83,6 +84,7 @@ func (n *Node) Run(ctx context.Context) error {
 	serving.Wait()
 	stopRunner()
 	running.Wait()
+	n.locals.end()
 	n.close()
 	return cause
 }

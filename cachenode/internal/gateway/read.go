@@ -41,34 +41,52 @@ func (r *reads) len() int {
 	return len(r.waiting) + len(r.asked) + len(r.missed) + len(r.ready) + len(r.lookups)
 }
 
-// Get answers a local read. It is safe for concurrent use; v is what the runner published and now its clock. The view
-// must be read before the store, so that what it promises is there.
+// Read looks a key up at this node. fresh is false, and nothing is said, if it cannot prove that its copy is at most bound
+// old, or the configured bound if that is less; age is what it can prove. The value is immutable, and not nil if found. It
+// is safe for concurrent use; v is what the runner published and now its clock. The view must be read before the store, so
+// that what it promises is there.
+func (g *Gateway) Read(v *replication.View, now, bound time.Duration, cache, key string) (value []byte, found bool, age time.Duration, fresh bool) {
+	age = max(now-v.AsOf, 0)
+	if !v.Fresh || age > min(bound, g.cfg.MaxStale) {
+		return nil, false, age, false
+	}
+	if value, deleted, known := g.overlay.get(cache, key); known {
+		return value, !deleted, age, true
+	}
+	value, _, found = g.store.Get(cache, key, v.ClusterMs+(now-v.At).Milliseconds())
+	return notNil(value), found, age, true
+}
+
+func notNil(value []byte) []byte {
+	if value == nil {
+		return []byte{}
+	}
+	return value
+}
+
+// Get answers a local read, as Read does.
 func (g *Gateway) Get(v *replication.View, now time.Duration, get *cachepb.Get) *cachepb.GetAck {
 	ack := &cachepb.GetAck{CacheName: get.GetCacheName(), Entry: get.GetEntry()}
 	bound := g.cfg.MaxStale
-	if tag := get.GetRead(); tag != nil {
+	tag := get.GetRead()
+	if tag != nil {
 		if ms := tag.GetMaxStalenessMs(); ms > 0 {
-			bound = min(bound, time.Duration(ms)*time.Millisecond)
+			bound = time.Duration(ms) * time.Millisecond
 		}
 		ack.ReqId = tag.GetReqId()
 	}
-	age := now - v.AsOf
-	if !v.Fresh || age > bound {
-		ack.Outcome = &cachepb.Outcome{Code: cachepb.Code_NOT_FRESH, Cluster: v.Cluster, Term: v.Term}
-		ack.Outcome.Leader = v.Address
+	value, found, age, fresh := g.Read(v, now, bound, ack.CacheName, ack.Entry)
+	if !fresh {
+		ack.Outcome = &cachepb.Outcome{Code: cachepb.Code_NOT_FRESH, Cluster: v.Cluster, Term: v.Term, Leader: v.Address}
 		return ack
 	}
-	if get.GetRead() != nil {
-		ack.StalenessUs = uint64(max(age, 0) / time.Microsecond)
+	if tag != nil {
+		ack.StalenessUs = uint64(age / time.Microsecond)
 		ack.Outcome = &cachepb.Outcome{Cluster: v.Cluster, Term: v.Term, Index: v.Applied}
 	}
-	if value, deleted, known := g.overlay.get(get.GetCacheName(), get.GetEntry()); known {
-		if !deleted {
-			ack.Value = value
-		}
-		return ack
+	if found {
+		ack.Value = value
 	}
-	g.fill(ack, v.ClusterMs+(now-v.At).Milliseconds())
 	return ack
 }
 
@@ -82,10 +100,7 @@ func (g *Gateway) Deleted(get *cachepb.Get) bool {
 // fill looks the entry up in the store.
 func (g *Gateway) fill(ack *cachepb.GetAck, clusterMs int64) {
 	if value, _, ok := g.store.Get(ack.GetCacheName(), ack.GetEntry(), clusterMs); ok {
-		if value == nil {
-			value = []byte{}
-		}
-		ack.Value = value
+		ack.Value = notNil(value)
 	}
 }
 
