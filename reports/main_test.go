@@ -28,7 +28,7 @@ func TestBadInput(t *testing.T) {
 		{"unknown flag", []string{"--fast"}, "reports: flag provided but not defined: -fast"},
 		{"unknown flag of a command", []string{"render", "--fast", empty}, "reports: flag provided but not defined: -fast"},
 		{"no directory", []string{"render"}, "reports: render: no run directory given, expected: reports render DIR"},
-		{"nothing to merge", []string{"merge"}, "reports: merge: no run directory given, expected: reports merge DIR..."},
+		{"nothing to merge", []string{"merge"}, "reports: merge: no run directory given; expected one or more"},
 		{"no run to merge", []string{"merge", empty}, "reports: " + empty + ": no summary.json: not a run directory, or the run was killed before it wrote one"},
 		{"no such directory", []string{"render", filepath.Join(empty, "x")}, "reports: " + filepath.Join(empty, "x") + ": no summary.json: not a run directory, or the run was killed before it wrote one"},
 		{"not a run", []string{"render", empty}, "reports: " + empty + ": no summary.json: not a run directory, or the run was killed before it wrote one"},
