@@ -52,8 +52,11 @@ func (n *Node) Run(ctx context.Context) error {
 	serving.Go(func() { n.watchKeys(watchCtx) })
 	if n.admin != nil {
 		serving.Go(func() {
+			inspection := n.server.Inspection()
+			defer inspection.Stop()
+			context.AfterFunc(watchCtx, inspection.Stop) // else a stream that watches the health holds up the end
 			if err := admin.Serve(watchCtx, n.admin, admin.Config{
-				Ready: n.readiness, Gatherer: n.registry(), Pprof: n.cfg.Pprof,
+				Ready: n.readiness, Gatherer: n.registry(), Pprof: n.cfg.Pprof, GRPC: inspection,
 			}); err != nil {
 				failed <- fmt.Errorf("node: admin: %w", err)
 			}

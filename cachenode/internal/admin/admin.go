@@ -5,6 +5,8 @@
 //	/readyz         200 while the node may be sent clients (a voter with a fresh view), else 503 and the reason
 //	/metrics        Prometheus
 //	/debug/pprof/   only if asked for
+//
+// The same port speaks gRPC without TLS: health, for probes that know neither TLS nor tokens, and reflection.
 package admin
 
 import (
@@ -14,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +31,8 @@ type Config struct {
 	Gatherer prometheus.Gatherer
 	// Pprof adds /debug/pprof.
 	Pprof bool
+	// GRPC serves the requests of gRPC; nil serves none.
+	GRPC http.Handler
 }
 
 // Handler returns the handler of all paths.
@@ -51,7 +56,16 @@ func Handler(cfg Config) http.Handler {
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
-	return mux
+	if cfg.GRPC == nil {
+		return mux
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+			cfg.GRPC.ServeHTTP(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // Serve serves until ctx is done, then finishes what is in flight within a second. It closes ln, and returns an error
@@ -64,7 +78,10 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		// No WriteTimeout: a profile takes as long as it was asked to.
+		Protocols: new(http.Protocols),
 	}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)

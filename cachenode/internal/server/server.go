@@ -39,6 +39,8 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/reflection"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 
 	"github.com/hacache/hacache/cachenode/internal/peer"
 	"github.com/hacache/hacache/proto/cachepb"
@@ -197,6 +199,16 @@ func (s *Server) Serve(ln net.Listener) error {
 		return err
 	}
 	return nil
+}
+
+// Inspection returns a gRPC server with what is for operators only, for a port that only they reach: reflection of this
+// server's services, and the same health. The caller stops it. channelz is not there: once it is linked in, gRPC reads the
+// clock for each message.
+func (s *Server) Inspection() *grpc.Server {
+	g := grpc.NewServer()
+	healthpb.RegisterHealthServer(g, s.health)
+	reflectionpb.RegisterServerReflectionServer(g, reflection.NewServerV1(reflection.ServerOptions{Services: s.grpc}))
+	return g
 }
 
 // SetServing sets what the grpc.health.v1 service says: SERVING while the node is a fresh voter. The service asks for
