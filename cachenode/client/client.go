@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -56,7 +55,9 @@ const leaderRest = 250 * time.Millisecond
 // may have taken effect is returned as it is, unless the operation has a
 // Session, which makes trying again harmless.
 type Client struct {
-	cfg ClientConfig
+	cfg  ClientConfig
+	life context.Context // done when the Client is closed
+	end  context.CancelFunc
 
 	mu      sync.Mutex
 	conns   map[string]*Conn
@@ -84,18 +85,29 @@ type ClientStats struct {
 	Full  uint64
 }
 
-// New returns a Client that connects in the background. It must be closed.
-func New(cfg ClientConfig) (*Client, error) {
+// check sets defaults and reports what is of no use.
+func (cfg *ClientConfig) check() error {
 	if len(cfg.Addrs) == 0 {
-		return nil, errors.New("client: no address given")
+		return errors.New("client: no address given")
 	}
 	if len(cfg.Addrs) > maxClientConns {
-		return nil, fmt.Errorf("client: %d addresses: want at most %d", len(cfg.Addrs), maxClientConns)
+		return fmt.Errorf("client: %d addresses: want at most %d", len(cfg.Addrs), maxClientConns)
 	}
-	if err := cfg.setDefaults(); err != nil {
+	for _, addr := range cfg.Addrs {
+		if _, err := NewChannel(ChannelConfig{Addr: addr}); err != nil {
+			return err
+		}
+	}
+	return cfg.setDefaults()
+}
+
+// New returns a Client that connects in the background. It must be closed.
+func New(cfg ClientConfig) (*Client, error) {
+	if err := cfg.check(); err != nil {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, conns: map[string]*Conn{}, changed: make(chan struct{})}
+	c.life, c.end = context.WithCancel(context.Background())
 	c.cfg.Watch = true
 	for _, addr := range cfg.Addrs {
 		if _, err := c.conn(addr); err != nil {
@@ -109,6 +121,7 @@ func New(cfg ClientConfig) (*Client, error) {
 // Close ends all connections; operations in flight end with [ErrClosed]. It may
 // be called more than once, and while operations are in flight.
 func (c *Client) Close() error {
+	c.end()
 	c.mu.Lock()
 	c.closed = true
 	conns := c.conns
@@ -156,12 +169,9 @@ func (c *Client) learn(conn *Conn, o *Outcome) {
 // of the same cluster is known. Another cluster counts its terms anew: all nodes
 // have forgotten everything, and whoever led before does not any more.
 func (c *Client) follow(identity string, cluster, term uint64) {
-	if _, after, ok := strings.Cut(identity, "://"); ok {
-		identity = after
-	}
-	addr := identity
+	addr := bare(identity)
 	if c.cfg.Resolve != nil {
-		addr = c.cfg.Resolve(identity)
+		addr = c.cfg.Resolve(addr)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

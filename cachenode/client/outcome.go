@@ -158,6 +158,17 @@ func (e *AuthError) Error() string {
 	return fmt.Sprintf("client: %s refused the credentials: %s", e.Addr, e.Detail)
 }
 
+// WatchError ends a watch that a node refused, for a cache that cannot be: asking
+// again cannot help.
+type WatchError struct {
+	Addr   string
+	Detail string
+}
+
+func (e *WatchError) Error() string {
+	return fmt.Sprintf("client: %s refused the watch: %s", e.Addr, e.Detail)
+}
+
 // Definite reports whether a code of a refusal promises that the operation had no
 // effect and never will. Codes this package does not know promise nothing.
 func Definite(code cachepb.Code) bool {

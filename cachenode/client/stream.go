@@ -23,27 +23,18 @@ const authPause = 5 * time.Second
 
 // run keeps the stream connected until ctx is done.
 func (c *Conn) run(ctx context.Context) {
-	limit := c.cfg.BackoffMin
+	r := newRedial(&c.cfg)
 	for ctx.Err() == nil {
 		began := c.now()
 		up, err := c.serve(ctx)
 		if up && c.now()-began >= c.cfg.BackoffMax {
-			limit = c.cfg.BackoffMin // not for a node that lets in and throws out
+			r.reset() // not for a node that lets in and throws out
 		}
-		pause := c.cfg.BackoffMin
-		if limit > pause {
-			pause += rand.N(limit - pause) // clients that lost a node together return one by one
-		}
+		pause := r.next()
 		if _, refused := errors.AsType[*AuthError](err); refused {
 			pause = authPause
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-		}
-		limit = min(limit*3/2, c.cfg.BackoffMax)
+		sleep(ctx, pause)
 	}
 	c.mu.Lock()
 	c.closed, c.down = true, ErrClosed
@@ -54,79 +45,124 @@ func (c *Conn) run(ctx context.Context) {
 	c.mu.Unlock()
 }
 
+// redial says how long to pause before the next attempt to connect.
+type redial struct{ min, max, limit time.Duration }
+
+func newRedial(cfg *Config) *redial { return &redial{cfg.BackoffMin, cfg.BackoffMax, cfg.BackoffMin} }
+
+func (r *redial) reset() { r.limit = r.min }
+
+func (r *redial) next() time.Duration {
+	pause := r.min
+	if r.limit > pause {
+		pause += rand.N(r.limit - pause) // clients that lost a node together return one by one
+	}
+	r.limit = min(r.limit*3/2, r.max)
+	return pause
+}
+
+// sleep waits for d, or for ctx.
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// greetedStream is a stream whose node has greeted.
+type greetedStream struct {
+	grpc.ClientStream
+	greeting frame
+	hangUp   context.CancelFunc // ends it
+	close    func()             // gives its transport back; required
+}
+
+// open opens a stream that watches what watch says, and waits for its greeting.
+func (ch *Channel) open(ctx context.Context, cfg *Config, watch string) (*greetedStream, error) {
+	connect, cancelConnect := context.WithTimeout(ctx, 2*cfg.ConnectTimeout)
+	t, err := ch.acquire(connect)
+	cancelConnect()
+	if err != nil {
+		return nil, &DownError{ch.addr, err}
+	}
+	sctx, cancel := context.WithCancel(ctx)
+	if cfg.Token != "" {
+		sctx = metadata.AppendToOutgoingContext(sctx, "authorization", cfg.Token)
+	}
+	if watch != "" {
+		sctx = metadata.AppendToOutgoingContext(sctx, "cachenode-watch", watch)
+	}
+	s := &greetedStream{hangUp: cancel, close: func() { cancel(); ch.release(t, true) }}
+	if s.ClientStream, err = t.cc.NewStream(sctx, &streamDesc, cachepb.Cache_StreamValues_FullMethodName); err != nil {
+		s.close()
+		return nil, streamError(ch.addr, err)
+	}
+	ungreeted := time.AfterFunc(cfg.ConnectTimeout, cancel)
+	err = s.RecvMsg(&s.greeting)
+	if !ungreeted.Stop() && err != nil {
+		s.close()
+		return nil, &DownError{ch.addr, errors.New("connected, but the node does not greet")}
+	}
+	if err != nil {
+		err = streamError(ch.addr, err)
+		// A node that answers with a status has a transport worth keeping.
+		_, refused := errors.AsType[*AuthError](err)
+		cancel()
+		ch.release(t, !refused)
+		return nil, err
+	}
+	return s, nil
+}
+
 // serve runs one stream from dial to break. up tells whether the node greeted.
 func (c *Conn) serve(ctx context.Context) (up bool, err error) {
 	defer func() { c.broke(ctx, up, err) }()
-	connect, cancelConnect := context.WithTimeout(ctx, 2*c.cfg.ConnectTimeout)
-	t, err := c.channel.acquire(connect)
-	cancelConnect()
-	if err != nil {
-		return false, c.connectError(err)
-	}
-	broken := true
-	defer func() { c.channel.release(t, broken) }()
-
-	sctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if c.cfg.Token != "" {
-		sctx = metadata.AppendToOutgoingContext(sctx, "authorization", c.cfg.Token)
-	}
+	watch := ""
 	if c.cfg.Watch {
-		sctx = metadata.AppendToOutgoingContext(sctx, "cachenode-watch", "1")
+		watch = watchLeader
 	}
-	stream, err := t.cc.NewStream(sctx, &streamDesc, cachepb.Cache_StreamValues_FullMethodName)
+	stream, err := c.channel.open(ctx, &c.cfg, watch)
 	if err != nil {
-		return false, c.streamError(err)
-	}
-	var in frame
-	ungreeted := time.AfterFunc(c.cfg.ConnectTimeout, cancel)
-	err = stream.RecvMsg(&in)
-	if !ungreeted.Stop() && err != nil {
-		return false, c.connectError(errors.New("connected, but the node does not greet"))
-	}
-	if err != nil {
-		err = c.streamError(err)
-		// A node that answers with a status has a transport worth keeping.
-		_, refused := errors.AsType[*AuthError](err)
-		broken = !refused
 		return false, err
 	}
-
-	c.wentUp(cancel)
+	defer stream.close()
+	c.wentUp(stream.hangUp)
 	gone := make(chan struct{})
 	var writer sync.WaitGroup
 	writer.Go(func() { c.write(stream, gone) })
-	err = c.read(stream, &in)
+	err = c.read(stream, &stream.greeting)
 	close(gone)
-	cancel()
+	stream.hangUp()
 	writer.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hangUp = nil
 	if c.gaveUp != nil {
-		return true, c.connectError(c.gaveUp)
+		return true, &DownError{c.addr, c.gaveUp}
 	}
-	return true, c.streamError(err)
+	return true, streamError(c.addr, err)
 }
 
 var streamDesc = grpc.StreamDesc{StreamName: "StreamValues", ServerStreams: true, ClientStreams: true}
 
-func (c *Conn) connectError(err error) error { return &DownError{Addr: c.addr, Err: err} }
-
 // streamError gives what gRPC reports the types of this package.
-func (c *Conn) streamError(err error) error {
+func streamError(addr string, err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
-		return c.connectError(errors.New("the node ended the stream"))
+		return &DownError{addr, errors.New("the node ended the stream")}
 	}
 	s, ok := status.FromError(err)
 	if !ok {
-		return c.connectError(err)
+		return &DownError{addr, err}
 	}
 	switch s.Code() {
 	case codes.Unauthenticated, codes.PermissionDenied:
-		return &AuthError{Addr: c.addr, Detail: s.Message()}
+		return &AuthError{Addr: addr, Detail: s.Message()}
+	case codes.InvalidArgument, codes.NotFound:
+		return &WatchError{Addr: addr, Detail: s.Message()}
 	}
-	return c.connectError(fmt.Errorf("%s: %s", s.Code(), s.Message()))
+	return &DownError{addr, fmt.Errorf("%s: %s", s.Code(), s.Message())}
 }
 
 func (c *Conn) wentUp(hangUp context.CancelFunc) {

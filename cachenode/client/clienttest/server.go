@@ -229,6 +229,11 @@ func (srv *Server) StreamValues(raw grpc.BidiStreamingServer[cachepb.CacheReques
 	if err := s.greet(srv); err != nil {
 		return err
 	}
+	if f := newFeed(ctx); f != nil && !srv.Store.Original {
+		srv.Store.join(f)
+		defer srv.Store.leave(f)
+		srv.wg.Go(func() { f.run(ctx, s) })
+	}
 	if srv.Greeted != nil {
 		srv.Greeted(s)
 	}

@@ -9,7 +9,8 @@ import (
 
 // Store is the obvious node: a map. It knows levels (each is reached at once),
 // time to live by the clock of the process, which a synctest bubble may fake,
-// and sessions, so that what is sent twice takes effect once. It has no bounds.
+// and sessions, so that what is sent twice takes effect once; it tells streams that
+// watch what is written and removed, but not what has expired. It has no bounds.
 // The zero value is ready, and safe for concurrent use.
 type Store struct {
 	// Original makes it answer as a node of the original protocol does: Gets
@@ -19,6 +20,7 @@ type Store struct {
 	mu       sync.Mutex
 	entries  map[entryKey]entry
 	sessions map[uint64]*session
+	feeds    map[*feed]bool
 	index    uint64 // of the last write
 }
 
@@ -161,6 +163,7 @@ func (st *Store) set(cache, key string, value []byte, ttl time.Duration) {
 	}
 	st.entries[entryKey{cache, key}] = e
 	st.index++
+	st.tell(cache, key, true)
 }
 
 func (st *Store) get(cache, key string) (value []byte, found bool) {
@@ -172,8 +175,12 @@ func (st *Store) get(cache, key string) (value []byte, found bool) {
 }
 
 func (st *Store) remove(cache, key string) {
+	_, found := st.entries[entryKey{cache, key}]
 	delete(st.entries, entryKey{cache, key})
 	st.index++
+	if found {
+		st.tell(cache, key, false)
+	}
 }
 
 func opTag(req *cachepb.CacheRequest) *cachepb.OpTag {
