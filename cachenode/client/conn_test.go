@@ -383,6 +383,7 @@ func TestWrongToken(t *testing.T) {
 			t.Errorf("got %s %v after %s", o.Status, o.Err, time.Since(begin))
 		}
 		time.Sleep(62 * time.Second)
+		synctest.Wait()
 		if dials != 2+12 {
 			t.Errorf("%d dials, want one for each Conn, and then one every five seconds", dials)
 		}

@@ -261,9 +261,10 @@ func TestTokenIsPutRight(t *testing.T) {
 		defer wrong.Stop()
 		right.Start()
 		defer right.Stop()
-		node := wrong
+		var node atomic.Pointer[clienttest.Server]
+		node.Store(wrong)
 		c, err := client.New(client.ClientConfig{Addrs: []string{"node:1"}, Config: client.Config{
-			Token: "old", Dialer: func(ctx context.Context, addr string) (net.Conn, error) { return node.Dial(ctx, addr) },
+			Token: "old", Dialer: func(ctx context.Context, addr string) (net.Conn, error) { return node.Load().Dial(ctx, addr) },
 		}})
 		if err != nil {
 			t.Fatal(err)
@@ -275,7 +276,7 @@ func TestTokenIsPutRight(t *testing.T) {
 			t.Errorf("got %v after %s", err, time.Since(begin))
 		}
 		time.Sleep(10 * time.Minute)
-		node = right
+		node.Store(right)
 		time.Sleep(10 * time.Second)
 		if err := c.Put(t.Context(), "c", "k", nil); err != nil {
 			t.Error(err)
