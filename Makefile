@@ -45,7 +45,7 @@ sidebyside: ## service times by loadgen and by an independent client on the same
 
 sim: ## simulated clusters through random faults, SEEDS=1-2000 of them (200 take a minute); a failure names its seed
 	SIM_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 2h -run TestSchedules -v ./cachenode/internal/replication/replicationtest
-	GATEWAY_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 2h -run TestSchedules -v ./cachenode/internal/gateway
+	GATEWAY_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 2h -run 'TestSchedules|TestLinearizable$$|TestRetries' -v ./cachenode/internal/gateway
 
 mutants: ## planted bugs of the core, each of which the simulation has to find
 	$(GO) test -count=1 -timeout 1h -tags mutants -run TestMutants -v ./cachenode/internal/replication/replicationtest

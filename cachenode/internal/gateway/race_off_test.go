@@ -2,4 +2,7 @@
 
 package gateway_test
 
-const seedsByDefault = 30
+const (
+	seedsByDefault    = 30
+	linearizableSeeds = 12
+)
