@@ -837,3 +837,23 @@ func checkInstalled(t *testing.T, s *bedSink) {
 	}
 	t.Fatalf("installed, finished %v: %q", s.finished, s.data)
 }
+
+// FuzzHosts proves that what is read as a list of hosts is one, and is read again from what is written of it.
+func FuzzHosts(f *testing.F) {
+	f.Add(encodeHosts([]string{"a:1", "b:1", "c:1"}))
+	f.Add(encodeHosts([]string{"a:1", "a:1"}))
+	f.Add(encodeHosts(nil))
+	f.Add([]byte{0x0a, 0xff})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		list, err := decodeHosts(data)
+		if err != nil {
+			return
+		}
+		if len(list) == 0 || len(list) > MaxHosts || slices.Contains(list, "") {
+			t.Errorf("read %q", list)
+		}
+		if again, err := decodeHosts(encodeHosts(list)); err != nil || !slices.Equal(again, list) {
+			t.Errorf("read %q, and that as %q, %v", list, again, err)
+		}
+	})
+}
