@@ -81,16 +81,24 @@ func (l *logBuffer) String() string {
 // start starts n nodes and stops them, in order, when the test ends.
 func start(t *testing.T, n int) []*process {
 	t.Helper()
-	nodes := make([]*process, n)
+	nodes, _ := startSome(t, n, n)
+	return nodes
+}
+
+// startSome starts the first up nodes of a list of n hosts, with more in their environment. It returns the hosts as well.
+func startSome(t *testing.T, n, up int, env ...string) (nodes []*process, addrs []string) {
+	t.Helper()
 	hosts := make([]string, n)
-	for i := range nodes {
-		nodes[i] = &process{addr: freeAddr(t)}
-		hosts[i] = "http://" + nodes[i].addr
+	for i := range hosts {
+		addrs = append(addrs, freeAddr(t))
+		hosts[i] = "http://" + addrs[i]
 	}
-	for _, p := range nodes {
+	for _, addr := range addrs[:up] {
+		p := &process{addr: addr}
+		nodes = append(nodes, p)
 		p.cmd = exec.Command(binary)
 		p.cmd.Dir = t.TempDir()
-		p.cmd.Env = []string{"CACHE_AUTH_TOKEN=" + token, "CACHE_TLS=false"}
+		p.cmd.Env = append([]string{"CACHE_AUTH_TOKEN=" + token, "CACHE_TLS=false"}, env...)
 		if n > 1 {
 			p.cmd.Env = append(p.cmd.Env, "HA_MODE=true", "HA_HOSTS="+strings.Join(hosts, ", "), "HOSTNAME_OVERWRITE="+p.addr)
 		} else {
@@ -103,7 +111,7 @@ func start(t *testing.T, n int) []*process {
 		}
 		t.Cleanup(func() { p.stop(t) })
 	}
-	return nodes
+	return nodes, addrs
 }
 
 // freeAddr returns a loopback address below the ports that the system hands out by itself, so that nobody takes it

@@ -86,6 +86,8 @@ func (g *Gateway) Get(v *replication.View, now time.Duration, get *cachepb.Get) 
 	}
 	if found {
 		ack.Value = value
+	} else {
+		g.explain(ack)
 	}
 	return ack
 }
@@ -101,6 +103,18 @@ func (g *Gateway) Deleted(get *cachepb.Get) bool {
 func (g *Gateway) fill(ack *cachepb.GetAck, clusterMs int64) {
 	if value, _, ok := g.store.Get(ack.GetCacheName(), ack.GetEntry(), clusterMs); ok {
 		ack.Value = notNil(value)
+	} else {
+		g.explain(ack)
+	}
+}
+
+// explain says why an entry that was not found cannot be there, if that is so. It is safe for concurrent use.
+func (g *Gateway) explain(ack *cachepb.GetAck) {
+	if code, detail := g.store.ValidateRead(ack.GetCacheName(), ack.GetEntry()); code != cachepb.Code_OK {
+		if ack.Outcome == nil {
+			ack.Outcome = &cachepb.Outcome{}
+		}
+		ack.Outcome.Code, ack.Outcome.Detail = code, detail
 	}
 }
 

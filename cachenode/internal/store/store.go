@@ -358,25 +358,34 @@ func (s *Store) Validate(req *cachepb.CacheRequest) (cachepb.Code, string) {
 	if tag := opTag(req); tag.GetSession() != 0 && tag.GetSeq() == 0 {
 		return cachepb.Code_INVALID, "operation of a session has seq 0, want at least 1"
 	}
-	catalog := st.catalog.Load()
-	c := catalog.byName[cache]
-	policy := st.policy(cache)
-	if c == nil {
-		if _, named := st.policies[cache]; s.cfg.Strict && !named {
-			return cachepb.Code_UNKNOWN_CACHE, fmt.Sprintf("cache %q is not configured", cache)
-		}
-		if write && len(catalog.byID) >= MaxCaches {
-			return cachepb.Code_OVERLOADED, fmt.Sprintf("%d caches exist already", MaxCaches)
-		}
+	if code, detail := s.validateCache(st, cache); code != cachepb.Code_OK || !write {
+		return code, detail
 	}
-	if !write {
-		return cachepb.Code_OK, ""
+	catalog, policy := st.catalog.Load(), st.policy(cache)
+	if catalog.byName[cache] == nil && len(catalog.byID) >= MaxCaches {
+		return cachepb.Code_OVERLOADED, fmt.Sprintf("%d caches exist already", MaxCaches)
 	}
 	if size := entryBytes(len(key), len(value)); policy.MaxBytes > 0 && size > policy.MaxBytes {
 		return cachepb.Code_TOO_LARGE, fmt.Sprintf("entry counts %d bytes, cache %q holds at most %d", size, cache, policy.MaxBytes)
 	}
 	if s.cfg.MaxBytes > 0 && st.bytes.Load() >= s.cfg.MaxBytes {
 		return cachepb.Code_OVERLOADED, fmt.Sprintf("all caches together hold %d bytes or more", s.cfg.MaxBytes)
+	}
+	return cachepb.Code_OK, ""
+}
+
+// ValidateRead is Validate for a get.
+func (s *Store) ValidateRead(cache, key string) (cachepb.Code, string) {
+	if code, detail := checkOperands(cache, key, 0, 0); code != cachepb.Code_OK {
+		return code, detail
+	}
+	return s.validateCache(s.state.Load(), cache)
+}
+
+// validateCache refuses a cache that neither exists nor is configured, if only those are wanted.
+func (s *Store) validateCache(st *state, cache string) (cachepb.Code, string) {
+	if _, named := st.policies[cache]; s.cfg.Strict && !named && st.catalog.Load().byName[cache] == nil {
+		return cachepb.Code_UNKNOWN_CACHE, fmt.Sprintf("cache %q is not configured", cache)
 	}
 	return cachepb.Code_OK, ""
 }

@@ -1260,6 +1260,8 @@ func TestValidate(t *testing.T) {
 		{"existing cache", insertOp("exists", "k", "v", nil), cachepb.Code_OK},
 		{"unknown cache", delOp("other", "k", nil), cachepb.Code_UNKNOWN_CACHE},
 		{"no cache", removeOp("", "k", nil), cachepb.Code_INVALID},
+		{"get of an unknown cache", getOp("other", "k"), cachepb.Code_UNKNOWN_CACHE},
+		{"get of a long key", getOp("known", strings.Repeat("x", MaxKeyBytes+1)), cachepb.Code_TOO_LARGE},
 		{"long cache", getOp(strings.Repeat("x", MaxNameBytes+1), "k"), cachepb.Code_TOO_LARGE},
 		{"longest key", putOp("known", strings.Repeat("x", MaxKeyBytes), "", nil), cachepb.Code_OK},
 		{"long key", delOp("known", strings.Repeat("x", MaxKeyBytes+1), nil), cachepb.Code_TOO_LARGE},
@@ -1274,6 +1276,11 @@ func TestValidate(t *testing.T) {
 		code, detail := s.Validate(tc.req)
 		if code != tc.want || (detail == "") != (code == cachepb.Code_OK) {
 			t.Errorf("%s: %v %q, want %v", tc.name, code, detail, tc.want)
+		}
+		if get := tc.req.GetGet(); get != nil {
+			if code, _ := s.ValidateRead(get.GetCacheName(), get.GetEntry()); code != tc.want {
+				t.Errorf("%s: ValidateRead %v, want %v", tc.name, code, tc.want)
+			}
 		}
 	}
 }
