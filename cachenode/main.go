@@ -40,13 +40,19 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 // silentError has been reported already: only its exit code is left to say.
 type silentError struct{ error }
 
+func (e silentError) Unwrap() error { return e.error }
+
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
+// ownFlags are those of the program itself: with any other flag first, serve is meant. The last is what a shell asks for
+// the names of the commands.
+var ownFlags = []string{"-h", "--help", "-v", "--version", "--generate-shell-completion"}
+
 // run carries out a command line without the program's name, and returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	if len(args) == 0 || strings.HasPrefix(args[0], "-") && !slices.Contains([]string{"-h", "--help", "-v", "--version"}, args[0]) {
+	if len(args) == 0 || strings.HasPrefix(args[0], "-") && !slices.Contains(ownFlags, args[0]) {
 		args = append([]string{"serve"}, args...)
 	}
 	err := newCommand(stdin, stdout, stderr).Run(ctx, append([]string{"cachenode"}, args...))
@@ -139,12 +145,22 @@ func exactArgs(c *cli.Command, lo, hi int) ([]string, error) {
 
 func versionCommand() *cli.Command {
 	return &cli.Command{
-		Name: "version", Usage: "print the version",
+		Name: "version", Usage: "print what the program was built from",
+		Flags: []cli.Flag{outputFlag()},
 		Action: func(_ context.Context, c *cli.Command) error {
 			if _, err := exactArgs(c, 0, 0); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintln(c.Root().Writer, "cachenode", node.Version())
+			asJSON, err := wantsJSON(c)
+			if err != nil {
+				return err
+			}
+			b := node.Build()
+			if asJSON {
+				return writeJSON(c, b)
+			}
+			_, err = fmt.Fprintln(c.Root().Writer, strings.Join(slices.DeleteFunc([]string{"cachenode", b.Version, b.Revision, b.Time, b.Go, b.Platform},
+				func(s string) bool { return s == "" }), " "))
 			return err
 		},
 	}

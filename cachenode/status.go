@@ -1,16 +1,23 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v3"
+	"golang.org/x/sys/unix"
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/internal/config"
@@ -20,14 +27,12 @@ import (
 func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name: "status", Usage: "show every node of the cluster, each by its own words",
-		Flags: connectFlags(), Action: status,
-	}
-}
-
-func healthCommand() *cli.Command {
-	return &cli.Command{
-		Name: "health", Usage: "exit code 0 if the node answers",
-		Flags: connectFlags(&cli.BoolFlag{Name: "ready", Usage: "only if it may serve clients: leader or follower, with a quorum"}),
+		Description: "LAG is how many log entries a node is behind the leader, STALENESS the age of its view, RTT the round trip between\n" +
+			"the leader and it.",
+		Flags: connectFlags(
+			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again, until interrupted; with -o json one line each time"},
+			&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "of --watch"},
+		),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if _, err := exactArgs(c, 0, 0); err != nil {
 				return err
@@ -36,250 +41,170 @@ func healthCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return withConn(ctx, c, func(ctx context.Context, conn *client.Conn) error {
-				h, err := conn.Health(ctx)
-				if err != nil {
-					return fmt.Errorf("%s: %w", conn.Addr(), err)
-				}
-				row := nodeRow(conn.Addr(), h, 0)
-				if asJSON {
-					err = writeJSON(c, row)
-				} else {
-					_, err = fmt.Fprintf(c.Root().Writer, "%s %s term %d leader %s quorum %t\n", row.Addr, row.State, row.Term, dash(row.Leader), row.Quorum)
-				}
-				if err == nil && c.Bool("ready") && !ready(h) {
-					return fmt.Errorf("%s is not ready: state %s, quorum %t", row.Addr, row.State, row.Quorum)
-				}
+			t, err := newTarget(c)
+			if err != nil {
 				return err
-			})
+			}
+			if c.Bool("watch") {
+				return watchStatus(ctx, c, t, asJSON)
+			}
+			s, err := t.status(ctx, c.Duration("timeout"))
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(c, s)
+			}
+			return s.write(c.Root().Writer)
 		},
 	}
 }
 
-// ready reports whether the next node may be restarted as far as this one knows: it leads or follows with a quorum, and
-// no change of members is under way. Until that is over its old half counts the process that was replaced, which is dead.
-func ready(h *cachepb.HealthAck) bool {
-	if len(h.GetPeer().GetStatus().GetVotersOutgoing()) > 0 {
-		return false
+// watchStatus shows the status until the command is interrupted: on a terminal in the same place.
+func watchStatus(ctx context.Context, c *cli.Command, t *target, asJSON bool) error {
+	interval := c.Duration("interval")
+	if interval < 100*time.Millisecond || interval > time.Hour {
+		return usagef("flag --interval: %v is out of range; expected 100ms to 1h", interval)
 	}
-	switch h.GetState().GetValue().(type) {
-	case *cachepb.State_Leader, *cachepb.State_Follower:
-		return h.GetQuorum()
-	default:
-		return false
-	}
-}
-
-func leaderCommand() *cli.Command {
-	return &cli.Command{
-		Name: "leader", Usage: "manage leadership",
-		Commands: []*cli.Command{{
-			Name: "switch", Usage: "hand leadership over; returns when another node leads",
-			Flags: connectFlags(&cli.StringFlag{Name: "to", Usage: "`HOST` as in HA_HOSTS (default: the best follower)"}),
-			Action: func(ctx context.Context, c *cli.Command) error {
-				if _, err := exactArgs(c, 0, 0); err != nil {
-					return err
-				}
-				return switchLeader(ctx, c)
-			},
-		}},
-	}
-}
-
-func membersCommand() *cli.Command {
-	return &cli.Command{
-		Name: "members", Usage: "manage the hosts of the cluster",
-		Commands: []*cli.Command{{
-			Name: "set", Usage: "change the hosts of the running cluster; returns when the new list is in force",
-			ArgsUsage: "HOST HOST...",
-			Description: "Name all hosts of the new list. A process that comes back with an outdated list could form a cluster of its own,\n" +
-				"so the leader asks all nodes what they were started with, and says who is in the way.\n" +
-				"Growing: restart the nodes one at a time with the new list in HA_HOSTS, start the new ones with the same list and\n" +
-				"CACHE_JOIN_ONLY=true, then run this.\n" +
-				"Shrinking: stop all but one of the hosts that leave, run this, stop the last of them, then restart who stays with\n" +
-				"the new list, one at a time.\n" +
-				"Replacing a host: stop it, start the new one with the new list and CACHE_JOIN_ONLY=true, run this, then restart the\n" +
-				"others with the new list, one at a time.",
-			Flags: connectFlags(&cli.BoolFlag{Name: "hosts-written", Usage: "do not ask: HA_HOSTS holds the right list wherever a node may be started from now on, and who leaves stays away"}),
-			Action: func(ctx context.Context, c *cli.Command) error {
-				hosts, err := exactArgs(c, 1, 7)
-				if err != nil {
-					return err
-				}
-				return atLeader(ctx, c, func(ctx context.Context, conn *client.Conn) error {
-					return conn.MembersSet(ctx, hosts, c.Bool("hosts-written"))
-				})
-			},
-		}},
-	}
-}
-
-// switchLeader hands leadership over.
-func switchLeader(ctx context.Context, c *cli.Command) error {
-	return atLeader(ctx, c, func(ctx context.Context, conn *client.Conn) error {
-		_, err := conn.LeaderSwitch(ctx, config.Identity(c.String("to")))
-		return err
-	})
-}
-
-// atLeader does something at the leader itself, whichever node the command was pointed at, and prints ok. Leadership may
-// move before it gets there, or because of what it asks; then it follows.
-func atLeader(ctx context.Context, c *cli.Command, do func(context.Context, *client.Conn) error) error {
-	t, err := newTarget(c)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.Duration("timeout"))
-	defer cancel()
-	for moved := 0; ; moved++ {
-		err := onceAtLeader(ctx, t, do)
-		var refused *client.MgmtError
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	out := c.Root().Writer
+	for {
+		s, err := t.status(ctx, c.Duration("timeout"))
+		if ctx.Err() != nil {
+			return nil
+		}
 		switch {
-		case err == nil:
-			_, err = fmt.Fprintln(c.Root().Writer, "ok")
-			return err
-		case moved < 3 && errors.As(err, &refused) && refused.Code == cachepb.Code_NOT_LEADER:
+		case asJSON && err != nil:
+			err = json.NewEncoder(out).Encode(map[string]string{"error": err.Error()})
+		case asJSON:
+			err = json.NewEncoder(out).Encode(s)
 		default:
+			var page strings.Builder
+			if err != nil {
+				fmt.Fprintln(&page, err)
+			} else {
+				_ = s.write(&page) // never fails
+			}
+			before := ""
+			if isTerminal(out) {
+				before = "\x1b[H\x1b[2J"
+			}
+			_, err = fmt.Fprintf(out, "%s%s\n%s\n", before, time.Now().Format(time.TimeOnly), page.String())
+		}
+		if err != nil {
 			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
 		}
 	}
 }
 
-func onceAtLeader(ctx context.Context, t *target, do func(context.Context, *client.Conn) error) error {
-	conn, err := t.dial(ctx)
-	if err != nil {
-		return err
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
 	}
-	defer conn.Close()
-	h, err := conn.Health(ctx)
-	if err != nil {
-		return fmt.Errorf("%s: %w", conn.Addr(), err)
-	}
-	if _, leads := h.GetState().GetValue().(*cachepb.State_Leader); leads {
-		return do(ctx, conn)
-	}
-	leader := h.GetLeader().GetAddr()
-	if leader == "" {
-		return fmt.Errorf("%s knows no leader", conn.Addr())
-	}
-	addr := t.resolve(config.Identity(leader))
-	at, err := client.Dial(ctx, t.config(addr))
-	if err != nil {
-		return errors.New(t.explain(addr, err))
-	}
-	defer at.Close()
-	return do(ctx, at)
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }
 
-func abandonCommand() *cli.Command {
-	return &cli.Command{
-		Name: "abandon", Usage: "make a node forget everything and join again as an empty one",
-		Flags: connectFlags(&cli.BoolFlag{Name: "yes-lose-this-copy", Usage: "needed: on the last complete copy this loses all data"}),
-		Action: func(ctx context.Context, c *cli.Command) error {
-			if _, err := exactArgs(c, 0, 0); err != nil {
-				return err
-			}
-			if !c.Bool("yes-lose-this-copy") {
-				return usagef("abandon: expected flag --yes-lose-this-copy")
-			}
-			return withConn(ctx, c, func(ctx context.Context, conn *client.Conn) error {
-				if err := conn.Abandon(ctx); err != nil {
-					return err
-				}
-				_, err := fmt.Fprintln(c.Root().Writer, "ok")
-				return err
-			})
-		},
-	}
-}
-
-// row is one node in the table.
+// row is one node in the table. Fields without a value are null.
 type row struct {
-	Addr        string  `json:"addr"`
-	State       string  `json:"state"`
-	Role        string  `json:"role"` // voter, learner or empty
-	Quorum      bool    `json:"quorum"`
-	Term        uint64  `json:"term"`
-	Leader      string  `json:"leader,omitempty"`
-	Applied     uint64  `json:"applied"`
-	StalenessMS float64 `json:"staleness_ms"`
-	RTTMS       float64 `json:"rtt_ms"`
-	Uptime      uint64  `json:"uptime_secs"`
-	Cluster     string  `json:"cluster,omitempty"`
-	Version     string  `json:"version,omitempty"`
-	Error       string  `json:"error,omitempty"`
+	Addr        string   `json:"addr"`
+	State       string   `json:"state"`
+	Role        string   `json:"role"` // voter, learner or empty
+	Quorum      bool     `json:"quorum"`
+	Term        uint64   `json:"term"`
+	Leader      string   `json:"leader,omitempty"`
+	Applied     uint64   `json:"applied"`
+	Lag         *uint64  `json:"lag"`          // log entries behind the leader
+	StalenessMS *float64 `json:"staleness_ms"` // age of its view
+	Entries     uint64   `json:"entries"`
+	Bytes       uint64   `json:"bytes"`
+	RTTMS       *float64 `json:"rtt_ms"`    // between the leader and it
+	AnswerMS    float64  `json:"answer_ms"` // how long its answer to this command took
+	Uptime      uint64   `json:"uptime_secs"`
+	Cluster     string   `json:"cluster,omitempty"`
+	Version     string   `json:"version,omitempty"`
+	Error       string   `json:"error,omitempty"`
+
+	health *cachepb.HealthAck
 }
 
-// nodeRow is a node by its own words. rtt is the time its answer took.
-func nodeRow(addr string, h *cachepb.HealthAck, rtt time.Duration) row {
+// nodeRow is a node by its own words. took is the time its answer took.
+func nodeRow(addr string, h *cachepb.HealthAck, took time.Duration) row {
+	s := h.GetPeer().GetStatus()
 	r := row{
-		Addr: addr, State: client.StateName(h.GetState()), Quorum: h.GetQuorum(), Term: h.GetTerm(), Leader: h.GetLeader().GetAddr(),
-		StalenessMS: float64(h.GetStalenessUs()) / 1000, RTTMS: float64(rtt.Microseconds()) / 1000, Uptime: h.GetUptimeSecs(), Version: h.GetVersion(),
+		Addr: addr, State: client.StateName(h.GetState()), Role: roleName(s), Quorum: h.GetQuorum(), Term: h.GetTerm(), Leader: h.GetLeader().GetAddr(),
+		Applied: s.GetApplied(), Entries: h.GetEntries(), Bytes: h.GetBytes(), AnswerMS: float64(took.Microseconds()) / 1000,
+		Uptime: h.GetUptimeSecs(), Version: h.GetVersion(), health: h,
+	}
+	if us := h.GetStalenessUs(); us != ^uint64(0) { // else it can prove nothing
+		r.StalenessMS = new(float64(us) / 1000)
 	}
 	if h.GetCluster() != 0 {
 		r.Cluster = fmt.Sprintf("%016x", h.GetCluster())
 	}
-	s := h.GetPeer().GetStatus()
-	r.Applied, r.Role = s.GetApplied(), roleName(s)
 	return r
 }
 
 // roleName is a node's place in the configuration it knows.
 func roleName(s *cachepb.NodeStatus) string {
-	switch has := func(ids []uint64) bool {
-		for _, id := range ids {
-			if id == s.GetId() {
-				return true
-			}
-		}
-		return false
-	}; {
+	switch {
 	case s.GetCluster() == 0:
 		return "empty"
-	case has(s.GetVoters()):
+	case slices.Contains(s.GetVoters(), s.GetId()):
 		return "voter"
-	case has(s.GetLearners()):
+	case slices.Contains(s.GetLearners(), s.GetId()):
 		return "learner"
 	default:
 		return "-"
 	}
 }
 
+// clusterStatus is the nodes of a cluster, by address.
+type clusterStatus []row
+
 // status asks one node for the list of hosts, and then each of them.
-func status(ctx context.Context, c *cli.Command) error {
-	if _, err := exactArgs(c, 0, 0); err != nil {
-		return err
-	}
-	asJSON, err := wantsJSON(c)
-	if err != nil {
-		return err
-	}
-	t, err := newTarget(c)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.Duration("timeout"))
+func (t *target) status(ctx context.Context, timeout time.Duration) (clusterStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	conn, err := t.dial(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer conn.Close()
+	began := time.Now()
 	first, err := conn.Health(ctx)
 	if err != nil {
-		return fmt.Errorf("%s: %w", conn.Addr(), err)
+		return nil, fmt.Errorf("%s: %w", conn.Addr(), err)
 	}
-	rows := make([]row, max(1, len(first.GetHostHealth())))
-	rows[0] = nodeRow(conn.Addr(), first, 0)
+	took := time.Since(began)
+	hosts := first.GetHostHealth()
+	if len(hosts) < 2 { // alone, it may not know by which name it is reached
+		rows := clusterStatus{nodeRow(conn.Addr(), first, took)}
+		rows[0].Lag = new(uint64(0))
+		return rows, nil
+	}
+	rows := make(clusterStatus, len(hosts))
 	var wg sync.WaitGroup
-	for i, host := range first.GetHostHealth() {
-		wg.Go(func() { rows[i] = t.ask(ctx, config.Identity(host.GetAddr())) })
+	for i, host := range hosts {
+		addr := config.Identity(host.GetAddr())
+		if host.GetStatus().GetId() == first.GetPeer().GetStatus().GetId() {
+			rows[i] = nodeRow(addr, first, took) // at another address than its own, perhaps
+			continue
+		}
+		wg.Go(func() { rows[i] = t.ask(ctx, addr) })
 	}
 	wg.Wait()
-	if asJSON {
-		return writeJSON(c, rows)
-	}
-	return writeTable(c.Root().Writer, rows)
+	rows.askLeader()
+	return rows, nil
 }
 
 // ask asks one host how it is, within a second.
@@ -300,23 +225,104 @@ func (t *target) ask(ctx context.Context, host string) row {
 	return nodeRow(host, h, time.Since(began))
 }
 
-func writeTable(out io.Writer, rows []row) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ADDR\tSTATE\tROLE\tTERM\tLEADER\tAPPLIED\tSTALENESS\tRTT\tUPTIME")
-	for _, r := range rows {
-		if r.Error != "" {
-			fmt.Fprintf(w, "%s\t%s\t-\t-\t-\t-\t-\t-\t-\n", r.Addr, r.State)
-			continue
+// leader returns the node that says it leads, in the latest term if two do; nil if none does.
+func (s clusterStatus) leader() *row {
+	var leader *row
+	for i := range s {
+		if _, leads := s[i].health.GetState().GetValue().(*cachepb.State_Leader); leads && (leader == nil || s[i].Term > leader.Term) {
+			leader = &s[i]
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%d\t%.1f ms\t%.1f ms\t%v\n", r.Addr, r.State, r.Role, r.Term, dash(r.Leader),
-			r.Applied, r.StalenessMS, r.RTTMS, time.Duration(r.Uptime)*time.Second)
 	}
-	return w.Flush()
+	return leader
 }
 
-func dash(s string) string {
-	if strings.TrimSpace(s) == "" {
+// askLeader fills in what the leader knows of the others. It has measured it at one moment, while the answers of the nodes
+// are of several.
+func (s clusterStatus) askLeader() {
+	leader := s.leader()
+	if leader == nil {
+		return
+	}
+	last := leader.health.GetPeer().GetStatus().GetLastIndex()
+	for i := range s {
+		at := slices.IndexFunc(leader.health.GetHostHealth(), func(h *cachepb.HostHealth) bool { return config.Identity(h.GetAddr()) == s[i].Addr })
+		if at < 0 || s[i].Cluster != leader.Cluster || s[i].Error != "" {
+			continue
+		}
+		seen := leader.health.GetHostHealth()[at]
+		s[i].Lag = new(last - min(seen.GetMatch(), last))
+		if rtt := seen.GetRttUs(); rtt > 0 {
+			s[i].RTTMS = new(float64(rtt) / 1000)
+		}
+	}
+}
+
+// write prints the table, under what there is to say of the cluster as a whole, and over what is wrong.
+func (s clusterStatus) write(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NODE\tROLE\tSTATE\tTERM\tLAG\tSTALENESS\tENTRIES\tRTT\tUPTIME")
+	for _, r := range s {
+		if r.Error != "" {
+			fmt.Fprintf(w, "%s\t-\t%s\t-\t-\t-\t-\t-\t-\n", r.Addr, r.State)
+			continue
+		}
+		lag := "-"
+		if r.Lag != nil {
+			lag = strconv.FormatUint(*r.Lag, 10)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%d\t%s\t%v\n", r.Addr, r.Role, r.State, r.Term, lag, millis(r.StalenessMS), r.Entries, millis(r.RTTMS),
+			time.Duration(r.Uptime)*time.Second)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, remark := range s.remarks() {
+		if _, err := fmt.Fprintln(out, remark); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remarks are what a reader of the table should not have to find out: who is missing and why, and what differs that
+// should not.
+func (s clusterStatus) remarks() (all []string) {
+	clusters, versions := map[string][]string{}, map[string][]string{}
+	for _, r := range s {
+		if r.Error != "" {
+			all = append(all, r.Addr+": "+r.Error)
+			continue
+		}
+		if r.Cluster != "" {
+			clusters[r.Cluster] = append(clusters[r.Cluster], r.Addr)
+		}
+		versions[r.Version] = append(versions[r.Version], r.Addr)
+	}
+	if s.leader() == nil {
+		all = append(all, "no node leads")
+	}
+	all = append(all, differences("clusters", clusters)...)
+	return append(all, differences("versions", versions)...)
+}
+
+// differences says who has which value, if there are several.
+func differences(what string, of map[string][]string) []string {
+	if len(of) < 2 {
+		return nil
+	}
+	var parts []string
+	for value, addrs := range of {
+		parts = append(parts, fmt.Sprintf("%s (%s)", value, strings.Join(addrs, ", ")))
+	}
+	slices.Sort(parts)
+	return []string{fmt.Sprintf("%d %s: %s", len(of), what, strings.Join(parts, ", "))}
+}
+
+func millis(ms *float64) string {
+	if ms == nil {
 		return "-"
 	}
-	return s
+	return strconv.FormatFloat(*ms, 'f', 1, 64) + " ms"
 }
+
+func dash(s string) string { return cmp.Or(strings.TrimSpace(s), "-") }

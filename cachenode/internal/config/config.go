@@ -129,6 +129,7 @@ type Config struct {
 	// LogFormat is text or json. Default text.
 	LogFormat string
 
+	files  map[string]string // by key of the settings that name a file with a secret
 	client bool              // for a program that only dials: see Input.Client
 	origin map[string]string // key of a setting -> "env X", "flag --x", "file:line"; absent: default
 }

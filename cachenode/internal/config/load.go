@@ -45,6 +45,7 @@ func Load(in Input) (c Config, warnings []string, err error) {
 	l.readTokens()
 	l.resolveHosts()
 	l.resolveTLS()
+	l.warnSchemes()
 	l.resolveListen()
 	l.resolveActivation()
 	if len(l.errs) > 0 {
@@ -365,6 +366,16 @@ func (l *loader) resolveTLS() {
 	}
 	c.TLS.Enabled = false
 	l.warn("running alone on loopback without TLS: there is no certificate at %s (CACHE_TLS_SERVER_CERT); say CACHE_TLS=false to choose this, or HA_MODE=true with HA_HOSTS for a cluster", c.TLS.ServerCert)
+}
+
+// warnSchemes: the scheme of a host decides nothing, as in the seed, but who writes https expects TLS.
+func (l *loader) warnSchemes() {
+	for _, h := range l.c.Hosts {
+		if strings.HasPrefix(strings.ToLower(h), "https://") && !l.c.TLS.Enabled {
+			l.warn("%s: %s says https, but TLS is off (%s)", l.c.Origin("hosts"), h, l.c.Origin("tls"))
+			return
+		}
+	}
 }
 
 func exists(path string) bool {

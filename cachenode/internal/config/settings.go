@@ -115,12 +115,18 @@ func secret(key, env, usage string, p func(*Config) *Secret) Setting {
 	}
 }
 
-// file settings hold no value of their own: Load reads the file into the setting of the same name without _file.
+// file settings name a file: Load reads it into the setting of the same name without _file.
 func file(key, env, usage string) Setting {
 	return Setting{
 		Key: key, Env: env, Usage: usage,
-		set: func(*Config, string) error { return nil },
-		get: func(*Config) string { return "" },
+		set: func(c *Config, s string) error {
+			if c.files == nil {
+				c.files = map[string]string{}
+			}
+			c.files[key] = s
+			return nil
+		},
+		get: func(c *Config) string { return c.files[key] },
 	}
 }
 
