@@ -38,6 +38,11 @@ type Input struct {
 	// Scale is the factor by which the scenario was shortened; 0: it was not.
 	Scale float64
 
+	// Caches are those that have a bound or whose entries have a life, and Written
+	// those that the load writes to.
+	Caches  map[string]Cache
+	Written []string
+
 	Facts Facts
 	Limit Limits
 }
@@ -51,6 +56,20 @@ type Planned struct {
 	// Series names the repeated fault that it belongs to; empty: it comes once.
 	// An injection of a series is made only while all nodes are ready.
 	Series string
+}
+
+// Cache says how entries of a cache may go without being removed.
+type Cache struct {
+	Bounded  bool // for want of room
+	Expiring bool // after their time
+}
+
+// forgets reports whether entries of a cache may have gone without being
+// removed, so that nothing is missed there. One that is bounded and had room for
+// everything has to have everything.
+func (in *Input) forgets(cache string) bool {
+	c := in.Caches[cache]
+	return c.Expiring || c.Bounded && in.Facts.Evicted[cache] > 0
 }
 
 // Skipped is the action of the note that says that an injection of a series
@@ -73,6 +92,8 @@ type Limits struct {
 	// Loss bounds, by level, what may be lost of what the level does not promise
 	// to keep.
 	Loss map[string]LossBound
+	// StateHash demands that the nodes hold the same in the end.
+	StateHash bool
 	// Linearizable demands that each sampled key has a linearization.
 	Linearizable bool
 	// ExactlyOnce demands that operations which were sent several times under
@@ -108,6 +129,14 @@ type Facts struct {
 	// FinalReads says that every key was read on every node.
 	FinalReads bool   `json:"final_reads"`
 	FinalError string `json:"final_error,omitempty"`
+	// States are what the nodes held after they had converged, and StateError
+	// why they cannot be compared.
+	States     []Digest `json:"states,omitempty"`
+	StateError string   `json:"state_error,omitempty"`
+	// Evicted and Expired count, by cache, what some process of a node had
+	// removed by itself when it was last asked.
+	Evicted map[string]uint64 `json:"evicted,omitempty"`
+	Expired map[string]uint64 `json:"expired,omitempty"`
 	// Generator describes a generator that could not keep to its schedule.
 	Generator string `json:"generator,omitempty"`
 	// LogFindings are lines of node logs that no healthy node writes.
@@ -183,6 +212,9 @@ func All(evidence *Input) *Verdicts {
 	if in.Limit.Converge > 0 {
 		v.add(converged(in))
 	}
+	if in.Limit.StateHash {
+		v.stateHash(in)
+	}
 	v.add(liveness(in, windows))
 	v.hostile(in)
 	v.failovers(in, windows)
@@ -254,6 +286,12 @@ func validity(in *Input, windows []result.Window) result.Check {
 		if n := oks[d]; n < minimum {
 			problem("only %d ok %s, expected %d at least", n, strings.TrimSpace(d.Kind+" "+d.Level), minimum)
 		}
+	}
+	for _, say := range in.unforeseen() {
+		problem("%s", say)
+	}
+	if in.Limit.LostWrites && len(in.Written) > 0 && !slices.ContainsFunc(in.Written, func(c string) bool { return !in.forgets(c) }) {
+		problem("every cache of the load evicted entries or let them expire: what is missing cannot be told from what was lost")
 	}
 	took, tolerated := injections(in, windows, problem)
 	if in.Limit.LostWrites && !in.Facts.FinalReads {

@@ -103,7 +103,7 @@ func (v *Verdicts) exactlyOnce(in *Input, all *history.History) {
 			nodes[len(through)]++
 		}
 	}
-	logs := logsOf(in.History)
+	logs := logsOf(in)
 	reads := 0
 	for k := range keys {
 		l := logs.keys[k]

@@ -24,6 +24,9 @@ type record struct {
 	// removed is the latest moment at which a remove may have taken effect;
 	// -1 if there was none.
 	removed time.Duration
+	// forgets says that entries of the cache may go without being removed, so
+	// that nothing is missed; removed is then never over.
+	forgets bool
 	removes []*replacement // the committed ones, by epoch; made when they are asked for
 }
 
@@ -45,7 +48,7 @@ func settled(o *history.Op) time.Duration {
 }
 
 // recordsOf sorts a history by entry.
-func recordsOf(h *history.History) (map[key]*record, map[int64]*history.Op) {
+func recordsOf(h *history.History, forgets func(cache string) bool) (map[key]*record, map[int64]*history.Op) {
 	records := map[key]*record{}
 	versions := map[int64]*history.Op{}
 	for i := range h.Ops {
@@ -53,7 +56,10 @@ func recordsOf(h *history.History) (map[key]*record, map[int64]*history.Op) {
 		k := key{o.Cache, o.Key}
 		r := records[k]
 		if r == nil {
-			r = &record{removed: -1}
+			r = &record{removed: -1, forgets: forgets(k.cache)}
+			if r.forgets {
+				r.removed = never
+			}
 			records[k] = r
 		}
 		switch {
@@ -105,7 +111,7 @@ type logName struct{ cluster, term uint64 }
 func newLedger(in *Input, windows []result.Window) *ledger {
 	l := &ledger{in: in, windows: windows, logs: map[logName]*commits{}, exits: map[string][]time.Duration{}}
 	l.resets, _ = resetsOf(in, windows)
-	l.records, l.versions = recordsOf(in.History)
+	l.records, l.versions = recordsOf(in.History, in.forgets)
 	for i := range in.History.Ops {
 		if o := &in.History.Ops[i]; placed(o) {
 			for _, name := range []logName{{o.Cluster, 0}, {o.Cluster, o.Term}} {

@@ -23,7 +23,7 @@ type logs struct {
 type keyLog struct {
 	writes map[uint64][]*history.Op // by cluster; in the order of their indexes
 	reads  []*history.Op            // answered ones, whatever they found, of all phases
-	// removed says that there is a remove whose place is not known.
+	// removed says that there is a remove whose place is not known, or might be.
 	removed bool
 }
 
@@ -31,15 +31,16 @@ func placed(o *history.Op) bool {
 	return o.Write() && o.Outcome == history.OK && o.Level == "quorum" && o.Index > 0
 }
 
-// logsOf reads h, in which an operation is there once.
-func logsOf(h *history.History) *logs {
+// logsOf reads the history, in which an operation is there once.
+func logsOf(in *Input) *logs {
+	h := in.History
 	l := &logs{keys: map[key]*keyLog{}, versions: map[int64]*history.Op{}}
 	for i := range h.Ops {
 		o := &h.Ops[i]
 		k := key{o.Cache, o.Key}
 		kl := l.keys[k]
 		if kl == nil {
-			kl = &keyLog{writes: map[uint64][]*history.Op{}}
+			kl = &keyLog{writes: map[uint64][]*history.Op{}, removed: in.forgets(k.cache)}
 			l.keys[k] = kl
 		}
 		switch {
@@ -115,7 +116,7 @@ func (v *Verdicts) logOrder(in *Input) {
 			c.Examples = append(c.Examples, text)
 		}
 	}
-	l := logsOf(in.History)
+	l := logsOf(in)
 	writes := map[uint64][]*history.Op{} // by cluster
 	reads := 0
 	for k, kl := range l.keys {

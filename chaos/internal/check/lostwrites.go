@@ -69,7 +69,7 @@ func (l *losses) entry(k key, r *record) {
 	for _, w := range r.writes {
 		e := l.exposure[w.Level]
 		switch {
-		case e == nil:
+		case e == nil || r.forgets:
 		case w.Outcome == history.OK:
 			e.Acked++
 			l.acked++
@@ -91,6 +91,9 @@ func (l *losses) entry(k key, r *record) {
 		if f == nil || f.Outcome != history.OK {
 			l.unread++
 			continue
+		}
+		if r.forgets && !f.Found {
+			continue // gone there, and perhaps not yet here
 		}
 		states[stateOf(f)] = append(states[stateOf(f)], node)
 		kind, w := explain(k, f, l.versions)

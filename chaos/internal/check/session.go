@@ -142,7 +142,7 @@ func (s *sessions) older(k key, r *record, read, w *history.Op) bool {
 	if found != nil {
 		return found != w && s.before(found, w)
 	}
-	if w.Removes() {
+	if w.Removes() || r.forgets {
 		return false
 	}
 	// Something may have removed it since.

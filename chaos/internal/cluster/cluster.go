@@ -40,6 +40,7 @@ type Spec struct {
 	// only join, see [Cluster.SetMembers].
 	Members int
 	Env     map[string]string // additional environment of every node
+	Caches  []Policy          // of named caches; any other has no bounds
 	LogDir  string            // n1.log and so on are appended to here
 	Seed    uint64
 	// Direct leaves the links out: nodes and clients connect to the nodes
@@ -83,6 +84,7 @@ type Node struct {
 	Identity string // host:port that it listens on, as in HA_HOSTS
 
 	env    []string
+	admin  string // where it serves its metrics
 	conn   *client.Conn
 	notify func(node string, state State, detail string)
 
@@ -122,6 +124,10 @@ func Start(spec Spec) (_ *Cluster, err error) {
 	for i, l := range listeners {
 		c.nodes = append(c.nodes, &Node{Name: "n" + strconv.Itoa(i+1), Identity: l.Addr().String(), state: Ended, notify: spec.OnProcess})
 	}
+	policies, err := writePolicies(spec.LogDir, spec.Caches)
+	if err != nil {
+		return nil, err
+	}
 	for _, n := range c.nodes {
 		dials, err := c.connect(n)
 		if err != nil {
@@ -138,9 +144,15 @@ func Start(spec Spec) (_ *Cluster, err error) {
 		if spec.Nodes > 1 {
 			n.env = append(n.env, "HA_MODE=true")
 		}
+		if policies != "" {
+			n.env = append(n.env, "CACHE_CONFIG="+policies)
+		}
 		for k, v := range spec.Env {
 			n.env = append(n.env, k+"="+v)
 		}
+	}
+	if err := c.reserveAdmin(); err != nil {
+		return nil, err
 	}
 	for i, n := range c.nodes {
 		if err := c.start(n, listeners[i]); err != nil {

@@ -183,7 +183,18 @@ func expect(in *check.Input, p *scenario.Plan) {
 	}
 	slices.SortFunc(in.Demands, func(a, b check.Demand) int { return strings.Compare(a.Kind+a.Level, b.Kind+b.Level) })
 	in.Limit.LostWrites, in.Limit.Linearizable, in.Limit.Converge = s.Checks.LostWrites, s.Checks.Linearizable != nil, s.Checks.Converge.D()
-	in.Limit.Session = s.Checks.Session
+	in.Limit.Session, in.Limit.StateHash = s.Checks.Session, s.Checks.StateHash
+	in.Caches = map[string]check.Cache{}
+	for _, c := range s.Cluster.Caches {
+		if c.Forgets() {
+			in.Caches[c.Name] = check.Cache{Bounded: c.MaxEntries > 0 || c.MaxBytes > 0, Expiring: c.TTL > 0}
+		}
+	}
+	for _, w := range s.Load {
+		if w.Op.Writes() {
+			in.Written = append(in.Written, w.Cache)
+		}
+	}
 	in.Limit.Loss = map[string]check.LossBound{}
 	for level, bound := range s.Checks.Loss {
 		in.Limit.Loss[level] = check.LossBound{Rate: float64(bound.Rate), Window: bound.Window.D()}

@@ -52,6 +52,8 @@ type System interface {
 	// Inject breaks something. begin is called with the nodes it hits at the
 	// moment the deed begins.
 	Inject(ctx context.Context, in *scenario.Injection, begin func(targets []string)) (*Injected, error)
+	// Digest asks a node what it holds, and what it has forgotten by itself.
+	Digest(ctx context.Context, node string) (check.Digest, error)
 	// Usage is what a node's process has used so far; false if it has none.
 	Usage(node string) (result.Resource, bool)
 	// Stop ends every process, politely within the given time.
@@ -77,6 +79,7 @@ type Boot struct {
 	// Members is how many of the nodes form the cluster.
 	Members int
 	Env     map[string]string
+	Caches  []scenario.Cache
 	LogDir  string
 	Seed    uint64
 	// Direct leaves the proxies out.
@@ -254,7 +257,7 @@ func (r *run) execute(ctx context.Context) (err error) {
 	}
 
 	s := r.Plan.Scenario
-	boot := Boot{Nodes: s.Cluster.Nodes, Members: s.Cluster.Members, Env: s.Cluster.Env, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed, Direct: !s.Cluster.Proxied()}
+	boot := Boot{Nodes: s.Cluster.Nodes, Members: s.Cluster.Members, Env: s.Cluster.Env, Caches: s.Cluster.Caches, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed, Direct: !s.Cluster.Proxied()}
 	boot.Process = func(node string, state result.State, detail string) {
 		r.log(result.Event{T: r.now(), Kind: result.Process, Node: node, State: state, Detail: detail})
 	}
@@ -282,6 +285,9 @@ func (r *run) execute(ctx context.Context) (err error) {
 	defer stopObserving()
 	wg.Go(func() { r.observe(observing) })
 	wg.Go(func() { r.sample(observing) })
+	if slices.ContainsFunc(s.Cluster.Caches, func(c scenario.Cache) bool { return c.Forgets() }) {
+		wg.Go(func() { r.watchForgetting(observing) })
+	}
 	recording, stopRecording := context.WithCancel(background)
 	defer stopRecording()
 	wg.Go(func() { r.rec.Run(recording) })
@@ -546,6 +552,7 @@ func (r *run) settle(ctx context.Context) {
 	}
 	r.facts.Converged = true
 	r.note("converged after %v", r.facts.ConvergedIn)
+	r.compareStates(ctx)
 }
 
 // readWindow is how many final reads are open on one node.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,6 +44,8 @@ type fake struct {
 	refuses   int                                   // so many first reads on a connection of the harness are refused
 	unread    bool                                  // n2 refuses final reads for ever
 	repeats   bool                                  // copies of a tagged operation are applied again
+	hides     bool                                  // n3 holds something that it shows to nobody
+	evicted   uint64                                // from the cache of the load
 	late      time.Duration                         // n2 applies so much later than it acknowledges
 	served    int64                                 // so many of those that must not be
 	// readyAfter is how long the nodes take to be ready, the next time that is
@@ -269,6 +272,20 @@ func (f *fake) Inject(_ context.Context, in *scenario.Injection, begin func([]st
 	}, nil
 }
 
+// Digest hashes what a node holds. n3 may hold something that nobody can see.
+func (f *fake) Digest(_ context.Context, node string) (check.Digest, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	d := check.Digest{Node: node, Applied: f.index, Evicted: map[string]uint64{"bench": f.evicted}}
+	for k, v := range f.data[node[1]-'1'] {
+		d.Hash += uint64(crc32.ChecksumIEEE(append([]byte(k.cache+"/"+k.key+"="), v...)))
+	}
+	if f.hides && node == "n3" {
+		d.Hash++
+	}
+	return d, nil
+}
+
 func (f *fake) Usage(string) (result.Resource, bool) { return result.Resource{RSS: 1 << 20}, true }
 
 func (f *fake) Stop(time.Duration) error {
@@ -290,7 +307,7 @@ load:
   writers: {schedule: {constant: 100/s}, duration: 3s, warmup: 1s, op: insert, ack: {quorum: 50, leader: 50}, keys: {dist: once}}
   readers: {schedule: {constant: 50/s}, duration: 3s, warmup: 1s, op: {get: 50, insert: 50}, keys: {count: 20}}
 faults: [{at: 1s, for: 1s, action: kill, target: leader}]
-checks: {lost_writes: true, stale_reads: {max: 500ms}, converge: 5s}
+checks: {lost_writes: true, stale_reads: {max: 500ms}, state_hash: true, converge: 5s}
 thresholds: {failover: ["max < 200ms"]}
 `
 
@@ -346,7 +363,7 @@ func TestRun_pass(t *testing.T) {
 	}
 	want := map[string]result.Verdict{
 		"run validity": result.Pass, "resurrection": result.NotExercised, "lost writes": result.Pass, "log order": result.Pass, "stale reads": result.Pass, "cluster identity": result.Pass,
-		"dual leader": result.Pass, "convergence": result.Pass, "liveness": result.Pass, "failover": result.Pass,
+		"dual leader": result.Pass, "convergence": result.Pass, "state hash": result.Pass, "liveness": result.Pass, "failover": result.Pass,
 	}
 	if d := cmp.Diff(want, verdicts(r)); d != "" {
 		t.Errorf("checks (-want +got):\n%s", d)
@@ -587,6 +604,8 @@ func TestRun_red(t *testing.T) {
 	}{
 		"loses a write on one node": {&fake{loses: func(node string, op *client.Op) bool { return node == "n3" && quorum(op) }}, "lost writes", result.Violated, result.ExitViolated},
 		"loses a write on all":      {&fake{loses: func(_ string, op *client.Op) bool { return quorum(op) }}, "lost writes", result.Violated, result.ExitViolated},
+		"holds more on one node":    {&fake{hides: true}, "state hash", result.Violated, result.ExitViolated},
+		"evicts without a bound":    {&fake{evicted: 7}, "lost writes", result.Unknown, result.ExitUnknown},
 		"does not converge":         {&fake{sick: errors.New("n1 has applied 5, n2 7"), sickAfter: true}, "convergence", result.Violated, result.ExitViolated},
 		"fault does not bite":       {&fake{harmless: true}, "run validity", result.Unknown, result.ExitUnknown},
 		"fault cannot be injected":  {&fake{injectErr: errors.New("no leader")}, "run validity", result.Unknown, result.ExitUnknown},

@@ -19,7 +19,7 @@ func Processes(binary string) func(context.Context, Boot) (System, error) {
 	return func(_ context.Context, b Boot) (System, error) {
 		states := [...]result.State{cluster.Running: result.ProcessRunning, cluster.Paused: result.ProcessStopped, cluster.Ended: result.ProcessExited}
 		c, err := cluster.Start(cluster.Spec{
-			Binary: binary, Nodes: b.Nodes, Members: b.Members, Env: b.Env, LogDir: b.LogDir, Seed: b.Seed, Direct: b.Direct,
+			Binary: binary, Nodes: b.Nodes, Members: b.Members, Env: b.Env, Caches: policies(b.Caches), LogDir: b.LogDir, Seed: b.Seed, Direct: b.Direct,
 			OnProcess: func(node string, s cluster.State, detail string) { b.Process(node, states[s], detail) },
 		})
 		if err != nil {
@@ -31,6 +31,14 @@ func Processes(binary string) func(context.Context, Boot) (System, error) {
 		}
 		return p, nil
 	}
+}
+
+func policies(caches []scenario.Cache) []cluster.Policy {
+	var out []cluster.Policy
+	for _, c := range caches {
+		out = append(out, cluster.Policy{Name: c.Name, MaxEntries: int64(c.MaxEntries), MaxBytes: int64(c.MaxBytes), TTL: c.TTL.D(), Evict: c.Evict})
+	}
+	return out
 }
 
 type processes struct {
@@ -62,6 +70,11 @@ func (p processes) Observe(ctx context.Context, node string) (result.Event, erro
 		e.Detail = state
 	}
 	return e, nil
+}
+
+func (p processes) Digest(ctx context.Context, node string) (check.Digest, error) {
+	d, err := p.Node(node).Digest(ctx)
+	return check.Digest{Node: node, Applied: d.Applied, Hash: d.Hash, Evicted: d.Evicted, Expired: d.Expired}, err
 }
 
 func (p processes) Target(toAny bool, streams, window int) (load.Target, error) {

@@ -38,7 +38,7 @@ load:
   writers: {schedule: {constant: 200/s}, duration: 2s, op: insert, ack: {quorum: 50, leader: 50}, keys: {dist: once}}
   readers: {schedule: {constant: 200/s}, duration: 2s, op: {get: 50, insert: 50}, keys: {count: 50}}
 faults: [{at: 500ms, for: 500ms, action: kill, target: leader}]
-checks: {lost_writes: true, converge: 20s}
+checks: {lost_writes: true, state_hash: true, converge: 20s}
 `
 
 // saboteur removes some keys behind the harness's back once the load is over.

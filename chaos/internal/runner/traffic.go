@@ -15,10 +15,7 @@ import (
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
-const (
-	loadCache  = "bench"
-	probeCache = "_chaos_probe"
-)
+const probeCache = "_chaos_probe"
 
 // writer is one source of values. Values say who wrote them and which one it
 // is; the two together are the version in the history.
@@ -61,7 +58,7 @@ func workload(w *scenario.Workload, as writer, seed uint64) (load.Source, error)
 		}
 	}
 	source, err := load.Workload{
-		Seed: seed, Cache: loadCache, Mix: mix, Acks: acks, ReadMode: readMode(w.Read),
+		Seed: seed, Cache: w.Cache, Mix: mix, Acks: acks, ReadMode: readMode(w.Read),
 		Keys: uint64(w.Keys.Count), Dist: dist, Sizes: load.FixedSize(int(w.Value)),
 		Checked: true, Client: as.String(), Timeout: w.Timeout.D(),
 	}.Source()

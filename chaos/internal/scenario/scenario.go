@@ -37,7 +37,7 @@ type Cluster struct {
 	// Members is how many of them form the cluster; the others wait to be let
 	// in by action members. Load and probes go to those members only.
 	Members int               `json:"members,omitempty" jsonschema:"how many of the nodes, from n1 on, form the cluster; the others wait for action members, and load and probes leave them out; default all"`
-	Caches  []Cache           `json:"caches,omitempty" jsonschema:"not built yet"`
+	Caches  []Cache           `json:"caches,omitempty" jsonschema:"policies of named caches; what may be evicted or expire is not missed by the checks"`
 	Env     map[string]string `json:"env,omitempty" jsonschema:"additional environment of every node: CACHE_... and variables of the Go runtime such as GOGC"`
 	// Proxies is false for nodes and clients that connect directly, so that no
 	// byte passes through the harness; nil is true.
@@ -49,9 +49,18 @@ func (c *Cluster) Proxied() bool { return c.Proxies == nil || *c.Proxies }
 
 // Cache is the policy of one named cache.
 type Cache struct {
-	Name     string `json:"name" jsonschema:"name of the cache"`
-	MaxBytes Size   `json:"max_bytes,omitempty" jsonschema:"upper bound of keys and values; without it there is none"`
+	Name       string   `json:"name" jsonschema:"name of the cache; workloads that name none use bench"`
+	MaxEntries Count    `json:"max_entries,omitempty" jsonschema:"upper bound of entries; without it there is none"`
+	MaxBytes   Size     `json:"max_bytes,omitempty" jsonschema:"upper bound of keys, values and overhead; without it there is none"`
+	TTL        Duration `json:"ttl,omitempty" jsonschema:"life of an entry; without it there is no end"`
+	Evict      string   `json:"evict,omitempty" jsonschema:"how room is made: oldest-write (default; alike on all nodes) or lru"`
 }
+
+// Forgets reports whether entries may go without being removed.
+func (c *Cache) Forgets() bool { return c.MaxEntries > 0 || c.MaxBytes > 0 || c.TTL > 0 }
+
+// DefaultCache is where a workload writes that names no cache.
+const DefaultCache = "bench"
 
 // Workload is one open or closed loop of operations.
 type Workload struct {
@@ -60,6 +69,7 @@ type Workload struct {
 	Warmup   Duration `json:"warmup,omitempty" jsonschema:"unrecorded load before it"`
 	Streams  int      `json:"streams,omitempty" jsonschema:"streams the operations are spread over; default 4"`
 	InFlight int      `json:"in_flight,omitempty" jsonschema:"operations in flight on one stream at most; default 256"`
+	Cache    string   `json:"cache,omitempty" jsonschema:"name of the cache; default bench"`
 	Op       Op       `json:"op" jsonschema:"the operation"`
 	Ack      Ack      `json:"ack,omitempty" jsonschema:"ack level of writes, or weights of several; default quorum"`
 	Read     string   `json:"read,omitempty" jsonschema:"read mode of gets: local (default), leader_on_miss or linearizable"`
@@ -123,7 +133,7 @@ type Checks struct {
 	StaleReads   *StaleReads     `json:"stale_reads,omitempty" jsonschema:"no local read may be older than this"`
 	Linearizable *Linearizing    `json:"linearizable,omitempty" jsonschema:"quorum writes and linearizable reads of sampled keys, by several processes at once, must have an order that explains them"`
 	Converge     Duration        `json:"converge,omitempty" jsonschema:"after the last heal all nodes must have applied the same within this time; default 10s"`
-	StateHash    bool            `json:"state_hash,omitempty" jsonschema:"not built yet"`
+	StateHash    bool            `json:"state_hash,omitempty" jsonschema:"in the end the nodes must hold the same, also in caches that evict by the log or expire"`
 }
 
 // Loss bounds the losses of an ack level that may lose writes.

@@ -12,7 +12,9 @@ import (
 
 var (
 	validName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-	nodeName  = regexp.MustCompile(`^n[0-9]+$`)
+	// Names that begin with an underscore are the harness's own.
+	validCache = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,99}$`)
+	nodeName   = regexp.MustCompile(`^n[0-9]+$`)
 )
 
 // Bounds on what a file may ask for. They keep a typing mistake from filling
@@ -73,8 +75,9 @@ func (s *Scenario) validateCluster(d *decoder) {
 	if d.at["cluster.members"] != nil {
 		between(d, "cluster.members", c.Members, 1, max(c.Nodes, 1))
 	}
-	if len(c.Caches) > 0 {
-		d.errorAt("cluster.caches", "not built yet: a bounded cache may evict, and what was evicted cannot be told from what was lost; leave it out, caches have no bounds then")
+	seen := map[string]bool{}
+	for i := range c.Caches {
+		c.Caches[i].validate(d, fmt.Sprintf("cluster.caches[%d]", i), seen)
 	}
 	for _, k := range sortedKeys(c.Env) {
 		path := "cluster.env." + k
@@ -83,6 +86,26 @@ func (s *Scenario) validateCluster(d *decoder) {
 			d.errorAt(path, "is set by the harness itself and cannot be changed")
 		case !strings.HasPrefix(k, "CACHE_") && !slices.Contains([]string{"GOGC", "GOMAXPROCS", "GOMEMLIMIT", "GODEBUG"}, k):
 			d.errorAt(path, "expected a variable of cachenode (CACHE_...) or of the Go runtime")
+		}
+	}
+}
+
+func (c *Cache) validate(d *decoder, path string, seen map[string]bool) {
+	switch {
+	case d.at[path+".name"] == nil: // reported as missing
+	case !validCache.MatchString(c.Name):
+		d.errorAt(path+".name", "%q; expected letters, digits and hyphens, and a letter first", c.Name)
+	case seen[c.Name]:
+		d.errorAt(path+".name", "cache %s is there twice", c.Name)
+	}
+	seen[c.Name] = true
+	if d.at[path+".ttl"] != nil && c.TTL < Duration(time.Millisecond) {
+		d.errorAt(path+".ttl", "%v; expected 1ms at least", c.TTL)
+	}
+	if d.at[path+".evict"] != nil {
+		oneOf(d, path+".evict", c.Evict, "oldest-write", "lru")
+		if c.MaxEntries == 0 && c.MaxBytes == 0 {
+			d.errorAt(path+".evict", "nothing is evicted without a bound; expected max_entries or max_bytes too")
 		}
 	}
 }
@@ -111,6 +134,10 @@ func (s *Scenario) validateProbes(d *decoder) {
 var ownEnv = []string{"CACHE_AUTH_TOKEN", "CACHE_AUTH_TOKEN_FILE", "CACHE_TLS", "CACHE_DIAL_MAP", "CACHE_LISTEN", "CACHE_CONFIG", "CACHE_ADMIN_ADDR"}
 
 func (w *Workload) validate(d *decoder, path string) {
+	def(&w.Cache, DefaultCache)
+	if !validCache.MatchString(w.Cache) {
+		d.errorAt(path+".cache", "%q; expected letters, digits and hyphens, and a letter first", w.Cache)
+	}
 	def(&w.Streams, 4)
 	def(&w.InFlight, 256)
 	def(&w.Keys.Count, 100_000)
@@ -382,9 +409,7 @@ func (s *Scenario) validateChecks(d *decoder) {
 	if s.Checks.Linearizable != nil {
 		between(d, "checks.linearizable.keys", s.Checks.Linearizable.Keys, 1, maxRegisters)
 	}
-	if s.Checks.StateHash {
-		d.errorAt("checks.state_hash", "not built yet; leave it out, nothing would be checked")
-	}
+	s.validateKept(d)
 	if s.Checks.Converge > Duration(5*time.Minute) {
 		d.errorAt("checks.converge", "%v; expected 5m at most", s.Checks.Converge)
 	}
@@ -395,6 +420,28 @@ func (s *Scenario) validateChecks(d *decoder) {
 		}
 		if !reads {
 			d.errorAt("checks.stale_reads", "no workload reads, so it would check nothing")
+		}
+	}
+}
+
+// validateKept makes sure that a check for what is missing has something to look
+// at. A cache with a bound may do, if it is large enough: whether it evicted
+// anything is found out in the run.
+func (s *Scenario) validateKept(d *decoder) {
+	expiring := map[string]bool{}
+	for _, c := range s.Cluster.Caches {
+		expiring[c.Name] = c.TTL > 0
+	}
+	load := slices.Collect(maps.Values(s.Load))
+	writes := func(w *Workload) bool { return w.Op.Writes() }
+	kept := func(w *Workload) bool { return w.Op.Writes() && !expiring[w.Cache] }
+	if s.Checks.LostWrites && slices.ContainsFunc(load, writes) && !slices.ContainsFunc(load, kept) {
+		d.errorAt("checks.lost_writes", "every workload writes to a cache with a ttl, and what is missing there cannot be told from what expired; leave it out, or add a workload on another cache")
+	}
+	for i := range s.Cluster.Caches {
+		c := &s.Cluster.Caches[i]
+		if !slices.ContainsFunc(load, func(w *Workload) bool { return w.Cache == c.Name }) && validCache.MatchString(c.Name) {
+			d.errorAt(fmt.Sprintf("cluster.caches[%d].name", i), "no workload uses cache %s", c.Name)
 		}
 	}
 }
