@@ -140,9 +140,10 @@ func (ch *Channel) dial(ctx context.Context) (*transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	creds := insecure.NewCredentials()
+	creds, handshake := insecure.NewCredentials(), new(handshake)
 	if ch.tls != nil {
-		creds = credentials.NewTLS(ch.tls)
+		handshake.TransportCredentials = credentials.NewTLS(ch.tls)
+		creds = handshake
 	}
 	var spent atomic.Bool
 	cc, err := grpc.NewClient("passthrough:///"+ch.addr,
@@ -172,8 +173,9 @@ func (ch *Channel) dial(ctx context.Context) (*transport, error) {
 		cc.Connect()
 		for s := cc.GetState(); s != connectivity.Ready; s = cc.GetState() {
 			if s == connectivity.TransientFailure || s == connectivity.Shutdown {
-				// The reason is only told to streams.
-				_, err = cc.NewStream(ctx, &grpc.StreamDesc{}, "/")
+				if err = handshake.failure(); err == nil {
+					_, err = cc.NewStream(ctx, &grpc.StreamDesc{}, "/") // only streams are told the reason
+				}
 				err = fmt.Errorf("handshake: %w", err)
 				break
 			}
@@ -190,6 +192,33 @@ func (ch *Channel) dial(ctx context.Context) (*transport, error) {
 	socket.Close()
 	return nil, err
 }
+
+// handshake is TLS that keeps the error it ended with: streams are told no more
+// than its text, and callers want to know what kind it was.
+type handshake struct {
+	credentials.TransportCredentials
+	err atomic.Pointer[error]
+}
+
+func (h *handshake) failure() error {
+	if err := h.err.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// ClientHandshake implements credentials.TransportCredentials.
+func (h *handshake) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	secured, info, err := h.TransportCredentials.ClientHandshake(ctx, authority, conn)
+	if err != nil {
+		h.err.Store(&err)
+	}
+	return secured, info, err
+}
+
+// Clone implements credentials.TransportCredentials: the ClientConn gets the
+// original, since there is one handshake to know about.
+func (h *handshake) Clone() credentials.TransportCredentials { return h }
 
 // release gives a transport back; broken tells that it is not to be used again.
 // A stale transport is closed when its last stream has left it.

@@ -454,3 +454,70 @@ func TestDoAll(t *testing.T) {
 		})
 	}
 }
+
+// Everything at once from everywhere, while nodes break and the leader moves, and the Client is closed in the middle of it:
+// for the race detector, and every call returns.
+func TestConcurrentUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newCluster(t, "a:1", "b:1", "c:1")
+		addrs := []string{"a:1", "b:1", "c:1"}
+		c := n.client(t, client.Config{Window: 16, Batch: true, Timeout: time.Second}, addrs...)
+		s := c.NewSession()
+		stop := make(chan struct{})
+		var all sync.WaitGroup
+		forever := func(f func(i int)) {
+			all.Go(func() {
+				for i := 0; ; i++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					f(i)
+					time.Sleep(5 * time.Millisecond)
+				}
+			})
+		}
+		ok := make([]int, 12)
+		for w := range 12 {
+			forever(func(i int) {
+				var err error
+				switch key := strconv.Itoa(i); w % 4 {
+				case 0:
+					err = c.Insert(t.Context(), "c", key, nil, client.LevelQuorum)
+				case 1:
+					_, _, err = c.Get(t.Context(), "c", key)
+				case 2:
+					err = s.Insert(t.Context(), "c", key, nil, client.LevelQuorum)
+				case 3:
+					err = c.DoAll(t.Context(), []client.Op{*get(key), *insert(key, "v"), *get(key)})[1].Err
+				}
+				if err == nil {
+					ok[w]++
+				}
+			})
+		}
+		forever(func(i int) {
+			n.nodes[addrs[i%3]].Announce(&cachepb.LeaderInfo{Addr: &addrs[i%3], Term: uint64(i)})
+			c.Stats()
+			c.Leader()
+		})
+		forever(func(i int) {
+			time.Sleep(50 * time.Millisecond)
+			srv := n.nodes[addrs[i%3]]
+			srv.Stop()
+			time.Sleep(10 * time.Millisecond)
+			srv.Start()
+		})
+		time.Sleep(500 * time.Millisecond)
+		c.Close()
+		time.Sleep(100 * time.Millisecond)
+		close(stop)
+		all.Wait()
+		for w, times := range ok {
+			if times < 20 {
+				t.Errorf("caller %d: only %d calls went well in half a second", w, times)
+			}
+		}
+	})
+}

@@ -1,8 +1,3 @@
-// Package client is the Go client of a cachenode.
-//
-// [Conn] is one pipelined stream to one address: many operations in flight,
-// each answered exactly once with an [Outcome]. [Client] holds several and
-// follows the leader.
 package client
 
 import (

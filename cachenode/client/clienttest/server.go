@@ -17,6 +17,7 @@ package clienttest
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"sync"
 	"testing"
@@ -24,6 +25,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
@@ -42,6 +44,8 @@ type Handler func(s *Stream, req *cachepb.CacheRequest)
 type Server struct {
 	// Token, if not empty, is demanded of every stream.
 	Token string
+	// TLS nil serves plain text.
+	TLS *tls.Config
 	// Greeting is the first message of each stream; nil names no leader.
 	Greeting *cachepb.LeaderInfo
 	// Silent servers accept streams and never greet.
@@ -155,8 +159,14 @@ func (srv *Server) Start() {
 	srv.lis = bufconn.Listen(1 << 20)
 	// Windows of a fixed size: left alone they grow with the measured bandwidth,
 	// and what fits into them would differ from run to run.
-	srv.grpc = grpc.NewServer(grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(16<<20),
-		grpc.StaticStreamWindowSize(64<<10), grpc.StaticConnWindowSize(256<<10))
+	opts := []grpc.ServerOption{
+		grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(16 << 20),
+		grpc.StaticStreamWindowSize(64 << 10), grpc.StaticConnWindowSize(256 << 10),
+	}
+	if srv.TLS != nil {
+		opts = append(opts, grpc.Creds(credentials.NewTLS(srv.TLS)))
+	}
+	srv.grpc = grpc.NewServer(opts...)
 	cachepb.RegisterCacheServer(srv.grpc, srv)
 	server, lis := srv.grpc, srv.lis
 	srv.wg.Go(func() { server.Serve(lis) })
