@@ -16,6 +16,12 @@ type backend struct{ *Node }
 
 var _ server.Backend = backend{}
 
+// LeaderInfo implements server.Backend.
+func (n backend) LeaderInfo() *cachepb.LeaderInfo { return n.greetings.get() }
+
+// Health implements server.Backend.
+func (n backend) Health() *cachepb.HealthAck { return n.healths.get() }
+
 // Get implements server.Backend.
 func (n backend) Get(get *cachepb.Get) *cachepb.GetAck {
 	return n.gw.Get(n.runner.View(), replication.Now(), get)

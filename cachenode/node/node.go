@@ -35,7 +35,10 @@ type Node struct {
 	runner *replication.Runner
 	peers  *peer.Transport
 	server *server.Server
-	locals locals
+
+	greetings *inquiry[*cachepb.LeaderInfo] // for streams
+	healths   *inquiry[*cachepb.HealthAck]  // for the same
+	locals    locals
 
 	policies uint64 // hash of the configured ones
 
@@ -141,6 +144,7 @@ func (n *Node) assemble() error {
 	if err != nil {
 		return err
 	}
+	n.greetings, n.healths = newInquiry(n.LeaderInfo), newInquiry(n.Health)
 	n.server = server.New(server.Config{
 		Backend: backend{n}, Token: string(n.cfg.Token), PeerToken: string(n.cfg.PeerToken), MaxConnections: n.cfg.MaxConnections,
 		TLS: n.serverTLS(), Logger: n.log,

@@ -110,7 +110,16 @@ func (s *session) background(what string, do func(context.Context) error, ok *ca
 		s.answer(failure(cachepb.Code_OVERLOADED, what+": another management request of this stream is not done yet"), classNone)
 		return
 	}
+	if s.srv.managing.Add(1) > maxManaging {
+		s.srv.managing.Add(-1)
+		s.mu.Lock()
+		s.mgmt = false
+		s.mu.Unlock()
+		s.answer(failure(cachepb.Code_OVERLOADED, what+": too many management requests at this node"), classNone)
+		return
+	}
 	s.srv.readers.Go(func() {
+		defer s.srv.managing.Add(-1)
 		ctx, cancel := context.WithTimeout(s.stream.Context(), mgmtTimeout)
 		defer cancel()
 		err := do(ctx)
@@ -123,8 +132,7 @@ func (s *session) background(what string, do func(context.Context) error, ok *ca
 		switch {
 		case s.ended:
 		case ok != nil:
-			s.queue.add(ok, mark{})
-			s.wakeLocked()
+			s.queueLocked(ok, mark{})
 		default:
 			s.open--
 			s.wakeLocked()

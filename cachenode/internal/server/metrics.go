@@ -14,6 +14,7 @@ type stats struct {
 	streamsFull        atomic.Uint64 // streams refused because there were too many
 	denied             [len(deniedReasons)]atomic.Uint64
 	handshakes         [len(handshakeReasons)]atomic.Uint64 // failed, as in handshakeReasons
+	stalled            atomic.Uint64                        // streams that were ended because the client did not read
 }
 
 var (
@@ -21,6 +22,8 @@ var (
 	descRequests = prometheus.NewDesc("cachenode_requests_total", "Requests of clients, items of batches each.", []string{"kind"}, nil)
 	descOverload = prometheus.NewDesc("cachenode_requests_overloaded_total", "Writes refused because the node's inbox was full.", nil, nil)
 	descWindow   = prometheus.NewDesc("cachenode_session_window_full_total", "Times a stream was not read on because its window was full.", nil, nil)
+	descStalled  = prometheus.NewDesc("cachenode_sessions_stalled_total", "Streams ended, with their connections, because the client did not take its answers.", nil, nil)
+	descHeld     = prometheus.NewDesc("cachenode_answers_waiting_bytes", "Bytes of answers that wait until their clients take them.", nil, nil)
 	descConns    = prometheus.NewDesc("cachenode_connections", "Connections of clients and peers, and of those that have not said who they are.", nil, nil)
 	descAccepted = prometheus.NewDesc("cachenode_connections_accepted_total", "Connections accepted.", nil, nil)
 	descConnFull = prometheus.NewDesc("cachenode_connections_full_total", "What a full node did: evicted a connection without a stream, refused a client, refused a stream.", []string{"what"}, nil)
@@ -31,7 +34,7 @@ var (
 // Describe implements prometheus.Collector.
 func (s *Server) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descSessions, descRequests, descOverload, descWindow, descConns, descAccepted, descConnFull, descDenied, descRefused, descOps, descLatency, descGets,
+		descSessions, descRequests, descOverload, descWindow, descStalled, descHeld, descConns, descAccepted, descConnFull, descDenied, descRefused, descOps, descLatency, descGets,
 	} {
 		ch <- d
 	}
@@ -43,7 +46,9 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	n, all := len(s.sessions), s.ended
 	for sess := range s.sessions {
 		sess.mu.Lock()
-		all.merge(&sess.tallies)
+		if sess.tallies != nil {
+			all.merge(sess.tallies)
+		}
 		sess.mu.Unlock()
 	}
 	s.mu.Unlock()
@@ -57,6 +62,8 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	counter(descRequests, &s.stats.mgmt, "mgmt")
 	counter(descOverload, &s.stats.overloaded)
 	counter(descWindow, &s.stats.windowFull)
+	counter(descStalled, &s.stats.stalled)
+	ch <- prometheus.MustNewConstMetric(descHeld, prometheus.GaugeValue, float64(s.held.Load()))
 	ch <- prometheus.MustNewConstMetric(descConns, prometheus.GaugeValue, float64(s.gates.open.Load()))
 	counter(descAccepted, &s.gates.accepted)
 	counter(descConnFull, &s.gates.evicted, "evicted")

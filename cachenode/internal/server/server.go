@@ -32,6 +32,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -58,6 +59,24 @@ const (
 
 	maxStreamsPerConn = 256              // a client needs a handful; what is above is a leak on its side
 	mgmtTimeout       = 10 * time.Second // of a leader switch and the like, which are answered when they are done
+	maxManaging       = 16               // of them at a time, of all streams
+)
+
+// answerLimits bound, in bytes, the answers that wait because their clients do not read them.
+type answerLimits struct {
+	session int // of one session, which is then read no further; a message of answers is 1 MiB
+	all     int // of all sessions together; beyond it
+	pressed int // is what each may have, so that those which read go on and those which do not get no more
+}
+
+var defaultAnswerLimits = answerLimits{session: 4 << 20, all: 128 << 20, pressed: 64 << 10}
+
+// A client that takes nothing of what waits for it loses its connection after stallTimeout, or pressedTimeout while all
+// sessions together hold more than they may.
+const (
+	stallTimeout   = 30 * time.Second
+	pressedTimeout = 5 * time.Second
+	cleanInterval  = time.Second
 )
 
 // Limits of connections and of all streams together.
@@ -147,6 +166,10 @@ type Server struct {
 	complaints complaints
 	created    time.Time
 
+	limits   answerLimits
+	held     atomic.Int64 // bytes of answers that wait for their clients, of all sessions
+	managing atomic.Int64 // management requests that are being carried out
+
 	mu       sync.Mutex
 	sessions map[*session]struct{}
 	watchers map[*session]struct{} // those with a feed
@@ -167,6 +190,7 @@ func New(cfg Config) *Server {
 		auth:       newAuth(cfg.Token, cfg.PeerToken),
 		health:     health.NewServer(),
 		created:    time.Now(),
+		limits:     defaultAnswerLimits,
 		complaints: complaints{log: cfg.Logger},
 		sessions:   map[*session]struct{}{},
 		watchers:   map[*session]struct{}{},
@@ -195,6 +219,11 @@ func New(cfg Config) *Server {
 
 // Serve accepts connections until Stop, after which it returns nil. It closes ln.
 func (s *Server) Serve(ln net.Listener) error {
+	var janitor sync.WaitGroup
+	over := make(chan struct{})
+	janitor.Go(func() { s.clean(over) })
+	defer janitor.Wait()
+	defer close(over)
 	if err := s.grpc.Serve(&gate{Listener: ln, max: s.cfg.MaxConnections, stats: &s.gates}); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return err
 	}
@@ -333,6 +362,49 @@ func (s *Server) handshakeFailed(conn net.Conn, reason string, err error) {
 	}
 }
 
+// windowBytes is how many bytes of answers a session may have waiting now.
+func (s *Server) windowBytes() int {
+	if s.held.Load() > int64(s.limits.all) {
+		return s.limits.pressed
+	}
+	return s.limits.session
+}
+
+// clean ends the connections of clients that do not take their answers, until over is closed.
+func (s *Server) clean(over <-chan struct{}) {
+	tick := time.NewTicker(cleanInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-over:
+			return
+		case <-tick.C:
+		}
+		limit := stallTimeout
+		if s.held.Load() > int64(s.limits.all) {
+			limit = pressedTimeout
+		}
+		s.mu.Lock()
+		var stalled []*session
+		for sess := range s.sessions {
+			if sess.stalled(limit) {
+				stalled = append(stalled, sess)
+			}
+		}
+		s.mu.Unlock()
+		for _, sess := range stalled {
+			// A stream whose handler waits for the client can only be ended with its connection.
+			if e := entrantOf(sess.stream.Context()); e != nil {
+				e.Close()
+			}
+		}
+		if len(stalled) > 0 {
+			s.stats.stalled.Add(uint64(len(stalled)))
+			s.complaints.add("connection ended", "answers not read", "streams", len(stalled), "one of them", remote(stalled[0].stream.Context()))
+		}
+	}
+}
+
 func (s *Server) add(sess *session) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -362,7 +434,9 @@ func (s *Server) remove(sess *session) {
 	delete(s.sessions, sess)
 	delete(s.watchers, sess)
 	sess.mu.Lock()
-	s.ended.merge(&sess.tallies)
+	if sess.tallies != nil {
+		s.ended.merge(sess.tallies)
+	}
 	sess.mu.Unlock()
 	if s.draining && len(s.sessions) == 0 {
 		close(s.idle)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -24,7 +25,7 @@ type session struct {
 	notes []*cachepb.Ack // what it told last
 
 	// Of the reader alone.
-	local    answers       // to the message in hand
+	local    answers       // to the message in hand, or the rest of them
 	readAt   time.Duration // when the message in hand was read, since the server was created
 	calls    []call        // to be used next
 	refusing bool          // the node was draining when the message in hand arrived
@@ -34,7 +35,9 @@ type session struct {
 	writable sync.Cond // the writer waits here for answers or an end
 	readable sync.Cond // the reader waits here for room in the window
 	queue    answers
-	tallies  tallies             // of what was sent
+	held     int                 // bytes of the answers that were queued and not sent yet
+	waiting  bool                // the reader waits for room
+	tallies  *tallies            // of what was sent; nil: nothing was
 	leader   *cachepb.LeaderInfo // to be sent before the queue; the latest wins
 	news     bool                // the feed may have something to tell, after the queue
 	open     int                 // operations read and not yet answered on the stream
@@ -46,10 +49,13 @@ type session struct {
 	err      error               // why the reader ended, nil for eof
 	turns    map[turnKey][]*turn // reads without a req_id that wait for their turn
 	mgmt     bool                // a management request is being carried out
+
+	progress atomic.Int64 // when the writer began or last sent something, in nanoseconds since the server was created
 }
 
 func newSession(srv *Server, stream grpc.BidiStreamingServer[cachepb.CacheRequest, cachepb.Ack]) *session {
 	s := &session{srv: srv, stream: stream}
+	s.progress.Store(int64(time.Since(srv.created)))
 	s.writable.L, s.readable.L = &s.mu, &s.mu
 	return s
 }
@@ -64,15 +70,17 @@ type mark struct {
 type answers struct {
 	acks  []*cachepb.Ack
 	marks []mark
+	bytes int // about what they take
 }
 
 func (a *answers) add(ack *cachepb.Ack, m mark) {
 	a.acks, a.marks = append(a.acks, ack), append(a.marks, m)
+	a.bytes += ackWeight(ack)
 }
 
 func (a *answers) reset() {
 	clear(a.acks)
-	a.acks, a.marks = a.acks[:0], a.marks[:0]
+	a.acks, a.marks, a.bytes = a.acks[:0], a.marks[:0], 0
 }
 
 // call is the Responder of one operation.
@@ -85,8 +93,7 @@ type call struct {
 func (c *call) Deliver(ack *cachepb.Ack) {
 	c.s.mu.Lock()
 	if !c.s.ended {
-		c.s.queue.add(ack, c.mark)
-		c.s.wakeLocked()
+		c.s.queueLocked(ack, c.mark)
 	}
 	c.s.mu.Unlock()
 }
@@ -103,6 +110,20 @@ func (s *session) newCall(c class) *call {
 	s.calls = s.calls[1:]
 	next.s, next.mark = s, mark{s.readAt, c}
 	return next
+}
+
+// queueLocked queues an ack for the writer.
+func (s *session) queueLocked(ack *cachepb.Ack, m mark) {
+	before := s.queue.bytes
+	s.queue.add(ack, m)
+	s.holdLocked(s.queue.bytes - before)
+	s.wakeLocked()
+}
+
+// holdLocked counts bytes of answers that were queued, or with a negative number are gone.
+func (s *session) holdLocked(bytes int) {
+	s.held += bytes
+	s.srv.held.Add(int64(bytes))
 }
 
 // wakeLocked wakes the writer if it waits: the first delivery of many pays, the rest only append.
@@ -151,6 +172,7 @@ func (s *session) end() {
 	s.mu.Lock()
 	s.ended = true
 	s.queue, s.turns = answers{}, nil
+	s.holdLocked(-s.held)
 	s.wakeLocked()
 	s.readable.Broadcast()
 	s.mu.Unlock()
@@ -201,8 +223,49 @@ func (s *session) handle(req *cachepb.CacheRequest) bool {
 	silent := 0
 	for _, item := range items {
 		silent += s.dispatch(item)
+		if s.local.bytes >= spillBytes && !s.spill() {
+			return false
+		}
 	}
 	return s.finish(silent)
+}
+
+// spillBytes is how many bytes of answers to one message are gathered before they are handed to the writer. A batch of a
+// thousand reads may ask for a gigabyte.
+const spillBytes = 256 << 10
+
+// spill queues what has been answered of a message so far, and waits until the client has taken some of it if that is too
+// much. It returns false when the stream is over.
+func (s *session) spill() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queueLocalLocked()
+	s.awaitRoomLocked(func() bool { return s.held < s.srv.windowBytes() })
+	return !s.ended
+}
+
+// queueLocalLocked queues the answers of the message in hand.
+func (s *session) queueLocalLocked() {
+	if len(s.local.acks) > 0 && !s.ended {
+		s.queue.acks, s.queue.marks = append(s.queue.acks, s.local.acks...), append(s.queue.marks, s.local.marks...)
+		s.queue.bytes += s.local.bytes
+		s.holdLocked(s.local.bytes)
+		s.wakeLocked()
+	}
+	s.local.reset()
+}
+
+// awaitRoomLocked waits until there is room, or the stream is over.
+func (s *session) awaitRoomLocked(room func() bool) {
+	if s.ended || room() {
+		return
+	}
+	s.srv.stats.windowFull.Add(1)
+	s.waiting = true
+	for !s.ended && !room() {
+		s.readable.Wait()
+	}
+	s.waiting = false
 }
 
 // oversized tells why a batch is refused as a whole, or "". One answer must do then: a message may hold more items than
@@ -236,19 +299,11 @@ func (s *session) finish(silent int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open -= silent
-	if len(s.local.acks) > 0 && !s.ended {
-		s.queue.acks, s.queue.marks = append(s.queue.acks, s.local.acks...), append(s.queue.marks, s.local.marks...)
-		s.wakeLocked()
-	} else if silent > 0 && s.open == 0 {
+	if silent > 0 && s.open == 0 && len(s.local.acks) == 0 {
 		s.wakeLocked() // it may have been the last thing a draining session waited for
 	}
-	s.local.reset()
-	if s.open >= Window && !s.ended {
-		s.srv.stats.windowFull.Add(1)
-		for s.open >= Window && !s.ended {
-			s.readable.Wait()
-		}
-	}
+	s.queueLocalLocked()
+	s.awaitRoomLocked(func() bool { return s.open < Window && s.held < s.srv.windowBytes() })
 	return !s.ended
 }
 
@@ -314,6 +369,7 @@ func (s *session) take(out *outgoing) (over bool, err error) {
 	out.leader, s.leader = s.leader, nil
 	out.batching = s.batching
 	s.news = false
+	s.progress.Store(int64(time.Since(s.srv.created)))
 	return false, nil
 }
 
@@ -338,14 +394,26 @@ func (s *session) sent(out *answers) {
 	defer s.mu.Unlock()
 	for i, ack := range out.acks {
 		if m := out.marks[i]; m.class != classNone {
+			if s.tallies == nil {
+				s.tallies = new(tallies) // 3 KiB, which most idle streams never need
+			}
 			s.tallies[m.class].add(ack, now-m.at)
 		}
 	}
-	full := s.open >= Window
 	s.open -= len(out.acks)
-	if full && s.open < Window {
+	if !s.ended { // else it was all given up
+		s.holdLocked(-out.bytes)
+	}
+	if s.waiting {
 		s.readable.Signal()
 	}
+}
+
+// stalled reports whether the writer has been waiting for the client for longer than limit.
+func (s *session) stalled(limit time.Duration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.idle && !s.ended && time.Since(s.srv.created)-time.Duration(s.progress.Load()) > limit
 }
 
 // send sends acks one by one, or packed if the client understands that.
@@ -362,6 +430,7 @@ func (s *session) send(acks []*cachepb.Ack, batching bool) error {
 		if err := s.stream.Send(msg); err != nil {
 			return err
 		}
+		s.progress.Store(int64(time.Since(s.srv.created)))
 		acks = acks[n:]
 	}
 	return nil
@@ -400,9 +469,8 @@ func (t *turn) Deliver(ack *cachepb.Ack) {
 	t.ack = ack
 	waiting := t.s.turns[t.key]
 	for len(waiting) > 0 && waiting[0].ack != nil {
-		t.s.queue.add(waiting[0].ack, waiting[0].mark)
+		t.s.queueLocked(waiting[0].ack, waiting[0].mark)
 		waiting = waiting[1:]
-		t.s.wakeLocked()
 	}
 	if len(waiting) == 0 {
 		delete(t.s.turns, t.key)
