@@ -314,6 +314,7 @@ func TestAllNodesDown(t *testing.T) {
 		n.nodes["a:1"].Stop()
 		n.nodes["b:1"].Stop()
 		open.Wait()
+		synctest.Wait() // or what is sent next meets a stream that does not know of its end yet
 		if inFlight.Status != client.StatusInfo || !errors.Is(inFlight.Err, client.ErrBroken) {
 			t.Errorf("in flight: %s %v", inFlight.Status, inFlight.Err)
 		}

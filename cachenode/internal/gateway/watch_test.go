@@ -141,7 +141,7 @@ func TestWatchSchedules(t *testing.T) {
 	}
 	t.Logf("%d schedules: %v", last-first+1, total)
 	for _, what := range []string{"changes", "BEGIN", "SLOW", "RESTORED", "RESET"} {
-		if total[what] == 0 && first == 1 {
+		if total[what] == 0 && first == 1 && last >= 10 { // resets are rare: fewer schedules may have none
 			t.Errorf("no stream was ever told of %s: the test shows nothing about it", what)
 		}
 	}
