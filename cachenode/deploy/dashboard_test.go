@@ -26,9 +26,9 @@ func TestDashboardReturnsData(t *testing.T) {
 	if program == "" {
 		t.Skip("DEPLOY_PROMETHEUS names no prometheus; make deploy-check does, if there is one")
 	}
-	hosts, admins := startNodes(t)
-	keepBusy(t, hosts)
-	server := startPrometheus(t, program, admins)
+	c := startNodes(t)
+	c.keepBusy(t)
+	server := startPrometheus(t, program, c.admins)
 	variables := strings.NewReplacer("$job", "cachenode", "$instance", ".*", "$__rate_interval", "10s")
 	for title, exprs := range dashboardQueries(t) {
 		for _, expr := range exprs {
@@ -41,15 +41,12 @@ func TestDashboardReturnsData(t *testing.T) {
 }
 
 // keepBusy does operations of every kind and level through every node until the test ends.
-func keepBusy(t *testing.T, hosts []string) {
+func (c *cluster) keepBusy(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	for _, h := range hosts {
-		conn, err := client.NewConn(client.Config{Addr: h, Token: "secret"})
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, h := range c.hosts {
+		conn := c.connect(t, h)
 		wg.Go(func() {
 			defer conn.Close()
 			tick := time.NewTicker(10 * time.Millisecond)

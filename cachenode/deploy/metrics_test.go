@@ -3,12 +3,15 @@ package deploy_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -24,14 +27,33 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// startNodes runs three nodes in this process, and returns their addresses and those of their admin services once all
-// are ready.
-func startNodes(t *testing.T) (hosts, admins []string) {
+// cluster is three nodes in this process, with mutual TLS and one certificate for everybody.
+type cluster struct {
+	hosts, admins []string
+	tls           *tls.Config // of clients
+}
+
+// startNodes runs a cluster until the test ends, and returns it once all nodes are ready.
+func startNodes(t *testing.T) *cluster {
 	t.Helper()
+	var hosts, admins []string
 	for range 3 {
 		hosts, admins = append(hosts, freeAddr(t)), append(admins, freeAddr(t))
 	}
 	config.SortHosts(hosts)
+	cert, key := certificate(t, "redhac.local")
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{hosts, admins, &tls.Config{ServerName: "redhac.local", Certificates: []tls.Certificate{pair}, RootCAs: x509.NewCertPool()}}
+	c.tls.RootCAs.AppendCertsFromPEM(cert)
+	certFile, keyFile := filepath.Join(t.TempDir(), "cert"), filepath.Join(t.TempDir(), "key")
+	for file, data := range map[string][]byte{certFile: cert, keyFile: key} {
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, len(hosts))
 	var nodes []*node.Node
@@ -46,7 +68,8 @@ func startNodes(t *testing.T) (hosts, admins []string) {
 	for slot := range hosts {
 		cfg := config.Default()
 		cfg.HAMode, cfg.Hosts, cfg.Self = true, hosts, slot
-		cfg.Listen, cfg.AdminAddr, cfg.Token, cfg.TLS.Enabled = hosts[slot], admins[slot], "secret", false
+		cfg.Listen, cfg.AdminAddr, cfg.Token = hosts[slot], admins[slot], "secret"
+		cfg.TLS.Enabled, cfg.TLS.ServerCert, cfg.TLS.ServerKey, cfg.TLS.CAServer = true, certFile, keyFile, certFile
 		if err := cfg.Validate(); err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +85,17 @@ func startNodes(t *testing.T) (hosts, admins []string) {
 			t.Fatal(err)
 		}
 	}
-	return hosts, admins
+	return c
+}
+
+// connect returns a connection with one of the nodes.
+func (c *cluster) connect(t *testing.T, host string) *client.Conn {
+	t.Helper()
+	conn, err := client.NewConn(client.Config{Addr: host, Token: "secret", TLS: c.tls})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
 }
 
 func freeAddr(t *testing.T) string {
@@ -76,13 +109,10 @@ func freeAddr(t *testing.T) string {
 }
 
 // use does one of everything through each node, so that labels which follow the traffic have values.
-func use(t *testing.T, hosts []string) {
+func (c *cluster) use(t *testing.T) {
 	t.Helper()
-	for _, h := range hosts {
-		conn, err := client.NewConn(client.Config{Addr: h, Token: "secret"})
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, h := range c.hosts {
+		conn := c.connect(t, h)
 		defer conn.Close()
 		for _, kind := range []client.Kind{client.KindInsert, client.KindGet, client.KindRemove, client.KindPut, client.KindDel} {
 			op := &client.Op{Kind: kind, Cache: "trial", Key: "key", Value: []byte("value"), Level: client.LevelQuorum}
@@ -204,9 +234,9 @@ func read(t *testing.T, path string) []byte {
 // Every metric, label and value that an alert or the dashboard names is exported by three running nodes. An alert on a
 // metric that is misspelled, or that has been renamed since, would never fire, and nobody would notice.
 func TestQueriesNameWhatNodesExport(t *testing.T) {
-	hosts, admins := startNodes(t)
-	use(t, hosts)
-	e := scrape(t, admins)
+	c := startNodes(t)
+	c.use(t)
+	e := scrape(t, c.admins)
 	for _, a := range alerts(t) {
 		for _, wrong := range e.check(a.Expr) {
 			t.Errorf("alert %s: %s", a.Alert, wrong)
@@ -220,7 +250,7 @@ func TestQueriesNameWhatNodesExport(t *testing.T) {
 		}
 	}
 	if path := os.Getenv("DEPLOY_METRICS"); path != "" { // for promtool, by check.sh
-		if err := os.WriteFile(path, get(t, "http://"+admins[0]+"/metrics"), 0o600); err != nil {
+		if err := os.WriteFile(path, get(t, "http://"+c.admins[0]+"/metrics"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

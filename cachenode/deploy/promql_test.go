@@ -76,7 +76,7 @@ func parseQuery(expr string) (q query) {
 var (
 	labelsOfPrometheus  = []string{"job", "instance"}
 	metricsOfPrometheus = []string{"up"}
-	functions           = strings.Fields("sum min max avg count floor scalar histogram_quantile rate increase changes max_over_time")
+	functions           = strings.Fields("sum min max avg count floor scalar time histogram_quantile rate increase changes max_over_time")
 )
 
 // exports is what nodes export: for each metric its labels, and the values seen of each.
