@@ -1,14 +1,17 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
@@ -30,8 +33,6 @@ type dialer struct {
 	p    *peer
 	lane Lane
 	wake chan struct{} // capacity 1: dial now
-
-	failing bool // the last dial has failed, and that was logged; belongs to run
 
 	mu      sync.Mutex
 	current *link                   // guarded by mu: the link that is up
@@ -157,7 +158,7 @@ func (d *dialer) dial(run context.Context, redial bool) (lived time.Duration, er
 		return 0, err
 	}
 	report.close()
-	d.failing = false
+	d.p.trouble.over()
 	if got := s.first.GetMgmtAck().GetLeaderInfo().GetPeer().GetStatus(); got != nil && t.slotOf(got.GetId(), int(got.GetSlot())) != d.p.slot {
 		t.cfg.Logger.Warn("the node that answers has another slot: do all nodes have the same hosts?",
 			"slot", d.p.slot, "host", d.p.host.Identity, "dialed", d.p.host.dialAddr(), "its slot", got.GetSlot())
@@ -214,16 +215,45 @@ func (s *outgoing) close() {
 type watchedConn struct {
 	net.Conn
 	ended func(error)
+
+	full  atomic.Bool // first is
+	mu    sync.Mutex
+	first []byte // the first bytes that came
 }
+
+// watchedBytes is how many of the first bytes are kept: those of two small frames.
+const watchedBytes = 64
 
 const endGrace = 5 * time.Millisecond
 
 func (c *watchedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
+	if !c.full.Load() {
+		c.mu.Lock()
+		c.first = append(c.first, p[:min(n, watchedBytes-len(c.first))]...)
+		c.full.Store(len(c.first) == watchedBytes)
+		c.mu.Unlock()
+	}
 	if err != nil {
 		time.AfterFunc(endGrace, func() { c.ended(fmt.Errorf("peer: connection ended: %w", err)) })
 	}
 	return n, err
+}
+
+// insecure reports whether the other end of a connection without TLS has asked for it, as our nodes do.
+func (c *watchedConn) insecure() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := http2.NewFramer(nil, bytes.NewReader(c.first))
+	for {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			return false
+		}
+		if away, ok := frame.(*http2.GoAwayFrame); ok {
+			return away.ErrCode == http2.ErrCodeInadequateSecurity
+		}
+	}
 }
 
 // open connects, opens the stream and waits for its greeting. ctx bounds the life of the stream; cancel ends it.
@@ -233,7 +263,8 @@ func (d *dialer) open(ctx context.Context, cancel context.CancelCauseFunc) (*out
 	if err != nil {
 		return nil, err
 	}
-	conn = &watchedConn{conn, cancel}
+	watched := &watchedConn{Conn: conn, ended: cancel}
+	conn = watched
 	s := &outgoing{conn: conn}
 	s.cc, err = grpc.NewClient("passthrough:///"+d.p.host.authority(), d.options(conn, cancel)...)
 	if err != nil {
@@ -245,6 +276,9 @@ func (d *dialer) open(ctx context.Context, cancel context.CancelCauseFunc) (*out
 		timeout.Stop()
 		if cause := context.Cause(ctx); cause != nil { // before close, which is a cause as well
 			err = cause
+		}
+		if cfg.Credentials == nil && watched.insecure() {
+			err = ErrInsecure
 		}
 		s.close()
 		return nil, fmt.Errorf("peer: open stream to %s: %w", d.p.host.dialAddr(), err)
@@ -350,19 +384,53 @@ func (d *dialer) options(conn net.Conn, cancel context.CancelCauseFunc) []grpc.D
 	}, cfg.DialOptions...)
 }
 
-// logFailure logs the first failure of a row.
+// trouble is why a peer cannot be reached, as far as it was logged: each reason once until a dial succeeds, and not once
+// for each lane.
+type trouble struct {
+	mu   sync.Mutex
+	said map[string]bool
+}
+
+// news reports whether a reason was not logged yet.
+func (t *trouble) news(reason string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.said[reason] {
+		return false
+	}
+	if t.said == nil {
+		t.said = map[string]bool{}
+	}
+	t.said[reason] = true
+	return true
+}
+
+func (t *trouble) over() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.said)
+}
+
+// logFailure logs a failed dial if it has another reason than those before it.
 func (d *dialer) logFailure(err error) {
-	if d.failing {
-		return
-	}
-	d.failing = true
-	attrs := []any{"slot", d.p.slot, "host", d.p.host.Identity, "lane", d.lane.String(), "err", err}
+	reason := ""
 	if d.t.cfg.Explain != nil {
-		if reason := d.t.cfg.Explain(err); reason != "" {
-			attrs = append(attrs, "reason", reason)
-		}
+		reason = d.t.cfg.Explain(err)
 	}
-	d.t.cfg.Logger.Warn("peer is out of reach, dialing on", attrs...)
+	switch {
+	case reason != "":
+	case errors.Is(err, ErrInsecure):
+		reason = "it speaks TLS, and this node does not: see CACHE_TLS"
+	case isRefused(err):
+		reason = "refused"
+	case errors.Is(err, ErrSilent):
+		reason = "no answer"
+	default:
+		reason = "failed"
+	}
+	if d.p.trouble.news(reason) {
+		d.t.cfg.Logger.Warn("peer is out of reach, dialing on", "slot", d.p.slot, "host", d.p.host.Identity, "reason", reason, "err", err)
+	}
 }
 
 func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }

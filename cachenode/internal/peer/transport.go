@@ -155,6 +155,8 @@ var (
 	// ErrSilent ends a stream on which nothing was received for Config.SilenceTimeout, and is passed to DialFailed
 	// when a dial goes unanswered.
 	ErrSilent = errors.New("peer: no answer")
+	// ErrInsecure is passed to DialFailed when this node dials without TLS and the other one asks for it.
+	ErrInsecure = errors.New("peer: no TLS, and the other node asks for it")
 	// ErrNoGreeting is passed to DialFailed when the first message of a stream is not a LeaderInfo.
 	ErrNoGreeting = errors.New("peer: first message is not a LeaderInfo")
 )
@@ -332,6 +334,7 @@ type peer struct {
 	host    Host
 	out, in [lanes]atomic.Pointer[link]
 	dialers [lanes]*dialer
+	trouble trouble
 	accept  [lanes]sync.Mutex // serializes the coming of incoming streams, so that their events keep their order
 }
 
