@@ -117,7 +117,7 @@ type Config struct {
 	MaxStaleness    time.Duration // bound of local reads; only health uses it here. Default 500 ms
 	Policies        uint64        // hash of what replicas must be given alike; nodes that differ form no cluster together. 0: unknown
 
-	LogRetainBytes   uint64 // applied entries kept for slow followers. Default 64 MiB
+	LogRetainBytes   uint64 // applied entries kept for slow followers; during a transfer eight times as much, and as much as the snapshot. Default 64 MiB
 	LogRetainEntries int    // default 10 000
 	MaxUncommitted   uint64 // bytes of proposals in flight. Default 64 MiB
 	SnapshotChunk    int    // bytes. Default 256 KiB

@@ -45,6 +45,7 @@ type outgoing struct {
 	next     uint32                   // seq of the next chunk
 	acked    uint32                   // chunks acknowledged, all before this seq
 	window   []*cachepb.SnapshotChunk // sent and not acknowledged
+	size     uint64                   // bytes read so far
 	drained  bool                     // the last chunk was read
 	finished bool                     // MsgSnap sent; only pins the log
 	movedAt  time.Duration
@@ -106,6 +107,7 @@ func (t *transfers) pump(c *Core, p *peer) {
 		}
 		chunk := &cachepb.SnapshotChunk{Transfer: o.id, Seq: o.next, Data: data, Last: done, Crc32C: crc32.Checksum(data, castagnoli)}
 		o.next++
+		o.size += uint64(len(data))
 		o.drained = done
 		o.window = append(o.window, chunk)
 		t.send(c, p, chunk)
@@ -187,11 +189,27 @@ func (c *Core) SnapshotProgress() (sending bool, progress float64, receiving boo
 	return sending, progress, t.in != nil
 }
 
-// manageTransfers runs once a tick: it ends transfers that do not move.
+// pinnedLogs is how many times what is retained anyway the log may grow while a transfer pins it, beside the size of what
+// was transferred.
+const pinnedLogs = 8
+
+// hopeless reports whether the log that is kept for a transfer has grown beyond its bound. It grows by what is written
+// meanwhile; where that is more than the snapshot moves, its receiver never comes to the end, and this node would keep
+// ever more for it.
+func (c *Core) hopeless(o *outgoing) bool {
+	return c.store.bytes > pinnedLogs*c.cfg.LogRetainBytes+o.size
+}
+
+// manageTransfers runs once a tick: it ends transfers that do not move, or that the log runs away from.
 func (c *Core) manageTransfers() {
 	o := c.transfers.out
 	switch {
 	case o == nil:
+	case o.finished && c.hopeless(o):
+		c.transfers.out = nil
+	case c.hopeless(o):
+		c.log.Warn("snapshot given up: the log grows faster than it moves", "log_bytes", c.store.bytes, "sent_bytes", o.size)
+		c.transfers.abort(c, o.to)
 	case o.finished && c.now-o.movedAt > transferPin:
 		c.transfers.out = nil
 	case !o.finished && c.now-o.movedAt > transferIdle:

@@ -40,6 +40,8 @@ type Options struct {
 	Upper func(n *Node) (upper replication.Driven, attach func(*replication.Core))
 	// LogRetainEntries forces snapshots when small. Default 10 000
 	LogRetainEntries int
+	// LogRetainBytes is that of replication.Config.
+	LogRetainBytes uint64
 	// Batch makes one turn of everything that arrives within a random time of up to a millisecond, or during a pause, as
 	// a busy Runner does. Inputs take effect when the turn comes, not when they are given.
 	Batch bool
@@ -244,7 +246,7 @@ func (s *Sim) StartWith(slot int, list []string, joinOnly bool) {
 		Policies: policies,
 		Hosts:    list, Self: slices.Index(list, s.hosts[slot]), JoinOnly: joinOnly, AbandonAfter: s.opt.AbandonAfter, Transport: n, Upper: n.Upper, Logger: logger,
 		WallClock: func() time.Time { return time.Unix(1_700_000_000, 0).Add(s.now) },
-		Rand:      s.rng.Uint64, LogRetainEntries: s.opt.LogRetainEntries, SnapshotChunk: cmp.Or(s.opt.SnapshotChunk, 512),
+		Rand:      s.rng.Uint64, LogRetainEntries: s.opt.LogRetainEntries, LogRetainBytes: s.opt.LogRetainBytes, SnapshotChunk: cmp.Or(s.opt.SnapshotChunk, 512),
 		SnapshotWindow: s.opt.SnapshotWindow,
 	})
 	if err != nil {
