@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/reports/result"
@@ -71,13 +73,20 @@ func (s *session) selfEcho(ctx context.Context, each time.Duration) error {
 	}
 	var op client.Op
 	src.Op(0, &op, nil)
-	var ours, tight, ratios, allocs, tightAllocs []float64
+	var ours, tight, ratios, allocs, tightAllocs, cpu, tightCPU []float64
 	for round := range selfRounds {
+		used := processorTime()
 		own, a, err := s.closedLoop(ctx, fmt.Sprintf("echo, round %d", round+1), src, selfWindow, each)
 		if err != nil {
 			return err
 		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		sum := s.steps[len(s.steps)-1].summary
+		cpu = append(cpu, float64(processorTime()-used)/max(float64(sum.Counts.Intended+sum.WarmedUp), 1))
 		s.live.phase(fmt.Sprintf("tight client, round %d", round+1))
+		used = processorTime()
 		limit, cancel := context.WithTimeout(ctx, each)
 		mallocs := allocations()
 		n, took, err := echo.Tight(limit, &op, selfWindow, 0)
@@ -92,10 +101,12 @@ func (s *session) selfEcho(ctx context.Context, each time.Duration) error {
 		other := float64(n) / took.Seconds()
 		ours, tight, ratios = append(ours, own), append(tight, other), append(ratios, own/other)
 		allocs, tightAllocs = append(allocs, a), append(tightAllocs, ta/float64(n))
+		tightCPU = append(tightCPU, float64(processorTime()-used)/float64(n))
 	}
 	ratio := middle(ratios)
 	s.demand("echo against the tight client", fmt.Sprintf("rate >= %.0f%%", 100*selfShare),
-		fmt.Sprintf("%.1f%% (middle of %d rounds: %.0f/s against %.0f/s)", 100*ratio, selfRounds, middle(ours), middle(tight)), ratio >= selfShare)
+		fmt.Sprintf("%.1f%% (middle of %d rounds: %.0f/s against %.0f/s; processor time of both ends %s against %s for each operation)", 100*ratio, selfRounds,
+			middle(ours), middle(tight), time.Duration(middle(cpu)), time.Duration(middle(tightCPU))), ratio >= selfShare)
 	more := middle(allocs) - middle(tightAllocs)
 	s.demand("echo against the tight client", fmt.Sprintf("allocations <= +%d", selfAllocs),
 		fmt.Sprintf("%+.2f for each operation (%.2f and %.2f, of which gRPC's at both ends)", more, middle(allocs), middle(tightAllocs)), more <= selfAllocs)
@@ -120,6 +131,15 @@ func (s *session) closedLoop(ctx context.Context, phase string, src load.Source,
 	sum := s.steps[len(s.steps)-1].summary
 	all := sum.Counts.Intended + sum.WarmedUp
 	return float64(sum.Counts.OK) / max(sum.Elapsed.Seconds(), 1e-9), float64(allocations()-before) / max(float64(all), 1), nil
+}
+
+// processorTime is what this process has used so far.
+func processorTime() time.Duration {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func allocations() uint64 {

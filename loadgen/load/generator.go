@@ -198,11 +198,19 @@ type call struct {
 	resume   *time.Timer          // of a closed loop that pauses
 }
 
-// window is the free slots of one stream.
+// window is the free slots of one stream, and what became of its operations.
+// Each stream counts for itself: what all of them wrote to would travel from core
+// to core with every operation.
 type window struct {
 	mu    sync.Mutex
 	free  []*call
-	pacer *hdrhistogram.Histogram // by whom it is written: the pacer, or the stream's clients
+	pacer *hdrhistogram.Histogram // of the pacer alone
+	// begun counts the recorded operations that were taken from the plan, apart
+	// from how they end: the two have to agree.
+	begun  atomic.Int64
+	warmed atomic.Int64
+	// ended is guarded by the lock of the Recorder's shard for the stream.
+	ended result.Counts
 	_     [64]byte
 }
 
@@ -222,14 +230,7 @@ type generation struct {
 	freed   chan struct{} // capacity 1: a slot was freed while the pacer waited, or busy reached 0
 	waiting atomic.Bool
 
-	intended atomic.Int64 // counted apart from how they end: the sums have to agree
-
-	tallies [5]atomic.Int64 // by sampleStatus
-	misses  atomic.Int64
-	refused atomic.Int64
-	strays  atomic.Int64
-	warmed  atomic.Int64
-	full    int64
+	full int64
 }
 
 // Run offers the load. It returns when everything intended has ended or was
@@ -347,13 +348,14 @@ func (g *generation) conclude(ctx context.Context, until time.Duration) *Summary
 			g.Observer.Return(&c.seen, &o)
 		}
 	}
-	s := &Summary{WarmedUp: g.warmed.Load(), FullWaits: g.full}
-	s.Counts = result.Counts{
-		OK: g.tallies[sampleOK].Load(), Fail: g.tallies[sampleFail].Load(), Info: g.tallies[sampleInfo].Load(),
-		Missed: g.tallies[sampleMissed].Load(), Unfinished: g.tallies[sampleUnfinished].Load(),
-		Miss: g.misses.Load(), Refused: g.refused.Load(), Misrouted: g.strays.Load(),
+	s := &Summary{FullWaits: g.full}
+	for stream := range g.windows {
+		w := &g.windows[stream]
+		ended := g.Recorder.read(stream, &w.ended)
+		ended.Intended = w.begun.Load()
+		s.Counts.Add(&ended)
+		s.WarmedUp += w.warmed.Load()
 	}
-	s.Counts.Intended = g.intended.Load()
 	s.Elapsed = max(min(until, g.end)-g.measure, 0)
 	if ctx.Err() != nil {
 		s.Aborted = context.Cause(ctx)
@@ -589,10 +591,12 @@ func (g *generation) fill(c *call, i uint64, intended, now time.Duration) {
 	c.scratch = g.Source.Op(i, &c.op, c.scratch)
 	c.recorded = intended >= g.measure
 	if c.recorded {
-		g.intended.Add(1)
+		g.windows[c.stream].begun.Add(1)
 	}
 	c.sample = sample{phase: g.phaseAt(intended), index: seriesIndex(&c.op), intended: intended, sent: now}
-	c.seen = Operation{Index: i, Op: &c.op, Stream: c.stream, Intended: intended, Sent: now}
+	if g.Observer != nil {
+		c.seen = Operation{Index: i, Op: &c.op, Stream: c.stream, Intended: intended, Sent: now}
+	}
 }
 
 // start hands the operation to the target. An error means that the target is
@@ -612,7 +616,7 @@ func (g *generation) start(c *call) error {
 		c.state.Store(callFree)
 		return err
 	}
-	c.end(client.Outcome{Status: client.StatusFail, Err: err})
+	c.end(&client.Outcome{Status: client.StatusFail, Err: err})
 	g.put(c)
 	return nil
 }
@@ -648,12 +652,11 @@ func (c *call) finish(o client.Outcome) {
 			if !c.state.CompareAndSwap(state, callOver) {
 				continue
 			}
-			c.end(o)
+			c.end(&o)
 			switch {
 			case c.run.Schedule != nil:
 				c.run.put(c)
 			case state == callWaiting:
-				c.state.Store(callDone)
 				c.run.follow(c)
 			case !c.state.CompareAndSwap(callOver, callDone):
 				c.run.follow(c)
@@ -666,7 +669,7 @@ func (c *call) finish(o client.Outcome) {
 }
 
 // end records the outcome.
-func (c *call) end(o client.Outcome) {
+func (c *call) end(o *client.Outcome) {
 	s := &c.sample
 	if s.returned = o.Returned.Sub(c.run.Recorder.start); o.Returned.IsZero() {
 		s.returned = c.run.now()
@@ -688,7 +691,7 @@ func (c *call) end(o client.Outcome) {
 	if c.shown {
 		c.shown = false
 		c.seen.Returned = s.returned
-		seen := o // a copy, so that without an observer nothing is allocated
+		seen := *o // a copy, so that without an observer nothing is allocated
 		c.run.Observer.Return(&c.seen, &seen)
 	}
 }
@@ -697,20 +700,10 @@ func (c *call) end(o client.Outcome) {
 func (c *call) count() {
 	g := c.run
 	if !c.recorded {
-		g.warmed.Add(1)
+		g.windows[c.stream].warmed.Add(1)
 		return
 	}
-	g.tallies[c.sample.status].Add(1)
-	if c.sample.status == sampleOK && c.sample.miss {
-		g.misses.Add(1)
-	}
-	if c.sample.status == sampleFail && c.sample.refused {
-		g.refused.Add(1)
-	}
-	if c.sample.misrouted {
-		g.strays.Add(1)
-	}
-	g.Recorder.record(c.stream, &c.sample)
+	g.Recorder.record(c.stream, &c.sample, &g.windows[c.stream].ended)
 }
 
 // closed keeps every slot busy until the end.
@@ -757,6 +750,9 @@ func (g *generation) idle() <-chan struct{} { return g.freed }
 // until one of them does not end at once. Its answer will continue then.
 func (g *generation) client(c *call) {
 	for {
+		// Before it is asked whether the run is over: whoever ends it waits for
+		// those who may not have seen it.
+		c.state.Store(callStarting)
 		i := (g.next.Add(1)-1)*g.Segment.of() + g.Segment.Index
 		now := g.now()
 		if g.stopped.Load() || now >= g.end || g.Ops > 0 && i >= g.Ops {
@@ -765,7 +761,6 @@ func (g *generation) client(c *call) {
 		}
 		g.fill(c, i, now, now)
 		c.sample.closed = len(g.calls)
-		c.state.Store(callStarting)
 		if g.Observer != nil {
 			c.shown = true
 			g.Observer.Invoke(&c.seen)
@@ -775,7 +770,7 @@ func (g *generation) client(c *call) {
 			// Nothing was sent. A client that is refused waits before it tries
 			// again, or it would do nothing but be refused.
 			c.state.Store(callOver)
-			c.end(client.Outcome{Status: client.StatusFail, Err: err})
+			c.end(&client.Outcome{Status: client.StatusFail, Err: err})
 			c.state.Store(callDone)
 			c.resume.Reset(max(g.Think, refusedPause))
 			return
@@ -797,6 +792,7 @@ const refusedPause = 5 * time.Millisecond
 // follow continues a client whose operation was answered.
 func (g *generation) follow(c *call) {
 	if g.Think > 0 {
+		c.state.Store(callDone)
 		c.resume.Reset(g.Think)
 		return
 	}

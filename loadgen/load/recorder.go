@@ -323,35 +323,55 @@ const (
 	sampleUnfinished
 )
 
-func (r *Recorder) record(worker int, s *sample) {
+// count adds the operation to counts.
+func (s *sample) count(c *result.Counts) {
+	c.Intended++
+	if s.misrouted {
+		c.Misrouted++
+	}
+	switch s.status {
+	case sampleOK:
+		c.OK++
+		if s.miss {
+			c.Miss++
+		}
+	case sampleFail:
+		c.Fail++
+		if s.refused {
+			c.Refused++
+		}
+	case sampleInfo:
+		c.Info++
+	case sampleMissed:
+		c.Missed++
+	case sampleUnfinished:
+		c.Unfinished++
+	}
+}
+
+// read returns what a worker's tally holds.
+func (r *Recorder) read(worker int, tally *result.Counts) result.Counts {
+	sh := r.shards[worker%len(r.shards)]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return *tally
+}
+
+// record adds an operation to the numbers of its series, and counts it in tally,
+// which belongs to the worker.
+func (r *Recorder) record(worker int, s *sample, tally *result.Counts) {
 	sh := r.shards[worker%len(r.shards)]
 	sh.mu.Lock()
 	c := sh.cellOf(s.phase, s.index)
 	c.closed = s.closed
-	c.counts.Intended++
-	if s.misrouted {
-		c.counts.Misrouted++
-	}
+	s.count(&c.counts)
+	s.count(tally)
 	switch s.status {
 	case sampleOK:
-		c.counts.OK++
-		if s.miss {
-			c.counts.Miss++
-		}
 		c.add(0, s)
 	case sampleFail:
-		c.counts.Fail++
-		if s.refused {
-			c.counts.Refused++
-		}
 		c.add(1, s)
-	case sampleInfo:
-		c.counts.Info++
-		c.add(2, s)
-	case sampleMissed:
-		c.counts.Missed++
-	case sampleUnfinished:
-		c.counts.Unfinished++
+	case sampleInfo, sampleUnfinished:
 		c.add(2, s)
 	}
 	sh.mu.Unlock()

@@ -167,6 +167,9 @@ func rateText(perSecond float64) string {
 	return strconv.FormatFloat(perSecond, 'g', -1, 64) + "/s"
 }
 
+// leastPerSecond keeps the gaps of a schedule within what a time.Duration holds.
+const leastPerSecond = 1e-3
+
 // ParseRate reads operations per second: 500, 20k, 2.5k/s.
 func ParseRate(s string) (float64, error) {
 	number, factor := strings.TrimSuffix(strings.TrimSpace(s), "/s"), 1.0
@@ -176,8 +179,8 @@ func ParseRate(s string) (float64, error) {
 		number, factor = n, 1e6
 	}
 	v, err := strconv.ParseFloat(number, 64)
-	if v *= factor; err != nil || !(v >= 0) || v > 1e9 {
-		return 0, fmt.Errorf("rate %q: want operations per second, such as 500 or 20k", s)
+	if v *= factor; err != nil || v != 0 && !(v >= leastPerSecond && v <= 1e9) {
+		return 0, fmt.Errorf("rate %q: want operations per second, such as 500 or 20k, from %g to 1e9, or 0", s, leastPerSecond)
 	}
 	return v, nil
 }

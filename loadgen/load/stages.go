@@ -164,6 +164,9 @@ func (st Stage) when(from, x float64) float64 {
 	return u
 }
 
+// maxStages bounds a plan; what changes more often is a file to replay.
+const maxStages = 1000
+
 // parseStages reads "10s:20k,20s:20k:step": how long, to which rate, and how.
 // The first part may be "from:500".
 func parseStages(text, args string, from float64, random bool) (Schedule, error) {
@@ -186,6 +189,9 @@ func parseStages(text, args string, from float64, random bool) (Schedule, error)
 		}
 		s.Steps = append(s.Steps, st)
 	}
+	if len(s.Steps) > maxStages {
+		return nil, fmt.Errorf("schedule %q: %d stages; want at most %d", text[:20], len(s.Steps), maxStages)
+	}
 	if len(s.Steps) == 0 || s.Rate() == 0 {
 		return nil, fmt.Errorf("schedule %q: offers nothing; want a stage with a rate above 0", text)
 	}
@@ -202,17 +208,20 @@ func parseStage(s string) (Stage, error) {
 	}
 	over, to, err := parsePart(part)
 	if err != nil {
-		return Stage{}, fmt.Errorf("stage %q: want DURATION:RATE, or with :step or :sine after it", s)
+		return Stage{}, fmt.Errorf("stage %q: want DURATION:RATE, or with :step or :sine after it: %w", s, err)
 	}
 	return Stage{To: to, Over: over, Shape: shape}, nil
 }
+
+// longestPart bounds a stage, so that no plan is longer than a time.Duration.
+const longestPart = 1000 * time.Hour
 
 // parsePart reads "10s:20k".
 func parsePart(s string) (time.Duration, float64, error) {
 	long, rate, _ := strings.Cut(s, ":")
 	d, err := time.ParseDuration(long)
-	if err != nil || d <= 0 {
-		return 0, 0, fmt.Errorf("%q: want a duration above 0", long)
+	if err != nil || d <= 0 || d > longestPart {
+		return 0, 0, fmt.Errorf("%q: want a duration above 0, of at most %s", long, longestPart)
 	}
 	perSecond, err := ParseRate(rate)
 	return d, perSecond, err

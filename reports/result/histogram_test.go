@@ -127,3 +127,28 @@ func TestPercentileFiles(t *testing.T) {
 		t.Errorf("%d lines, last count %d\n%s", lines, last, text)
 	}
 }
+
+// Nothing that stands in a log makes the reader panic, and what it reads can be
+// written again.
+func FuzzReadHistograms(f *testing.F) {
+	var log bytes.Buffer
+	w := NewLogWriter(&log, time.Unix(1_700_000_000, 0))
+	w.Write(Histogram{Distribution: Distribution{"a b", "insert", "quorum", OutcomeOK, QuantityLag}, To: time.Second, Histogram: histogramOf(1000, 5000, 60e9)})
+	f.Add(log.String())
+	f.Add("Tag=a/b/c/d/e,0,1,2,HISTFAAAABV4\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		hs, err := ReadHistograms(strings.NewReader(text), "f")
+		if err != nil {
+			return
+		}
+		var again bytes.Buffer
+		w := NewLogWriter(&again, time.Unix(1_700_000_000, 0))
+		for _, h := range hs {
+			w.Write(h)
+		}
+		back, err := ReadHistograms(&again, "g")
+		if w.Err() != nil || err != nil || len(back) != len(hs) {
+			t.Fatalf("%v, %v: %d of %d", w.Err(), err, len(back), len(hs))
+		}
+	})
+}
