@@ -53,7 +53,7 @@ type Workload struct {
 	// Sizes of values.
 	Sizes Sizes
 	// Compressible values are one word over and over. Otherwise a value does not
-	// compress; values of one run are cut from one MiB of noise, so that a large
+	// compress; values of one run are cut from 64 KiB of noise, so that a large
 	// enough dictionary could make something of them.
 	Compressible bool
 	// Checked values say who wrote them, as [CheckedValue] does; Client is that
@@ -126,9 +126,10 @@ func (w Workload) Source() (Source, error) {
 	return s, nil
 }
 
-// noiseSlack is how far the beginnings of values lie apart in the noise they
-// are cut from.
-const noiseSlack = 1 << 20
+// noiseSlack is how far the beginnings of values lie apart in the noise they are
+// cut from. More would not stay in a core's cache: the generator would wait for
+// memory, and push out what the target has there.
+const noiseSlack = 64 << 10
 
 type source struct {
 	w      Workload
