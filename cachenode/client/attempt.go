@@ -232,7 +232,7 @@ func (b *bulk) perform(ctx context.Context, conn *Conn) {
 	leave := context.AfterFunc(ctx, func() {
 		defer close(left)
 		for _, id := range ids {
-			conn.abandon(id, ctx.Err())
+			conn.abandon(id, endOf(ctx))
 		}
 	})
 	open.Wait()

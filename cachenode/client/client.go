@@ -267,7 +267,7 @@ func (c *Client) pick(ctx context.Context, end time.Time) (*Conn, error) {
 		case <-changed:
 			continue
 		case <-ctx.Done():
-			err = ctx.Err()
+			err = endOf(ctx)
 		case <-over:
 			err = ErrTimeout
 		}

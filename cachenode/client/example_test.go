@@ -136,6 +136,10 @@ func ExampleClient_Insert_errors() {
 	tell(insert(time.Second))
 
 	srv.Stop()
+	if c, err = client.New(srv.Config()); err != nil { // nobody there is not an error yet
+		log.Fatal(err)
+	}
+	defer c.Close()
 	tell(insert(time.Second))
 	// Output:
 	// <nil>

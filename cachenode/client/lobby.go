@@ -141,7 +141,7 @@ func (c *Conn) await(ctx context.Context, w *waiter, end time.Time) error {
 	case <-w.turn:
 		return nil
 	case <-ctx.Done():
-		err = ctx.Err()
+		err = endOf(ctx)
 	case <-over:
 		err = ErrTimeout
 	}
@@ -197,7 +197,7 @@ func (c *Conn) begin(ctx context.Context, op *Op, p patience, w *waiter, done fu
 		}
 	}()
 	for {
-		if err := ctx.Err(); err != nil {
+		if err := endOf(ctx); err != nil {
 			return 0, err
 		}
 		left, told := time.Until(p.end), time.Duration(0)
@@ -227,7 +227,7 @@ func (c *Conn) outcome(ctx context.Context, w *waiter, id uint64) Outcome {
 	case o := <-w.outcome:
 		return o
 	case <-ctx.Done():
-		c.abandon(id, ctx.Err())
+		c.abandon(id, endOf(ctx))
 		return <-w.outcome // from abandon, or from an answer that was faster
 	}
 }

@@ -242,3 +242,13 @@ func (o Outcome) Failure() error {
 	}
 	return o.Err
 }
+
+// endOf is why ctx ended, nil if it has not: a deadline is [ErrTimeout] whichever
+// of the caller's and the operation's own comes first, which is a matter of luck
+// where the two are the same.
+func endOf(ctx context.Context) error {
+	if err := ctx.Err(); !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return ErrTimeout
+}

@@ -298,7 +298,7 @@ type watchReader struct {
 	addr  string
 	pulse *pulse
 	mute  *time.Timer // runs until the first Gap
-	begun bool        // it has come
+	begun bool        // a change or the first Gap has come
 }
 
 // read tells events until the stream ends.
@@ -340,7 +340,7 @@ func (r *watchReader) tell(ack *cachepb.Ack) error {
 			Cache: change.GetCacheName(), Key: change.GetEntry(),
 			Cluster: out.GetCluster(), Term: out.GetTerm(), Index: out.GetIndex(),
 		}
-		r.cluster, r.index = out.GetCluster(), out.GetIndex()
+		r.told(out)
 	case *cachepb.Ack_DelAck:
 		change, out := m.DelAck.GetChange(), m.DelAck.GetOutcome()
 		if change == nil {
@@ -350,7 +350,7 @@ func (r *watchReader) tell(ack *cachepb.Ack) error {
 			Cache: change.GetCacheName(), Key: change.GetEntry(), Cause: Cause(change.GetCause()),
 			Cluster: out.GetCluster(), Term: out.GetTerm(), Index: out.GetIndex(),
 		}
-		r.cluster, r.index = out.GetCluster(), out.GetIndex()
+		r.told(out)
 	case *cachepb.Ack_Gap:
 		event = r.gap(m.Gap)
 	case *cachepb.Ack_MgmtAck:
@@ -368,6 +368,14 @@ func (r *watchReader) tell(ack *cachepb.Ack) error {
 		return errLoopEnded
 	}
 	return nil
+}
+
+// told notes a change. A node that tells changes is not mute, though its first
+// Gap may come after them.
+func (r *watchReader) told(out *cachepb.Outcome) {
+	r.cluster, r.index = out.GetCluster(), out.GetIndex()
+	r.begun, r.down = true, false
+	r.mute.Stop()
 }
 
 // gap makes the event of a Gap. A node does not know what this watch was told by
