@@ -43,7 +43,7 @@ eval "$(block README.md run 1)" >"$tmp/nodes.log" 2>"$tmp/nodes.err"
 status=$?
 read -ra nodes <<<"$(jobs -p | tr '\n' ' ')"
 expect 'README.md: three nodes, a write and a read' '^42$' sh -c "[ $status = 0 ] && cat '$tmp/nodes.log'"
-expect 'README.md: status' 'leader *voter' cat "$tmp/nodes.log"
+expect 'README.md: status' 'voter *leader' cat "$tmp/nodes.log"
 
 if has grpcurl; then
   expect 'grpcurl: insert' '"modRes": true' bash -c "$(block cachenode/examples/README.md grpcurl 1)"
