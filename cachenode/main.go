@@ -3,6 +3,7 @@
 //	cachenode [serve]             run a node; without any configuration: alone, on 127.0.0.1:7070, without TLS
 //	cachenode status              show every node of the cluster
 //	cachenode get CACHE KEY       and put, insert, del, remove
+//	cachenode watch [CACHE...]    print what changes
 //
 // Configuration is taken from flags, the environment, a YAML file and defaults, in this order; see cachenode serve
 // --help. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 and 143 ended by a second signal.
@@ -82,7 +83,7 @@ func newCommand(stdin io.Reader, stdout, stderr io.Writer) *cli.Command {
 		ExitErrHandler:                  func(context.Context, *cli.Command, error) {}, // run decides
 		Commands: append([]*cli.Command{
 			serveCommand(), statusCommand(), healthCommand(), leaderCommand(), membersCommand(), abandonCommand(), configCommand(), certsCommand(), versionCommand(),
-		}, operationCommands()...),
+		}, append(operationCommands(), watchCommand())...),
 	}
 	var prepare func(c *cli.Command)
 	prepare = func(c *cli.Command) {
