@@ -1,8 +1,10 @@
 package client_test
 
 import (
+	"cmp"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -119,6 +121,8 @@ func TestSessionOpens(t *testing.T) {
 			t.Errorf("opening and nine more took %s, want a second each", took)
 		}
 		first := tags[0].Session
+		// The nine are sent by as many goroutines, in any order.
+		slices.SortFunc(tags[1:], func(a, b *cachepb.OpTag) int { return cmp.Compare(a.GetSeq(), b.GetSeq()) })
 		for i, tag := range tags {
 			if tag.Session != first || tag.Seq != uint64(i+1) || tag.FirstUnacked > tag.Seq {
 				t.Errorf("tag %d: %v", i, tag)

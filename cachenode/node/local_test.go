@@ -210,7 +210,7 @@ func TestLocalCutOff(t *testing.T) {
 	if o.Status != client.StatusFail || !client.Definite(o.Code) {
 		t.Errorf("write: %+v", o)
 	}
-	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	short, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if err := n.Insert(short, "c", "k", nil, client.LevelQuorum); err == nil || errors.Is(err, client.ErrUnknown) {
 		t.Errorf("write with a context: %v", err)
