@@ -45,11 +45,7 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	s.mu.Lock()
 	n, all := len(s.sessions), s.ended
 	for sess := range s.sessions {
-		sess.mu.Lock()
-		if sess.tallies != nil {
-			all.merge(sess.tallies)
-		}
-		sess.mu.Unlock()
+		sess.count.mergeInto(&all)
 	}
 	s.mu.Unlock()
 	all.collect(ch)

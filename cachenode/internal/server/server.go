@@ -433,11 +433,7 @@ func (s *Server) remove(sess *session) {
 	defer s.mu.Unlock()
 	delete(s.sessions, sess)
 	delete(s.watchers, sess)
-	sess.mu.Lock()
-	if sess.tallies != nil {
-		s.ended.merge(sess.tallies)
-	}
-	sess.mu.Unlock()
+	sess.count.mergeInto(&s.ended)
 	if s.draining && len(s.sessions) == 0 {
 		close(s.idle)
 	}

@@ -31,13 +31,14 @@ type session struct {
 	refusing bool          // the node was draining when the message in hand arrived
 	turned   bool          // turns may be non-empty
 
+	count counter // of what was sent
+
 	mu       sync.Mutex
 	writable sync.Cond // the writer waits here for answers or an end
 	readable sync.Cond // the reader waits here for room in the window
 	queue    answers
 	held     int                 // bytes of the answers that were queued and not sent yet
 	waiting  bool                // the reader waits for room
-	tallies  *tallies            // of what was sent; nil: nothing was
 	leader   *cachepb.LeaderInfo // to be sent before the queue; the latest wins
 	news     bool                // the feed may have something to tell, after the queue
 	open     int                 // operations read and not yet answered on the stream
@@ -389,17 +390,9 @@ func (s *session) tell() error {
 
 // sent counts and closes the operations that were answered.
 func (s *session) sent(out *answers) {
-	now := time.Since(s.srv.created)
+	s.count.add(out, time.Since(s.srv.created))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i, ack := range out.acks {
-		if m := out.marks[i]; m.class != classNone {
-			if s.tallies == nil {
-				s.tallies = new(tallies) // 3 KiB, which most idle streams never need
-			}
-			s.tallies[m.class].add(ack, now-m.at)
-		}
-	}
 	s.open -= len(out.acks)
 	if !s.ended { // else it was all given up
 		s.holdLocked(-out.bytes)
