@@ -12,7 +12,6 @@ package check
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -100,7 +99,9 @@ type Limits struct {
 	// one tag took effect once.
 	ExactlyOnce bool
 	Converge    time.Duration // 0: not checked
-	Thresholds  []Threshold
+	// Recovery is within which time quorum writes have to go on; 0: any.
+	Recovery   time.Duration
+	Thresholds []Threshold
 }
 
 // LossBound is how much of a level's writes may be lost.
@@ -114,6 +115,14 @@ type LossBound struct {
 // promisedStaleness is how old a local read may be, where a scenario does not
 // say.
 const promisedStaleness = 500 * time.Millisecond
+
+// Abort is a threshold that was not kept while the load ran, and ended it.
+type Abort struct {
+	Metric string        `json:"metric"` // as written
+	Expr   string        `json:"expr"`
+	Got    string        `json:"got"` // at that moment
+	At     time.Duration `json:"at_ns"`
+}
 
 // Facts are what the runner saw that is neither an operation nor an event.
 type Facts struct {
@@ -137,6 +146,8 @@ type Facts struct {
 	// removed by itself when it was last asked.
 	Evicted map[string]uint64 `json:"evicted,omitempty"`
 	Expired map[string]uint64 `json:"expired,omitempty"`
+	// Aborted is the limit that ended the load early; nil: none did.
+	Aborted *Abort `json:"aborted,omitempty"`
 	// Generator describes a generator that could not keep to its schedule.
 	Generator string `json:"generator,omitempty"`
 	// LogFindings are lines of node logs that no healthy node writes.
@@ -208,7 +219,7 @@ func All(evidence *Input) *Verdicts {
 		v.linearizable(in, windows)
 	}
 	v.add(identity(in, windows))
-	v.add(dualLeader(in.Events))
+	v.dualLeader(in)
 	if in.Limit.Converge > 0 {
 		v.add(converged(in))
 	}
@@ -258,136 +269,6 @@ func faultWindows(events []result.Event, end time.Duration) []result.Window {
 	return r.Windows()
 }
 
-// minimum is how many acknowledged operations of a kind a run needs before it
-// says anything about that kind.
-const minimum = 20
-
-// validity is the check that comes first: did the run do what it was for.
-func validity(in *Input, windows []result.Window) result.Check {
-	var problems []string
-	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
-	h := in.History
-	switch {
-	case !h.Whole:
-		problem("the history has no end: the run was killed")
-	case h.Lost > 0:
-		problem("%d operations are missing from the history: %s", h.Lost, in.Facts.HistoryError)
-	}
-	if in.Facts.LoadError != "" {
-		problem("the load ended early: %s", in.Facts.LoadError)
-	}
-	oks := map[Demand]int{}
-	for i := range h.Ops {
-		if o := &h.Ops[i]; o.Outcome == history.OK && o.Phase == history.Load {
-			oks[Demand{o.Kind, o.Level}]++
-		}
-	}
-	for _, d := range in.Demands {
-		if n := oks[d]; n < minimum {
-			problem("only %d ok %s, expected %d at least", n, strings.TrimSpace(d.Kind+" "+d.Level), minimum)
-		}
-	}
-	for _, say := range in.unforeseen() {
-		problem("%s", say)
-	}
-	if in.Limit.LostWrites && len(in.Written) > 0 && !slices.ContainsFunc(in.Written, func(c string) bool { return !in.forgets(c) }) {
-		problem("every cache of the load evicted entries or let them expire: what is missing cannot be told from what was lost")
-	}
-	took, tolerated := injections(in, windows, problem)
-	if in.Limit.LostWrites && !in.Facts.FinalReads {
-		problem("not every key was read on every node at the end: %s", cmp.Or(in.Facts.FinalError, "the run ended before"))
-	}
-	c := result.Check{Name: "run validity", Verdict: result.Pass, Checked: int64(len(h.Ops)), Examples: problems}
-	if len(problems) > 0 {
-		c.Verdict, c.Count, c.Detail = result.Unknown, int64(len(problems)), problems[0]
-		if len(problems) > 1 {
-			c.Detail += fmt.Sprintf(" (and %d more)", len(problems)-1)
-		}
-		return c
-	}
-	c.Detail = fmt.Sprintf("%d operations recorded, %d of %d faults took effect", len(h.Ops), took, len(in.Planned))
-	c.Examples = tolerated
-	if len(tolerated) > 0 {
-		c.Detail += fmt.Sprintf(" (%s)", strings.Join(tolerated, "; "))
-	}
-	return c
-}
-
-// tolerable is the share of the injections of a series that may fail without
-// making the run invalid: it says less then, but what it says is true.
-const tolerable = 0.1
-
-// injections counts the planned injections that took effect, and reports what
-// was wrong with the others: each one that stands alone, and the series of
-// which too many were wrong. What was tolerated is returned.
-func injections(in *Input, windows []result.Window, problem func(format string, args ...any)) (took int, tolerated []string) {
-	window := map[string]*result.Window{}
-	for i := range windows {
-		window[windows[i].Fault] = &windows[i]
-	}
-	skipped := map[string]bool{}
-	for _, e := range in.Events {
-		if e.Kind == result.Note && e.Action == Skipped {
-			skipped[e.Fault] = true
-		}
-	}
-	type tally struct {
-		all, bad, skipped int
-		first             string
-	}
-	series := map[string]*tally{}
-	var order []string
-	for _, p := range in.Planned {
-		wrong := ""
-		switch w := window[p.Name]; {
-		case w == nil && skipped[p.Name]:
-			wrong = fmt.Sprintf("fault %q was skipped: the nodes were not ready", p.Name)
-		case w == nil:
-			wrong = fmt.Sprintf("fault %q was not injected", p.Name)
-		case w.Open:
-			wrong = fmt.Sprintf("fault %q was not healed", p.Name)
-		case w.Bit == nil:
-			wrong = fmt.Sprintf("fault %q: it is not known whether it took effect", p.Name)
-		case !*w.Bit:
-			wrong = fmt.Sprintf("fault %q was not seen to take effect: %s", p.Name, cmp.Or(w.Detail, "no evidence"))
-		default:
-			took++
-		}
-		if p.Series == "" {
-			if wrong != "" {
-				problem("%s", wrong)
-			}
-			continue
-		}
-		t := series[p.Series]
-		if t == nil {
-			t = new(tally)
-			series[p.Series] = t
-			order = append(order, p.Series)
-		}
-		t.all++
-		if wrong == "" {
-			continue
-		}
-		t.bad++
-		t.first = cmp.Or(t.first, wrong)
-		if skipped[p.Name] {
-			t.skipped++
-		}
-	}
-	for _, name := range order {
-		t := series[name]
-		say := fmt.Sprintf("%s: %d of %d injections without effect, %d of them skipped", name, t.bad, t.all, t.skipped)
-		switch {
-		case float64(t.bad) > tolerable*float64(t.all):
-			problem("%s; the first: %s", say, t.first)
-		case t.bad > 0:
-			tolerated = append(tolerated, say)
-		}
-	}
-	return took, tolerated
-}
-
 // converged checks that the nodes came to agree after everything healed.
 func converged(in *Input) result.Check {
 	c := result.Check{Name: "convergence", Verdict: result.Pass, Checked: int64(len(in.Nodes)), Worst: in.Facts.ConvergedIn}
@@ -401,67 +282,5 @@ func converged(in *Input) result.Check {
 	}
 	c.Verdict, c.Count = result.Violated, 1
 	c.Detail = fmt.Sprintf("not within %v after the last heal: %s", in.Limit.Converge, in.Facts.Divergence)
-	return c
-}
-
-// liveness checks that no process ended that was not told to, and that no node
-// logged what only a defect writes.
-func liveness(in *Input, windows []result.Window) result.Check {
-	c := result.Check{Name: "liveness", Verdict: result.Pass, Checked: int64(len(in.Nodes))}
-	if in.Facts.LoadFrom == 0 && len(in.Facts.LogFindings) == 0 {
-		c.Verdict, c.Detail = result.NotExercised, "the run ended before the load began"
-		return c
-	}
-	for _, e := range in.Events {
-		if e.Kind != result.Process || e.State != result.ProcessExited || in.Facts.Stopping > 0 && e.T >= in.Facts.Stopping {
-			continue
-		}
-		told := slices.ContainsFunc(windows, func(w result.Window) bool {
-			return (w.Action == "kill" || w.Action == "term") && slices.Contains(w.Targets, e.Node) && w.From <= e.T+tolerance && e.T <= w.To+tolerance
-		})
-		if !told {
-			c.Examples = append(c.Examples, fmt.Sprintf("%s ended on its own at %.3fs: %s", e.Node, e.T.Seconds(), e.Detail))
-		}
-	}
-	c.Examples = append(c.Examples, in.Facts.LogFindings...)
-	if c.Count = int64(len(c.Examples)); c.Count > 0 {
-		c.Verdict, c.Detail = result.Violated, c.Examples[0]
-		return c
-	}
-	c.Detail = "no process ended on its own, no panic or data race in a log"
-	return c
-}
-
-// tolerance covers the time between a signal and its event.
-const tolerance = 100 * time.Millisecond
-
-// dualLeader checks that no two nodes claimed one term of one cluster. The
-// observer polls, so a claim shorter than its interval can escape it.
-func dualLeader(events []result.Event) result.Check {
-	type claim struct {
-		cluster string
-		term    uint64
-	}
-	c := result.Check{Name: "dual leader", Verdict: result.NotExercised, Detail: "no leader was observed"}
-	leaders := map[claim]string{}
-	for _, e := range events {
-		if e.Kind != result.Observe || e.Role != result.RoleLeader {
-			continue
-		}
-		k := claim{e.Cluster, e.Term}
-		switch first, known := leaders[k]; {
-		case !known:
-			leaders[k] = e.Node
-		case first != e.Node:
-			c.Examples = append(c.Examples, fmt.Sprintf("%s and %s both led term %d of cluster %s (%s at %.3fs)", first, e.Node, e.Term, e.Cluster, e.Node, e.T.Seconds()))
-		}
-	}
-	c.Checked, c.Count = int64(len(leaders)), int64(len(c.Examples))
-	switch {
-	case c.Count > 0:
-		c.Verdict, c.Detail = result.Violated, c.Examples[0]
-	case c.Checked > 0:
-		c.Verdict, c.Detail = result.Pass, fmt.Sprintf("%d terms observed, each with one leader", c.Checked)
-	}
 	return c
 }

@@ -2,6 +2,8 @@ package check
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -616,23 +618,40 @@ func TestDualLeader(t *testing.T) {
 	for name, c := range map[string]struct {
 		events  string
 		verdict result.Verdict
+		why     string
 	}{
-		"one after the other":          {"observe n1 leader 2 10\nobserve n2 leader 3 500", result.Pass},
-		"the old one has not heard":    {"observe n1 leader 2 10\nobserve n2 leader 3 500\nobserve n1 leader 2 510", result.Pass},
-		"two in one term":              {"observe n1 leader 3 10\nobserve n2 leader 3 500", result.Violated},
-		"nobody was seen":              {"observe n1 follower 3 10", result.NotExercised},
-		"the same one again, restated": {"observe n1 leader 3 10\nobserve n1 undefined 3 20\nobserve n1 leader 3 30", result.Pass},
+		"one after the other":          {"observe n1 leader 2 10\nobserve n2 leader 3 500", result.Pass, ""},
+		"the old one has not heard":    {"observe n1 leader 2 10\nobserve n2 leader 3 500\nobserve n1 leader 2 510", result.Pass, ""},
+		"two in one term":              {"observe n1 leader 3 10\nobserve n2 leader 3 500", result.Violated, "n1 and n2 both led term 3 of cluster A (n2 at 0.500s), at once for"},
+		"one after the other in it":    {"observe n1 leader 3 10\nobserve n1 follower 3 400\nobserve n2 leader 3 500", result.Violated, "(n2 at 0.500s)"},
+		"nobody was seen":              {"observe n1 follower 3 10", result.NotExercised, ""},
+		"the same one again, restated": {"observe n1 leader 3 10\nobserve n1 undefined 3 20\nobserve n1 leader 3 30", result.Pass, ""},
+		"both acknowledge": {
+			"observe n1 leader 3 10\nobserve n2 leader 3 500\nobserve n1 follower 3 900\n" +
+				"insert a=1 leader 600..610 ok n1 %3\ninsert b=2 leader 600..620 ok n2 %3\ninsert d=3 leader 700..720 ok n2 %3\ninsert e=4 leader 901..902 ok n1 %3",
+			result.Violated, "at once for 400ms; meanwhile n1 acknowledged 1 writes and n2 2",
+		},
+		"a quorum write in the older term":              {"insert a=1 quorum 10..20 ok n1 %3\ninsert b=2 quorum 30..40 ok n2 %2", result.Violated, "insert of c/b at quorum, sent at 0.030s, was acknowledged in term 2 of cluster 0000000000000000; in term 3 a quorum write had been at 0.020s"},
+		"one that was sent before":                      {"observe n1 leader 3 1\ninsert a=1 quorum 10..20 ok n1 %3\ninsert b=2 quorum 20..40 ok n2 %2", result.Pass, ""},
+		"a leader write in the older term":              {"observe n1 leader 3 1\ninsert a=1 quorum 10..20 ok n1 %3\ninsert b=2 leader 1000..1010 ok n2 %2", result.Pass, ""},
+		"a leader write in the older term, much later":  {"insert a=1 quorum 10..20 ok n1 %3\ninsert b=2 leader 1030..1040 ok n2 %2", result.Violated, "insert of c/b at leader"},
+		"behind a term that is older still":             {"insert a=1 quorum 10..20 ok n1 %3\ninsert b=2 quorum 12..25 ok n1 %1\ninsert d=3 quorum 30..40 ok n2 %2", result.Violated, "in term 3"},
+		"a write of unknown outcome in the older term":  {"observe n1 leader 3 1\ninsert a=1 quorum 10..20 ok n1 %3\ninsert b=2 quorum 30..40 info n2 %2", result.Pass, ""},
+		"a newer term that no quorum write was seen in": {"observe n1 leader 3 1\ninsert a=1 leader 10..20 ok n1 %3\ninsert b=2 quorum 30..40 ok n2 %2", result.Pass, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := dualLeader(evidence(t, c.events).Events); got.Verdict != c.verdict {
+			v := new(Verdicts)
+			v.dualLeader(evidence(t, c.events))
+			if got := v.Checks[0]; got.Verdict != c.verdict || !strings.Contains(got.Detail, c.why) && c.verdict == result.Violated {
 				t.Errorf("verdict %s, want %s: %s", got.Verdict, c.verdict, got.Detail)
 			}
 		})
 	}
 	in := evidence(t, "observe n1 leader 3 10\nobserve n2 leader 3 500")
 	in.Events[1].Cluster = "B"
-	if got := dualLeader(in.Events); got.Verdict != result.Pass {
-		t.Errorf("the same term of two clusters: %s", got.Verdict)
+	v := new(Verdicts)
+	if v.dualLeader(in); v.Checks[0].Verdict != result.Pass {
+		t.Errorf("the same term of two clusters: %s", v.Checks[0].Detail)
 	}
 }
 
@@ -879,6 +898,117 @@ func TestLiveness(t *testing.T) {
 	in.Facts.LogFindings = []string{"n1.log:3: panic: boom"}
 	if got := liveness(in, nil); got.Verdict != result.Violated {
 		t.Errorf("a panic in a log: %s", got.Verdict)
+	}
+}
+
+// TestLiveness_recovery proves that writes have to go on within the time that a
+// scenario gives: after a heal, and beside a fault that leaves a majority.
+func TestLiveness_recovery(t *testing.T) {
+	steady := func(from, to int) (text string) {
+		for at := from; at < to; at += 50 {
+			text += fmt.Sprintf("probe quorum %d n2\n", max(at, 1))
+		}
+		return text
+	}
+	for name, c := range map[string]struct {
+		text string
+		why  string // empty: it passes
+	}{
+		"at once":                        {"fault k kill n1 1000..2000\n" + steady(0, 9000), ""},
+		"slowly":                         {"fault k kill n1 1000..2000\n" + steady(0, 1000) + steady(2400, 9000), ""},
+		"too slowly after the heal":      {"fault k kill n1,n3 1000..2000\n" + steady(0, 1000) + steady(3600, 9000), "after k was healed at 2.000s no quorum write was acknowledged for 1.6s"},
+		"never":                          {"fault k kill n1,n3 1000..2000\n" + steady(0, 1000), "after k was healed at 2.000s no quorum write was acknowledged for 8s"},
+		"a standstill beside a fault":    {"fault k isolate n1 1000..5000\n" + steady(0, 1000) + steady(2800, 9000), "during k no quorum write was acknowledged through another node for 1.85s, from 0.950s on"},
+		"one that a majority is hit by":  {"fault k kill n1,n3 1000..5000\n" + steady(0, 1000) + steady(5200, 9000), ""},
+		"one of two at once":             {"fault k kill n1 1000..5000\nfault l isolate n3 1500..4000\n" + steady(0, 1000) + steady(5200, 9000), ""},
+		"only through the node it hit":   {"fault k isolate n1 1000..5000\n" + steady(0, 1000) + strings.ReplaceAll(steady(1000, 5000), "n2", "n1") + steady(5000, 9000), "during k no quorum write was acknowledged through another node for 4.05s"},
+		"the next fault comes too early": {"fault k kill n1,n3 1000..2000\nfault l kill n2 2500..2600\n" + steady(0, 1000) + steady(3000, 9000), ""},
+	} {
+		in := evidence(t, c.text)
+		in.Limit.Recovery = 1500 * time.Millisecond
+		got := liveness(in, faultWindows(in.Events, in.end()))
+		if (got.Verdict == result.Pass) != (c.why == "") || !strings.Contains(got.Detail, c.why) {
+			t.Errorf("%s: %s, %s; want %q", name, got.Verdict, got.Detail, c.why)
+		}
+	}
+}
+
+// TestValidity_phases proves that a load which is hardly there beside faults, or
+// after them, makes a run void; where a majority is hit nothing is expected.
+func TestValidity_phases(t *testing.T) {
+	load := func(from, to int) (text string) {
+		for at := from; at < to; at += 20 {
+			text += fmt.Sprintf("insert k%d=%d quorum %d..%d ok\n", at, at+1, at, at+1)
+		}
+		return text
+	}
+	for name, c := range map[string]struct {
+		text string
+		why  string
+	}{
+		"steady":                  {"fault k kill n1 3000..6000\n" + load(0, 9990), ""},
+		"stops with the fault":    {"fault k kill n1 3000..6000\n" + load(0, 2990), "only 0 ok insert quorum during faults, expected 4 at least (and 1 more)"},
+		"only beside the fault":   {"fault k kill n1 3000..6000\n" + load(3000, 5990), "only 0 ok insert quorum before the faults, expected 4 at least (and 1 more)"},
+		"stops with a majority":   {"fault k kill n1,n2 3000..6000\n" + load(0, 2990), ""},
+		"a short fault":           {"fault k kill n1 3000..3001\n" + load(0, 2990) + load(3200, 9990), ""},
+		"many faults, few of all": {"fault k kill n1 1000..2000\nfault l kill n1 4000..5000\n" + load(0, 900) + load(2100, 2200) + load(5100, 9990), "only 0 ok insert quorum during faults"},
+	} {
+		in := evidence(t, c.text)
+		in.Demands, in.Limit.LostWrites = []Demand{{"insert", "quorum"}}, false
+		got := validity(in, faultWindows(in.Events, in.end()))
+		if (got.Verdict == result.Pass) != (c.why == "") || !strings.Contains(got.Detail, c.why) {
+			t.Errorf("%s: %s, %s; want %q", name, got.Verdict, got.Detail, c.why)
+		}
+	}
+}
+
+// TestPhaseAt proves the phases of many faults against looking at all of them.
+func TestPhaseAt(t *testing.T) {
+	rng := rand.New(rand.NewPCG(11, 12))
+	for range 300 {
+		var windows []result.Window
+		for range rng.IntN(6) {
+			from := time.Duration(rng.IntN(40))
+			windows = append(windows, result.Window{From: from, To: from + time.Duration(rng.IntN(15))})
+		}
+		slices.SortFunc(windows, func(a, b result.Window) int { return int(a.From - b.From) })
+		for at := range time.Duration(60) {
+			want := "before"
+			for _, w := range windows {
+				if w.To <= at {
+					want = "recovery"
+				}
+			}
+			if slices.ContainsFunc(windows, func(w result.Window) bool { return w.From <= at && at < w.To }) {
+				want = "during"
+			}
+			if got := PhaseAt(windows, at); got != want {
+				t.Fatalf("at %d of %+v: %s, want %s", at, windows, got, want)
+			}
+		}
+	}
+}
+
+// TestAbort proves what a limit that ended the load does to the verdict: it is
+// missed, whatever the whole would say; injections that did not come any more,
+// and the load that is missing, make nothing void.
+func TestAbort(t *testing.T) {
+	in := evidence(t, "insert a=1 quorum 10..20 ok\nfinal a=1")
+	in.Demands = []Demand{{"insert", "quorum"}}
+	in.Planned = []Planned{{Name: "late"}}
+	in.Facts.Aborted = &Abort{Metric: "insert", Expr: "max < 5ms", Got: "10ms", At: 4 * time.Second}
+	in.Limit.Thresholds = []Threshold{
+		{Metric: "insert", Expr: "max < 5ms", Name: "insert", Func: "max", Holds: func(float64) bool { return true }},
+		{Metric: "insert", Expr: "max < 1s", Name: "insert", Func: "max", Holds: func(float64) bool { return true }},
+	}
+	v := All(in)
+	var r result.Run
+	v.Put(&r)
+	if got := v.Checks[0]; got.Verdict != result.Pass || !strings.HasSuffix(got.Detail, "0 of 1 faults took effect, until insert max < 5ms aborted the run at 4.000s") {
+		t.Errorf("%s, %s", got.Verdict, got.Detail)
+	}
+	if th := v.Thresholds; th[0].Met || th[0].Got != "10ms at 4.000s, which aborted the run" || !th[1].Met || r.ExitCode() != result.ExitThreshold {
+		t.Errorf("%+v, exit code %d", th, r.ExitCode())
 	}
 }
 

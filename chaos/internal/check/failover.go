@@ -312,9 +312,9 @@ func longest(in *Input, windows []result.Window, level string, oks []probeOK) re
 
 // recoveries returns, for each fault, the time from its heal to the first
 // quorum write that was acknowledged to a probe, by any node. If none came
-// before the next fault or the end, it is the time until then, and never says
-// how often that was so.
-func recoveries(in *Input, windows []result.Window) (times []time.Duration, never int) {
+// before the next fault or the end, it is the time until then.
+func recoveries(in *Input, windows []result.Window) []recovered {
+	var all []recovered
 	oks := probeOKs(in.History)["quorum"]
 	for i, w := range windows {
 		until := in.Facts.LoadTo
@@ -325,14 +325,20 @@ func recoveries(in *Input, windows []result.Window) (times []time.Duration, neve
 			continue // there was no time after it
 		}
 		k, _ := slices.BinarySearchFunc(oks, w.To, func(p probeOK, t time.Duration) int { return cmp.Compare(p.at, t) })
+		r := recovered{w, until - w.To, false}
 		if k < len(oks) && oks[k].at < until {
-			times = append(times, oks[k].at-w.To)
-			continue
+			r.took, r.ok = oks[k].at-w.To, true
 		}
-		never++
-		times = append(times, until-w.To)
+		all = append(all, r)
 	}
-	return times, never
+	return all
+}
+
+// recovered is what came after the heal of a fault.
+type recovered struct {
+	from result.Window
+	took time.Duration // or how long it was waited for
+	ok   bool
 }
 
 // disturbing are the faults that a client of the node which they hit must

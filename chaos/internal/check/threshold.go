@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/hacache/hacache/chaos/internal/history"
@@ -37,6 +38,9 @@ func (v *Verdicts) thresholds(in *Input, windows []result.Window) {
 		r := result.Threshold{Metric: t.Metric, Expr: t.Expr}
 		value, got, ok := v.measure(in, windows, &t)
 		r.Got, r.Met = got, ok && t.Holds(value)
+		if a := in.Facts.Aborted; a != nil && a.Metric == t.Metric && a.Expr == t.Expr {
+			r.Got, r.Met = fmt.Sprintf("%s at %.3fs, which aborted the run", a.Got, a.At.Seconds()), false
+		}
 		v.Thresholds = append(v.Thresholds, r)
 	}
 	if unjudged > 0 {
@@ -83,7 +87,14 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (va
 		}
 		return duration(gaps, t, 1)
 	case "recovery":
-		times, never := recoveries(in, windows)
+		var times []time.Duration
+		never := 0
+		for _, r := range recoveries(in, windows) {
+			times = append(times, r.took)
+			if !r.ok {
+				never++
+			}
+		}
 		value, got, ok = duration(times, t, 1)
 		if never > 0 {
 			return value, fmt.Sprintf("%d of %d times not at all", never, len(times)), false
@@ -157,17 +168,32 @@ func duration(ds []time.Duration, t *Threshold, beyond float64) (float64, string
 
 // PhaseAt names the phase of a run at t: before the first fault, during one,
 // or in recovery.
-func PhaseAt(windows []result.Window, t time.Duration) string {
-	phase := "before"
-	for _, w := range windows {
-		if w.From <= t && t < w.To {
-			return "during"
+func PhaseAt(windows []result.Window, t time.Duration) string { return phases(windows)(t) }
+
+// phases returns PhaseAt for many times. Of many faults that follow one another
+// it looks at few.
+func phases(windows []result.Window) func(t time.Duration) string {
+	// reach[i] is the latest end of windows[:i+1], which are in the order of
+	// their beginnings.
+	reach := make([]time.Duration, len(windows))
+	ended := never
+	for i, w := range windows {
+		reach[i] = w.To
+		if i > 0 {
+			reach[i] = max(reach[i], reach[i-1])
 		}
-		if w.To <= t {
-			phase = "recovery"
-		}
+		ended = min(ended, w.To)
 	}
-	return phase
+	return func(t time.Duration) string {
+		i := sort.Search(len(windows), func(i int) bool { return windows[i].From > t })
+		switch {
+		case i > 0 && t < reach[i-1]:
+			return "during"
+		case ended <= t:
+			return "recovery"
+		}
+		return "before"
+	}
 }
 
 // LeaderChanges counts how often another leadership was observed in an

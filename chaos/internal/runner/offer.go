@@ -41,11 +41,14 @@ func (r *run) offer(ctx context.Context) error {
 	if err := o.prepare(); err != nil {
 		return err
 	}
+	// What ends the load early is no reason not to judge what was recorded.
+	load, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	for i, g := range append(o.generators, o.prober) {
 		wg.Go(func() {
-			sum, err := g.Run(ctx)
+			sum, err := g.Run(load)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -57,13 +60,19 @@ func (r *run) offer(ctx context.Context) error {
 		})
 	}
 	if o.sampling != nil {
-		wg.Go(func() { o.sampling.use(ctx) })
+		wg.Go(func() { o.sampling.use(load) })
 	}
 	if o.visiting != nil {
-		wg.Go(func() { o.visiting.make(ctx) })
+		wg.Go(func() { o.visiting.make(load) })
 	}
-	wg.Go(func() { r.timeline(ctx) })
+	wg.Go(func() { r.timeline(load) })
+	var watch sync.WaitGroup
+	if r.limits != nil {
+		watch.Go(func() { r.watchLimits(load, stop) })
+	}
 	wg.Wait()
+	stop(nil)
+	watch.Wait()
 	r.facts.LoadTo = min(r.facts.LoadTo, r.now())
 	return nil
 }
@@ -111,7 +120,7 @@ func (o *offered) writer() writer {
 }
 
 func (o *offered) watch(as writer, phase history.Phase) *scribe {
-	return &scribe{out: o.history, as: as, warmup: o.origin, phase: phase, nameOf: o.nameOf, keys: o.keys, counter: o.count}
+	return &scribe{out: o.history, as: as, warmup: o.origin, phase: phase, nameOf: o.nameOf, keys: o.keys, counter: o.count, limits: o.limits, phaseAt: o.livePhase}
 }
 
 // generator makes the generator of a workload.

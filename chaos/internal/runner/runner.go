@@ -144,6 +144,7 @@ type run struct {
 	count   *counters
 	facts   check.Facts
 	origin  time.Duration // of the timeline, in run time
+	limits  *limits       // that may abort the run; nil: none
 
 	mu     sync.Mutex // guards what follows
 	events []result.Event
@@ -166,7 +167,7 @@ type active struct {
 // says that nothing could be; a run that failed on its way is a result with a
 // Failure.
 func Run(ctx context.Context, cfg Config) (*result.Run, error) {
-	r := &run{Config: cfg, start: time.Now(), keys: newKeySet(), count: newCounters(), roles: map[string]result.Event{}, phase: "boot"}
+	r := &run{Config: cfg, start: time.Now(), keys: newKeySet(), count: newCounters(), limits: newLimits(cfg.Plan.Scenario), roles: map[string]result.Event{}, phase: "boot"}
 	if err := r.prepare(); err != nil {
 		return nil, err
 	}

@@ -749,6 +749,49 @@ func TestRun_session(t *testing.T) {
 	}
 }
 
+// TestRun_abort proves that a limit which is not kept ends the load from its
+// time on, that everything is healed, read and judged all the same, and that the
+// exit code says so; and that one which is kept ends nothing.
+func TestRun_abort(t *testing.T) {
+	for name, c := range map[string]struct {
+		limits string
+		at     time.Duration // of the timeline; 0: never
+		code   int
+		got    string
+	}{
+		"latency":         {`insert: [{expr: "max < 500us", abort: true, after: 1200ms}]`, 1500 * time.Millisecond, result.ExitThreshold, "at 2.50"},
+		"kept":            {`insert: [{expr: "max < 5s", abort: true, after: 1s}]`, 0, result.ExitOK, ""},
+		"missed, quietly": {`insert: ["max < 500us"]`, 0, result.ExitThreshold, ""},
+		"errors":          {`errors: [{expr: "rate < 0.1%", abort: true}]`, 1500 * time.Millisecond, result.ExitThreshold, "% ("},
+		"leader changes":  {`leader_changes: [{expr: "count < 1", abort: true}]`, 1500 * time.Millisecond, result.ExitThreshold, "1 at"},
+		"of a phase":      {`"insert{phase:recovery}": [{expr: "max < 500us", abort: true}]`, 2500 * time.Millisecond, result.ExitThreshold, "at 3.50"},
+		"of a level":      {`"insert{level:leader}": [{expr: "p(50) < 500us", abort: true}]`, 500 * time.Millisecond, result.ExitThreshold, "at 1.50"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := new(fake)
+			text := strings.Replace(killOnce, `{failover: ["max < 200ms"]}`, "{"+c.limits+"}", 1)
+			r, dir := carryOutText(t, f, text, 0)
+			if r.ExitCode() != c.code || r.Verdict != result.Pass {
+				t.Errorf("exit code %d, want %d; verdict %s, %q", r.ExitCode(), c.code, r.Verdict, r.Reasons)
+			}
+			if th := r.Thresholds[0]; !strings.Contains(th.Got, c.got) || th.Met != (c.code == result.ExitOK) {
+				t.Errorf("threshold %+v", th)
+			}
+			in, err := Load(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			length := in.Facts.LoadTo - in.Facts.LoadFrom
+			if c.at == 0 && (length < 2900*time.Millisecond || in.Facts.Aborted != nil) || c.at > 0 && (length < c.at || length > c.at+100*time.Millisecond || in.Facts.Aborted == nil) {
+				t.Errorf("the load ended at %v, want %v: %+v", length, c.at, in.Facts.Aborted)
+			}
+			if !in.Facts.FinalReads || !in.Facts.Converged || f.open != 0 || f.calls[len(f.calls)-1] != "stop, 0 faults in force" {
+				t.Errorf("final reads %t, converged %t, %d faults in force", in.Facts.FinalReads, in.Facts.Converged, f.open)
+			}
+		})
+	}
+}
+
 const retrying = `version: 1
 name: retrying
 about: Every operation is sent three times, also while the leader is away.

@@ -144,6 +144,8 @@ type scribe struct {
 	nameOf  func(addr string) string
 	keys    *keySet
 	counter *counters
+	limits  *limits // nil: none may abort the run
+	phaseAt func() string
 }
 
 func (*scribe) Invoke(*load.Operation) {}
@@ -168,6 +170,9 @@ func (s *scribe) Return(o *load.Operation, got *client.Outcome) {
 	}
 	s.out.Record(h)
 	s.counter.add(h.Outcome)
+	if s.limits != nil {
+		s.limits.observe(&h, s.phaseAt())
+	}
 }
 
 // conclude fills in what came back.

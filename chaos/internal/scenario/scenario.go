@@ -132,6 +132,7 @@ type Checks struct {
 	Session      bool            `json:"session,omitempty" jsonschema:"a client that stays at a node reads its own writes, and nothing older than it has read there"`
 	StaleReads   *StaleReads     `json:"stale_reads,omitempty" jsonschema:"no local read may be older than this"`
 	Linearizable *Linearizing    `json:"linearizable,omitempty" jsonschema:"quorum writes and linearizable reads of sampled keys, by several processes at once, must have an order that explains them"`
+	Recovery     Duration        `json:"recovery,omitempty" jsonschema:"after each heal, and while no majority is hit, a write at quorum must be acknowledged within this time"`
 	Converge     Duration        `json:"converge,omitempty" jsonschema:"after the last heal all nodes must have applied the same within this time; default 10s"`
 	StateHash    bool            `json:"state_hash,omitempty" jsonschema:"in the end the nodes must hold the same, also in caches that evict by the log or expire"`
 }

@@ -87,6 +87,9 @@ func TestParse_valid(t *testing.T) {
 	if th.Arg != 99.9 || th.Expr != "p(99.9) <= 30ms" || !th.Holds(30e6) || th.Holds(31e6) {
 		t.Errorf("threshold: %+v", th)
 	}
+	if th := s.Thresholds["insert"]; th[0].Abort || !th[1].Abort || th[1].After.D() != 10*time.Second || th[1].Expr != "p(99.9) < 500ms" {
+		t.Errorf("thresholds that abort: %+v", th)
+	}
 	if s.Length() != 30*time.Second || s.Warmup() != 3*time.Second {
 		t.Errorf("length %v, warmup %v", s.Length(), s.Warmup())
 	}

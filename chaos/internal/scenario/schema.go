@@ -31,16 +31,25 @@ func Schema() ([]byte, error) {
 	one := func(name string, s *jsonschema.Schema) *jsonschema.Schema {
 		return &jsonschema.Schema{Type: "object", Properties: map[string]*jsonschema.Schema{name: s}, Required: []string{name}, AdditionalProperties: never()}
 	}
+	limit := text(`^(p\([0-9.]+\)|max|rate|count|rss|growth) *<=? *[0-9.]+[a-zA-Zµ%]*$`, "p(99) < 20ms, p(99) <= 2x (of what it was before the faults), max < 600ms, rate < 1%, count <= 1, rss <= 512MiB")
+	span := text(`^([0-9.]+(ns|us|µs|ms|s|m|h))+$|^0$`, "a duration: 200ms, 1.5s, 2m")
 	s, err := jsonschema.For[Scenario](&jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{
-		reflect.TypeFor[Duration]():  text(`^([0-9.]+(ns|us|µs|ms|s|m|h))+$|^0$`, "a duration: 200ms, 1.5s, 2m"),
-		reflect.TypeFor[Rate]():      rate,
-		reflect.TypeFor[Count]():     number(`^[0-9.]+[kM]?$`, "a number: 64, 100k, 1M"),
-		reflect.TypeFor[Size]():      number(`^[0-9]+(B|KiB|MiB|GiB)?$`, "a size: 128B, 4KiB, 256MiB"),
-		reflect.TypeFor[Percent]():   text(`^[0-9.]+%$`, "a share: 5%, 0.1%"),
-		reflect.TypeFor[Op]():        weights(ops),
-		reflect.TypeFor[Ack]():       weights(levels),
-		reflect.TypeFor[Dist]():      text(`^(uniform|sequential|once|zipf\(0?\.[0-9]+\))$`, "uniform, sequential, once or zipf(THETA)"),
-		reflect.TypeFor[Threshold](): text(`^(p\([0-9.]+\)|max|rate|count|rss|growth) *<=? *[0-9.]+[a-zA-Zµ%]*$`, "p(99) < 20ms, p(99) <= 2x (of what it was before the faults), max < 600ms, rate < 1%, count <= 1, rss <= 512MiB"),
+		reflect.TypeFor[Duration](): span,
+		reflect.TypeFor[Rate]():     rate,
+		reflect.TypeFor[Count]():    number(`^[0-9.]+[kM]?$`, "a number: 64, 100k, 1M"),
+		reflect.TypeFor[Size]():     number(`^[0-9]+(B|KiB|MiB|GiB)?$`, "a size: 128B, 4KiB, 256MiB"),
+		reflect.TypeFor[Percent]():  text(`^[0-9.]+%$`, "a share: 5%, 0.1%"),
+		reflect.TypeFor[Op]():       weights(ops),
+		reflect.TypeFor[Ack]():      weights(levels),
+		reflect.TypeFor[Dist]():     text(`^(uniform|sequential|once|zipf\(0?\.[0-9]+\))$`, "uniform, sequential, once or zipf(THETA)"),
+		reflect.TypeFor[Threshold](): {AnyOf: []*jsonschema.Schema{limit, {
+			Type: "object", Required: []string{"expr"}, AdditionalProperties: never(),
+			Properties: map[string]*jsonschema.Schema{
+				"expr":  limit,
+				"abort": {Type: "boolean", Description: "end the load as soon as it is not kept"},
+				"after": span,
+			},
+		}}},
 		reflect.TypeFor[Schedule](): {AnyOf: []*jsonschema.Schema{
 			one("constant", rate), one("poisson", rate), one("closed", &jsonschema.Schema{Type: "integer", Minimum: new(1.0), Maximum: new(4096.0)}),
 		}},

@@ -235,6 +235,17 @@ type Threshold struct {
 	// Relative says that Limit is a multiple of what the same metric was in
 	// the phase before.
 	Relative bool
+	// Abort ends the load as soon as the limit is not kept, looked at from After
+	// on, counted from the end of the warm-up.
+	Abort bool
+	After Duration
+}
+
+// aborting is a threshold that may end the run, as it is written.
+type aborting struct {
+	Expr  string   `json:"expr"`
+	Abort bool     `json:"abort,omitempty"`
+	After Duration `json:"after,omitempty"`
 }
 
 // thresholdFuncs says which functions a metric has.
@@ -250,11 +261,19 @@ var thresholdFuncs = map[string][]string{
 }
 
 func (t *Threshold) decode(dec *decoder, n *yaml.Node, path string) {
+	var a aborting
 	if n.Kind == yaml.MappingNode {
-		dec.errorf(n, "%s: thresholds that abort the run ({expr, abort, after}) are not built yet; expected an expression such as \"p(99) < 20ms\"", path)
-		return
+		dec.value(n, reflectOf(&a), path)
+		if n = dec.at[path+".expr"]; n == nil {
+			return // reported as missing
+		}
+		if a.After > 0 && !a.Abort {
+			dec.errorf(dec.at[path+".after"], "%s.after: the limit is looked at in the end; expected abort: true too", path)
+		}
 	}
-	if err := t.parse(n.Value); err != nil || n.Kind != yaml.ScalarNode {
+	err := t.parse(n.Value)
+	t.Abort, t.After = a.Abort, a.After
+	if err != nil || n.Kind != yaml.ScalarNode {
 		dec.errorf(n, "%s: %s is not a threshold; expected \"p(99) < 20ms\", \"p(99) <= 2x\", \"max < 600ms\", \"rate < 1%%\", \"count <= 1\" or \"rss <= 512MiB\"", path, shown(n))
 	}
 }

@@ -410,6 +410,12 @@ func (s *Scenario) validateChecks(d *decoder) {
 		between(d, "checks.linearizable.keys", s.Checks.Linearizable.Keys, 1, maxRegisters)
 	}
 	s.validateKept(d)
+	if s.Checks.Recovery > 0 && !slices.Contains(s.Probes.Levels, "quorum") {
+		d.errorAt("checks.recovery", "it is measured with probes at quorum, and probes.levels leaves them out")
+	}
+	if s.Checks.Recovery > 0 && len(s.Faults) == 0 {
+		d.errorAt("checks.recovery", "there is no fault to recover from, so it would check nothing")
+	}
 	if s.Checks.Converge > Duration(5*time.Minute) {
 		d.errorAt("checks.converge", "%v; expected 5m at most", s.Checks.Converge)
 	}
@@ -461,6 +467,10 @@ func (s *Scenario) validateThresholds(d *decoder) {
 				d.errorAt(at, "%s has no %s; it has %s", m.Name, t.Func, strings.Join(funcs, " and "))
 			case t.Relative && (m.Family != "latency" || m.Phase == "" || m.Phase == "before"):
 				d.errorAt(at, "%s compares with the time before the faults; only operations with phase:during or phase:recovery have that", t.Expr)
+			case t.Abort && (t.Relative || !slices.Contains([]string{"latency", "errors", "leader_changes"}, m.Family)):
+				d.errorAt(at+".abort", "%s %s is known in the end only; what can abort a run are limits on operations, errors and leader_changes", m.Name, t.Expr)
+			case t.Abort && t.After.D() >= s.Length():
+				d.errorAt(at+".after", "%v is after the load has ended (%v)", t.After, s.Length())
 			case t.Relative && len(s.Faults) == 0:
 				d.errorAt(at, "%s compares with the time before the faults, and there are none", t.Expr)
 			}
