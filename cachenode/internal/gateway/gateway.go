@@ -294,6 +294,9 @@ func (g *Gateway) Flush() {
 		}
 		g.drain.turn(g.core.Now())
 	}
+	if !g.moving || g.queued() == 0 {
+		g.drain = drain{from: g.core.Now(), at: g.core.Now()}
+	}
 	g.sweep()
 	g.askReads()
 	g.sendAcks()
@@ -309,13 +312,10 @@ func (g *Gateway) noteMoving() {
 	} else {
 		g.moving = g.moving && leader >= 0 && g.core.Linked(leader)
 	}
-	if !g.moving || g.queued() == 0 {
-		g.drain = drain{from: g.core.Now(), at: g.core.Now()}
-	}
 }
 
-// drain is how quickly the queue is emptied, measured only while there is something in it that somebody takes: the rate
-// at which a queue that is empty most of the time is emptied is that at which it is filled. The queue of a cluster without
+// drain is how quickly the queue is emptied, measured only while something stays in it although somebody takes as much as
+// can be taken: the rate at which a queue that is emptied in each turn is emptied is that at which it is filled. The queue of a cluster without
 // a leader is not slow either: who stands in it waits for a leader, up to its deadline.
 type drain struct {
 	from  time.Duration // since when there was always something

@@ -147,6 +147,44 @@ func TestPauseIsNoOverload(t *testing.T) {
 	}
 }
 
+// TestBurstIsNoOverload proves that what a node is seen to take when it has little to do is not mistaken for what it can.
+func TestBurstIsNoOverload(t *testing.T) {
+	for _, through := range []string{"leader", "follower"} {
+		t.Run(through, func(t *testing.T) {
+			w := calm(t, 7, time.Millisecond)
+			n := w.sim.Leader()
+			if through == "follower" {
+				n = w.follower()
+			}
+			var all []*answer
+			for range 60 {
+				n.Step(func() { all = append(all, w.submit(n, insertOf("k", "v", nil))) })
+				if err := w.sim.Run(20 * time.Millisecond); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 2 {
+				n.Step(func() {
+					for range 6000 {
+						all = append(all, w.submit(n, insertOf("k", "v", nil)))
+					}
+				})
+				if err := w.sim.Run(time.Millisecond); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.sim.Run(2 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+			for i, a := range all {
+				if code := a.ack.GetPutAck().GetOutcome().GetCode(); a.got != 1 || code != cachepb.Code_OK {
+					t.Fatalf("operation %d of %d: %d answers, the last %v", i, len(all), a.got, code)
+				}
+			}
+		})
+	}
+}
+
 // TestTwinsAreBounded proves that one operation submitted over and over is not kept over and over.
 func TestTwinsAreBounded(t *testing.T) {
 	w := calm(t, 5, 20*time.Millisecond)
