@@ -30,10 +30,13 @@ type traced struct {
 
 func (t *traced) Apply(index, term uint64, data []byte) {
 	t.w.sim.Applied(t.n, index, term, xxhash.Sum64(data))
+	b := &cachepb.Batch{}
+	_ = proto.Unmarshal(data, b)
+	if t.w.applying != nil {
+		t.w.applying(t.n, index, b)
+	}
 	t.Gateway.Apply(index, term, data)
 	if t.w.applied != nil {
-		b := &cachepb.Batch{}
-		_ = proto.Unmarshal(data, b)
 		t.w.applied(t.n, index, b)
 	}
 }
@@ -50,7 +53,8 @@ type world struct {
 	counts map[string]int
 	err    error
 
-	applied func(n *replicationtest.Node, index uint64, b *cachepb.Batch) // told of each entry, if not nil
+	// Told of each entry before and after the gateway is, if not nil.
+	applying, applied func(n *replicationtest.Node, index uint64, b *cachepb.Batch)
 }
 
 type whole struct {

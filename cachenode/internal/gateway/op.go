@@ -91,7 +91,7 @@ type op struct {
 	index    uint64
 	term     uint64
 	deadline time.Duration
-	overlaid bool
+	word     *word // in the overlay, or nil
 
 	// Of an operation that another gateway forwarded.
 	foreign bool

@@ -7,64 +7,78 @@ import (
 
 // overlay holds what was acknowledged here and is not applied here yet, so that a client reads its own writes at its
 // gateway. Readers on other goroutines look it up before the store.
+//
+// The newest word on a key is what is read. The older ones are kept beneath it: an operation that was acknowledged at
+// leader or once may be lost with its leader, and then what counts is the Put before it, which is still on its way.
 type overlay struct {
-	count atomic.Int64 // entries; most of the time 0, which saves readers the lock
+	count atomic.Int64 // keys; most of the time 0, which saves readers the lock
 	mu    sync.RWMutex
-	m     map[overlayKey]overlayEntry
+	m     map[overlayKey]words
 	bytes int
 }
 
 type overlayKey struct{ cache, key string }
 
-type overlayEntry struct {
-	n       uint64 // the operation that put it here
-	value   []byte
-	deleted bool
+// words are those on one key, in the order of their operations.
+type words struct{ newest, oldest *word }
+
+// word is what one operation says about its key.
+type word struct {
+	o            *op
+	value        []byte // not nil
+	deleted      bool
+	newer, older *word
 }
 
+const wordOverhead = 96
+
+func (w *word) size() int { return len(w.o.cache) + len(w.o.key) + len(w.value) + wordOverhead }
+
+// put adds the word of an operation that was acknowledged.
 func (v *overlay) put(o *op) {
+	if o.word != nil {
+		return
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.m == nil {
-		v.m = make(map[overlayKey]overlayEntry)
+		v.m = make(map[overlayKey]words)
 	}
+	w := &word{o: o, value: notNil(o.value), deleted: o.kind.deletes()}
 	k := overlayKey{o.cache, o.key}
-	if old, ok := v.m[k]; ok {
-		if old.n > o.n {
-			return // acknowledged before this one was: a level answer that came late
-		}
-		v.bytes -= old.size(k)
-	} else {
+	ws, ok := v.m[k]
+	if !ok {
 		v.count.Add(1)
 	}
-	e := overlayEntry{n: o.n, value: o.value, deleted: o.kind.deletes()}
-	if e.value == nil {
-		e.value = []byte{} // an empty value is not a miss
+	w.older = ws.newest
+	for w.older != nil && w.older.o.n > o.n { // acknowledged before this one was, which is rare
+		w.newer, w.older = w.older, w.older.older
 	}
-	v.m[k] = e
-	v.bytes += e.size(k)
-	o.overlaid = true
+	if w.newer != nil {
+		w.newer.older = w
+	} else {
+		ws.newest = w
+	}
+	if w.older != nil {
+		w.older.newer = w
+	} else {
+		ws.oldest = w
+	}
+	o.word, v.m[k] = w, ws
+	v.bytes += w.size()
 }
 
-func (e overlayEntry) size(k overlayKey) int { return len(k.cache) + len(k.key) + len(e.value) + 96 }
-
-// drop removes what o put here, unless a later operation has replaced it.
+// drop removes the word of an operation, if it has one.
 func (v *overlay) drop(o *op) {
-	if !o.overlaid {
+	if o.word == nil {
 		return
 	}
-	o.overlaid = false
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	k := overlayKey{o.cache, o.key}
-	if e, ok := v.m[k]; ok && e.n == o.n {
-		delete(v.m, k)
-		v.count.Add(-1)
-		v.bytes -= e.size(k)
-	}
+	v.remove(o.word)
 }
 
-// dropOlder removes what an operation before o put under o's key: o is applied, so the older word is out of date.
+// dropOlder removes the words of operations before o on o's key: o is applied, so they are out of date.
 func (v *overlay) dropOlder(o *op) {
 	if v.count.Load() == 0 {
 		return
@@ -72,27 +86,58 @@ func (v *overlay) dropOlder(o *op) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	k := overlayKey{o.cache, o.key}
-	if e, ok := v.m[k]; ok && e.n < o.n {
-		delete(v.m, k)
-		v.count.Add(-1)
-		v.bytes -= e.size(k)
+	for w := v.m[k].oldest; w != nil && w.o.n < o.n; w = v.m[k].oldest {
+		v.remove(w)
 	}
 }
 
-// get returns the overlay's word on a key. known is false if it has none.
+// remove takes a word out. mu is held.
+func (v *overlay) remove(w *word) {
+	k := overlayKey{w.o.cache, w.o.key}
+	ws := v.m[k]
+	if w.newer != nil {
+		w.newer.older = w.older
+	} else {
+		ws.newest = w.older
+	}
+	if w.older != nil {
+		w.older.newer = w.newer
+	} else {
+		ws.oldest = w.newer
+	}
+	if ws.newest == nil {
+		delete(v.m, k)
+		v.count.Add(-1)
+	} else {
+		v.m[k] = ws
+	}
+	v.bytes -= w.size()
+	w.o.word = nil
+}
+
+// get returns the newest word on a key. known is false if there is none.
 func (v *overlay) get(cache, key string) (value []byte, deleted, known bool) {
 	if v.count.Load() == 0 {
 		return nil, false, false
 	}
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	e, ok := v.m[overlayKey{cache, key}]
-	return e.value, e.deleted, ok
+	w := v.m[overlayKey{cache, key}].newest
+	if w == nil {
+		return nil, false, false
+	}
+	return w.value, w.deleted, true
 }
 
+// clear removes all words.
 func (v *overlay) clear() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	for _, ws := range v.m {
+		for w := ws.newest; w != nil; w = w.older {
+			w.o.word = nil
+		}
+	}
 	v.m, v.bytes = nil, 0
 	v.count.Store(0)
 }

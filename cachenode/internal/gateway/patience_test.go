@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"fmt"
 	"testing"
+	"testing/cryptotest"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -280,5 +281,43 @@ func TestSweepWithoutWrites(t *testing.T) {
 	w.sim.Run(10 * time.Second)
 	if l.Core.Applied() != applied {
 		t.Errorf("%d entries were added to the log for nothing", l.Core.Applied()-applied)
+	}
+}
+
+// TestWhatLiesBeneath proves that a Put is read where it was made although a later operation, acknowledged at leader, was
+// lost with the leader: until the Put is in the log again, an older value must not appear.
+func TestWhatLiesBeneath(t *testing.T) {
+	cryptotest.SetGlobalRandom(t, 13)
+	eat := false
+	w := newWorld(t, replicationtest.Options{Seed: 13, Nodes: 3, Eat: func(m proto.Message) bool {
+		req, ok := m.(*cachepb.CacheRequest)
+		return eat && ok && req.GetReplicate() != nil // what the leader appends reaches nobody
+	}})
+	w.start()
+	n, l := w.follower(), w.sim.Leader()
+	n.Step(func() { w.submit(n, insertOf("k", "old", nil)) })
+	w.sim.Run(100 * time.Millisecond)
+	eat = true
+	var lost *answer
+	n.Step(func() {
+		w.submit(n, putOf("k", "put"))
+		req := insertOf("k", "lost", nil)
+		req.GetInsert().AckLevel = &cachepb.AckLevel{AckLevel: &cachepb.AckLevel_LevelLeader{LevelLeader: &cachepb.Empty{}}}
+		lost = w.submit(n, req)
+	})
+	w.sim.Run(5 * time.Millisecond)
+	if got := w.localRead(n, "k"); lost.got != 1 || !lost.ack.GetPutAck().GetModRes() || string(got.GetValue()) != "lost" {
+		t.Fatalf("at leader: %v, reads %v", lost.ack, got)
+	}
+	w.sim.Crash(l.Slot())
+	eat = false
+	for range 3000 {
+		w.sim.Run(100 * time.Microsecond)
+		if got := w.localRead(n, "k"); got.GetOutcome().GetCode() == cachepb.Code_OK && string(got.GetValue()) == "old" {
+			t.Fatalf("at %v the Put is not read any more", w.sim.Now())
+		}
+	}
+	if got := w.localRead(n, "k"); string(got.GetValue()) != "put" {
+		t.Errorf("in the end it reads %v, want put", got)
 	}
 }
