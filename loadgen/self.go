@@ -49,7 +49,7 @@ func (s *session) selfNull(ctx context.Context, each time.Duration) error {
 		return usageError{err}
 	}
 	perSecond, allocs, err := s.closedLoop(ctx, "null", src, 1, each)
-	if err != nil || perSecond == 0 {
+	if err != nil || ctx.Err() != nil {
 		return err
 	}
 	s.demand("null", fmt.Sprintf("rate >= %d/s", selfRate), fmt.Sprintf("%.0f/s on one core", perSecond), perSecond >= selfRate)
@@ -99,9 +99,9 @@ func (s *session) selfEcho(ctx context.Context, each time.Duration) error {
 			return fmt.Errorf("tight client: %w", err)
 		}
 		other := float64(n) / took.Seconds()
-		ours, tight, ratios = append(ours, own), append(tight, other), append(ratios, own/other)
-		allocs, tightAllocs = append(allocs, a), append(tightAllocs, ta/float64(n))
-		tightCPU = append(tightCPU, float64(processorTime()-used)/float64(n))
+		ours, tight, ratios = append(ours, own), append(tight, other), append(ratios, own/max(other, 1))
+		allocs, tightAllocs = append(allocs, a), append(tightAllocs, ta/max(float64(n), 1))
+		tightCPU = append(tightCPU, float64(processorTime()-used)/max(float64(n), 1))
 	}
 	ratio := middle(ratios)
 	s.demand("echo against the tight client", fmt.Sprintf("rate >= %.0f%%", 100*selfShare),

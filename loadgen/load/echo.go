@@ -201,9 +201,10 @@ func (s *echoStream) write() {
 
 func (s *echoStream) read() {
 	var m raw
+	base := time.Now()
 	for {
 		err := s.raw.RecvMsg(&m)
-		now := time.Now()
+		now := base.Add(time.Since(base)) // the monotonic clock alone: half the price of time.Now
 		if err != nil {
 			s.end(now)
 			return
