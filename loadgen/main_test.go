@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -182,6 +183,45 @@ func TestRunDirectory(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(stdout), &doc); err != nil || code != 0 || doc.Verdict != "pass" || doc.Dir == "" {
 		t.Errorf("--json: %v, exit code %d: %s", err, code, stdout)
+	}
+}
+
+// Segments that start at one moment have it as the zero of their time axes, to
+// the nanosecond; their directories say which part they are and can be merged.
+func TestSegmentsStartTogether(t *testing.T) {
+	out, at := t.TempDir(), time.Now().Add(300*time.Millisecond)
+	var wg sync.WaitGroup
+	for i := range 2 {
+		name := fmt.Sprint("part", i)
+		wg.Go(func() {
+			code, stdout, stderr := call(t, t.Context(), "run", "--target", "null", "--streams", "1", "--rate", "500", "-n", "100", "--warmup", "0s", "--seed", "5",
+				"--segment", fmt.Sprintf("%d/2", i+1), "--start-at", at.Format(time.RFC3339Nano), "--out", out, "--name", name, "-q")
+			if code != 0 {
+				t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+			}
+		})
+	}
+	wg.Wait()
+	dirs, _ := filepath.Glob(filepath.Join(out, "part*"))
+	for i, dir := range dirs {
+		r, err := result.Read(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !r.Started.Equal(at) || r.Segment == nil || r.Segment.Index != int64(i) || r.Segment.Of != 2 {
+			t.Errorf("started %s, want %s; segment %+v", r.Started, at, r.Segment)
+		}
+	}
+	m, err := result.Merge(dirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	total := int64(0)
+	for _, s := range m.Run.Series {
+		total += s.Counts.OK
+	}
+	if total != 100 || m.Run.Verdict != result.Pass {
+		t.Errorf("%d operations, %s: %v", total, m.Run.Verdict, m.Run.Reasons)
 	}
 }
 

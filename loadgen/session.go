@@ -116,9 +116,9 @@ func (s *session) begin(ctx context.Context) error {
 func (s *session) record() {
 	s.run.Started = time.Now()
 	if !s.startAt.IsZero() {
-		// The moment that was named, not that at which the timer woke us; on the
-		// clock that only goes forward.
-		s.run.Started = s.run.Started.Add(time.Until(s.startAt))
+		// The moment that was named, not that at which the timer woke us; by one
+		// reading of both clocks, so that it is exact.
+		s.run.Started = s.run.Started.Add(s.startAt.Sub(s.run.Started))
 	}
 	s.rec = load.NewRecorder(load.RecorderConfig{
 		Start: s.run.Started, Interval: s.interval, Log: s.buffer, OnInterval: s.onInterval,
