@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -35,15 +36,87 @@ type Conditions struct {
 	// of a connection; all of it is delivered in order on release, like
 	// what a firewall dropped and TCP repeats.
 	Stall bool
-	// Latency and Jitter delay each chunk of bytes by Latency plus or minus
-	// up to Jitter, uniformly. Order is kept.
+	// Fresh limits Stall to connections that are opened from now on: what
+	// there is goes on.
+	Fresh bool
+	// Swallow takes bytes and does not hand them on, nor the end of a
+	// connection. A connection that lost something is closed when this is
+	// lifted: a peer that has forgotten it answers with a reset.
+	Swallow bool
+	// Latency and Jitter delay each chunk of bytes by Latency, and by Jitter
+	// as Spread says. Order is kept.
 	Latency, Jitter time.Duration
+	Spread          Spread
 	// Loss delays a share of the chunks, in bursts of Burst chunks on average,
 	// as TCP delays what was in lost packets: by a retransmission timeout, and
 	// by one twice as long if what was sent again is lost too. What comes
 	// behind waits as well. Nothing is missing in the end.
 	Loss  float64
 	Burst float64 // 1 at least
+	// Speed is how many bytes a second pass, all connections together, each in
+	// its turn; 0: any number.
+	Speed int64
+	// Piece is how many bytes are handed on at once, 0: what there is, and
+	// Pause the time between two pieces of what was sent together.
+	Piece int64
+	Pause time.Duration
+	// LateEnd is by how much the end of a connection is late.
+	LateEnd time.Duration
+	// Budget is after how many bytes a connection is closed; 0: never. It
+	// counts from now on.
+	Budget int64
+
+	since int64 // with Fresh: how many connections there had been
+}
+
+// Spread is how latencies are distributed.
+type Spread uint8
+
+const (
+	// Uniform is Latency plus or minus up to Jitter.
+	Uniform Spread = iota
+	// Normal has Latency as its mean and Jitter as its standard deviation; it
+	// is cut off at 0.
+	Normal
+	// Pareto has the same mean and deviation, and a long tail: a shape of 3,
+	// from 0.58 Jitter below the mean on. One in a thousand is 10 deviations
+	// late or more.
+	Pareto
+)
+
+// delay draws the latency of one chunk.
+func (c *Conditions) delay(random *rand.Rand) time.Duration {
+	if c.Jitter == 0 {
+		return c.Latency
+	}
+	var deviations float64
+	switch c.Spread {
+	case Normal:
+		deviations = random.NormFloat64()
+	case Pareto:
+		// The mean of x^-4 is 3/2 for x from 1 on, its variance 3/4.
+		deviations = (math.Pow(1-random.Float64(), -1.0/3) - 1.5) / math.Sqrt(0.75)
+	default:
+		deviations = 2*random.Float64() - 1
+	}
+	return max(0, c.Latency+time.Duration(deviations*float64(c.Jitter)))
+}
+
+// speedSlice is how much of a second's bytes a limited link hands on at once:
+// enough pieces that they look like a stream.
+const speedSlice = 50
+
+// most is how many bytes may be handed on at once by a connection that has
+// had so many of its budget; 0: what there is.
+func (c *Conditions) most(spent int64) int64 {
+	most := c.Piece
+	if part := max(c.Speed/speedSlice, 1); c.Speed > 0 && (most == 0 || part < most) {
+		most = part
+	}
+	if left := c.Budget - spent; c.Budget > 0 && left > 0 && (most == 0 || left < most) {
+		most = left
+	}
+	return most
 }
 
 // The retransmission timeout after a loss, as Linux has it: at first, and the
@@ -61,8 +134,15 @@ type Traffic struct {
 	Delayed int64
 	// Lost counts those of them that were kept back for a loss.
 	Lost int64
-	// Reset counts connections that Reset or ResetOne ended.
+	// Reset counts connections that were ended here: by Reset or ResetOne,
+	// because their budget was spent, or because something was swallowed.
 	Reset int64
+	// Swallowed counts bytes that were taken and not handed on.
+	Swallowed int64
+	// Pieces counts what was handed on in pieces.
+	Pieces int64
+	// LateEnds counts ends of connections that were kept back.
+	LateEnds int64
 }
 
 // Network is the set of links of one run. Its methods are safe for concurrent
@@ -186,7 +266,10 @@ func (l *Link) Apply(way Way, c Conditions) (lift func()) {
 // Traffic returns the counters of one way.
 func (l *Link) Traffic(way Way) Traffic {
 	g := l.gates[way]
-	return Traffic{Bytes: g.bytes.Load(), Held: g.held.Load(), Delayed: g.delayed.Load(), Lost: g.lost.Load(), Reset: g.ended.Load()}
+	return Traffic{
+		Bytes: g.bytes.Load(), Held: g.held.Load(), Delayed: g.delayed.Load(), Lost: g.lost.Load(), Reset: g.ended.Load(),
+		Swallowed: g.swallowed.Load(), Pieces: g.pieces.Load(), LateEnds: g.lateEnds.Load(),
+	}
 }
 
 // Reset closes every connection that the link has now, both ends of it, and
@@ -268,12 +351,13 @@ type gate struct {
 	now     Conditions    // their sum
 	resets  int           // so far
 	live    []*passage    // in the order in which they were made
+	free    time.Time     // when a limited speed has room for the next piece
 	changed chan struct{} // closed when now, resets or a passage's doomed changes
 
 	closed chan struct{} // closed when the network is
 	opened atomic.Int64  // connections so far
 
-	bytes, held, delayed, lost, ended atomic.Int64
+	bytes, held, delayed, lost, ended, swallowed, pieces, lateEnds atomic.Int64
 }
 
 func newGate(seed uint64) *gate {
@@ -283,6 +367,7 @@ func newGate(seed uint64) *gate {
 func (g *gate) add(c *Conditions) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	c.since = g.opened.Load()
 	g.layers = append(g.layers, c)
 	g.sum()
 }
@@ -298,14 +383,51 @@ func (g *gate) remove(c *Conditions) {
 func (g *gate) sum() {
 	g.now = Conditions{}
 	for _, c := range g.layers {
-		g.now.Stall = g.now.Stall || c.Stall
+		switch {
+		case c.Stall && c.Fresh && !g.now.Fresh:
+			g.now.Fresh, g.now.since = true, c.since
+		case c.Stall && c.Fresh:
+			g.now.since = min(g.now.since, c.since)
+		case c.Stall:
+			g.now.Stall = true
+		}
+		g.now.Swallow = g.now.Swallow || c.Swallow
 		g.now.Latency += c.Latency
 		g.now.Jitter += c.Jitter
+		g.now.Spread = max(g.now.Spread, c.Spread)
 		if c.Loss > g.now.Loss {
 			g.now.Loss, g.now.Burst = c.Loss, c.Burst
 		}
+		g.now.Speed = least(g.now.Speed, c.Speed)
+		g.now.Piece = least(g.now.Piece, c.Piece)
+		g.now.Pause += c.Pause
+		g.now.LateEnd += c.LateEnd
+		g.now.Budget = least(g.now.Budget, c.Budget)
+	}
+	if g.now.Speed == 0 {
+		g.free = time.Time{}
 	}
 	g.wake()
+}
+
+// least is the smaller of two limits of which 0 is none.
+func least(a, b int64) int64 {
+	if a == 0 || b == 0 {
+		return a + b
+	}
+	return min(a, b)
+}
+
+// reserve returns when n bytes may pass at a limited speed, after those that
+// others have reserved.
+func (g *gate) reserve(n, speed int64) time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if now := time.Now(); g.free.Before(now) {
+		g.free = now
+	}
+	g.free = g.free.Add(time.Duration(float64(n) / float64(speed) * float64(time.Second)))
+	return g.free
 }
 
 // wake is called with mu held.
@@ -395,15 +517,20 @@ func (*linkToxic) GetBufferSize() int { return 1024 }
 // passage is the state of one connection, one way.
 type passage struct {
 	chunk  *stream.StreamChunk // taken and not yet handed on
+	rest   *stream.StreamChunk // what was cut off from it
 	ended  bool                // there is nothing more to take
-	met    bool                // chunk was counted as held
+	met    bool                // chunk, or the end, was counted as held
+	piece  bool                // chunk was cut off from the one before it
 	due    time.Time           // when chunk may go on; zero: not decided
 	last   time.Time           // when the chunk before it was due
 	random *rand.Rand
 	gate   *gate
+	number int64       // of the connection, from 1
+	spent  int64       // bytes of its budget
 	resets int         // of the gate, when the connection was made
 	doomed atomic.Bool // it is to be reset
 	losing bool        // the last chunk was lost
+	gap    bool        // something was swallowed
 }
 
 // NewState is called by Toxiproxy once per connection and way.
@@ -416,7 +543,8 @@ func (t *linkToxic) NewState() any {
 		close(g.closed)
 	}
 	_, resets, _ := g.get()
-	p := &passage{gate: g, resets: resets, random: rand.New(rand.NewPCG(g.seed, uint64(g.opened.Add(1))))}
+	p := &passage{gate: g, resets: resets, number: g.opened.Add(1)}
+	p.random = rand.New(rand.NewPCG(g.seed, uint64(p.number)))
 	g.enter(p)
 	return p
 }
@@ -428,25 +556,31 @@ func (t *linkToxic) Pipe(stub *toxics.ToxicStub) {
 	p := stub.State.(*passage)
 	for {
 		c, resets, changed := p.gate.get()
+		if c.Budget == 0 {
+			p.spent = 0
+		}
 		var next step
 		switch {
-		case resets != p.resets || p.doomed.Load():
+		case resets != p.resets || p.doomed.Load() || p.gap && !c.Swallow || c.Budget > 0 && p.spent >= c.Budget:
 			p.gate.ended.Add(1)
 			next = abandon
 		case p.chunk == nil && !p.ended:
 			next = p.take(stub, changed)
-		case c.Stall:
+		case c.Swallow && !p.ended:
+			p.swallow()
+		case c.Stall || c.Swallow || c.Fresh && p.number > c.since:
 			if !p.met {
 				p.met = true
 				p.gate.held.Add(1)
 			}
 			next = p.wait(stub, nil, changed)
-		case p.ended:
-			next = finish
+		case p.cut(c.most(p.spent)):
 		case p.late(c) > 0:
 			timer := time.NewTimer(p.late(c))
 			next = p.wait(stub, timer.C, changed)
 			timer.Stop()
+		case p.ended:
+			next = finish
 		default:
 			next = p.pass(stub, changed)
 		}
@@ -459,6 +593,7 @@ func (t *linkToxic) Pipe(stub *toxics.ToxicStub) {
 			// reader ends too; it has to be heard out until then, or it
 			// stays blocked for ever.
 			p.gate.leave(p)
+			p.rest = nil
 			stub.Close()
 			for !p.ended {
 				p.chunk = <-stub.Input
@@ -485,6 +620,11 @@ const (
 
 // take waits for the next chunk, or for the end of the connection.
 func (p *passage) take(stub *toxics.ToxicStub, changed <-chan struct{}) step {
+	if p.rest != nil {
+		p.chunk, p.rest, p.piece = p.rest, nil, true
+		return again
+	}
+	p.piece = false
 	select {
 	case p.chunk = <-stub.Input:
 		p.ended = p.chunk == nil
@@ -495,6 +635,27 @@ func (p *passage) take(stub *toxics.ToxicStub, changed <-chan struct{}) step {
 		return yield
 	}
 	return again
+}
+
+// cut leaves at most so many bytes of the chunk for now, and reports whether
+// that changed anything.
+func (p *passage) cut(most int64) bool {
+	if p.ended || most == 0 || int64(len(p.chunk.Data)) <= most {
+		return false
+	}
+	whole := p.chunk
+	p.chunk = &stream.StreamChunk{Data: whole.Data[:most], Timestamp: whole.Timestamp}
+	p.rest = &stream.StreamChunk{Data: whole.Data[most:], Timestamp: whole.Timestamp}
+	p.gate.pieces.Add(1)
+	p.due = time.Time{}
+	return true
+}
+
+// swallow takes the chunk and forgets it.
+func (p *passage) swallow() {
+	p.gate.swallowed.Add(int64(len(p.chunk.Data)))
+	p.gap = true
+	p.chunk, p.met, p.due = nil, false, time.Time{}
 }
 
 // wait waits until something changes.
@@ -516,6 +677,7 @@ func (p *passage) pass(stub *toxics.ToxicStub, changed <-chan struct{}) step {
 	select {
 	case stub.Output <- p.chunk:
 		p.gate.bytes.Add(n)
+		p.spent += n
 		p.last, p.due = p.due, time.Time{}
 		p.chunk, p.met = nil, false
 	case <-changed:
@@ -527,31 +689,52 @@ func (p *passage) pass(stub *toxics.ToxicStub, changed <-chan struct{}) step {
 	return again
 }
 
-// late returns how much longer the chunk has to wait for its latency, or for
-// its loss.
+// late returns how much longer the chunk, or the end of the connection, has to
+// wait for its latency, for its loss, or for room.
 func (p *passage) late(c Conditions) time.Duration {
-	if c.Latency == 0 && c.Loss == 0 {
+	if c.Latency == 0 && c.Loss == 0 && c.Speed == 0 && c.Pause == 0 && (c.LateEnd == 0 || !p.ended) {
 		p.due = time.Time{}
 		return 0
 	}
 	if p.due.IsZero() {
-		delay := c.Latency
-		if c.Jitter > 0 {
-			delay += time.Duration(p.random.Int64N(int64(2*c.Jitter))) - c.Jitter
-		}
-		rto := p.lose(c)
-		p.due = p.chunk.Timestamp.Add(delay + rto)
-		if p.due.Before(p.last) {
-			p.due = p.last
-		}
-		if time.Until(p.due) > 0 {
-			p.gate.delayed.Add(1)
-		}
-		if rto > 0 {
-			p.gate.lost.Add(1)
+		if p.ended {
+			p.dueEnd(c)
+		} else {
+			p.dueChunk(c)
 		}
 	}
 	return time.Until(p.due)
+}
+
+// dueEnd decides when the end of the connection may go on.
+func (p *passage) dueEnd(c Conditions) {
+	p.due = time.Now().Add(c.LateEnd)
+	if c.LateEnd > 0 {
+		p.gate.lateEnds.Add(1)
+	}
+}
+
+// dueChunk decides when the chunk may go on.
+func (p *passage) dueChunk(c Conditions) {
+	rto := p.lose(c)
+	p.due = p.chunk.Timestamp.Add(c.delay(p.random) + rto)
+	if p.due.Before(p.last) {
+		p.due = p.last
+	}
+	if pause := p.last.Add(c.Pause); p.piece && p.due.Before(pause) {
+		p.due = pause
+	}
+	if c.Speed > 0 {
+		if room := p.gate.reserve(int64(len(p.chunk.Data)), c.Speed); p.due.Before(room) {
+			p.due = room
+		}
+	}
+	if time.Until(p.due) > 0 {
+		p.gate.delayed.Add(1)
+	}
+	if rto > 0 {
+		p.gate.lost.Add(1)
+	}
 }
 
 // lose decides whether a chunk is lost, and returns by how much it is late
