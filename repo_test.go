@@ -67,8 +67,9 @@ var imports = map[string][]string{
 	},
 	"chaos": {"proto/cachepb", "cachenode/client", "cachenode/proc", "chaos/internal/...", "reports/result", "reports/render"},
 
-	"reports/render": {"reports/result"},
-	"reports":        {"reports/..."},
+	"reports/render":  {"reports/result"},
+	"reports/compare": {"reports/result"},
+	"reports":         {"reports/..."},
 
 	"internal/notices": {},
 }
