@@ -114,6 +114,10 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 				Flags: saturateFlags(), Action: saturateCommand,
 			},
 			{
+				Name: "pair", Usage: "one round of a comparison of two programs: a fresh cluster of each, the same load on both, in random order",
+				Flags: pairFlags(), Action: pairCommand,
+			},
+			{
 				Name: "fill", Usage: "write every key of a key space, with values that can be verified",
 				Flags: fillFlags(), Action: fillCommand,
 			},

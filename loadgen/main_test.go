@@ -55,8 +55,8 @@ func TestMistakes(t *testing.T) {
 		args []string
 		want string
 	}{
-		{nil, "no command; expected one of run, bench, saturate, fill, verify"},
-		{[]string{"rum"}, `unknown command "rum"; expected one of run, bench, saturate, fill, verify`},
+		{nil, "no command; expected one of run, bench, saturate, pair, fill, verify"},
+		{[]string{"rum"}, `unknown command "rum"; expected one of run, bench, saturate, pair, fill, verify`},
 		{[]string{"run", "--raet", "5"}, "run: unknown flag --raet"},
 		{[]string{"run", "--rate", "fast"}, `--rate: rate "fast": want operations per second`},
 		{[]string{"run", "--rate", "5", "--schedule", "sine"}, `--schedule: schedule "sine": want constant, poisson, stages(`},
@@ -416,6 +416,45 @@ func TestRealNodes(t *testing.T) {
 	}
 	if err := exec.Command("pgrep", "-f", "^"+binary).Run(); !isExit(err, 1) {
 		t.Errorf("a node is left: %v", err)
+	}
+}
+
+// A round of a comparison leaves a run of each side, with the same load in the same steps, what each step cost the nodes,
+// and whether anybody took the leadership over. A program that is not there is a mistake, and leaves nothing.
+func TestPair(t *testing.T) {
+	binary, out := cachenode(t), t.TempDir()
+	if code, _, stderr := call(t, t.Context(), "pair", "--base", binary, "--head", "nowhere", "--rate", "100", "--out", out); code != 2 || !strings.Contains(stderr, "nowhere") {
+		t.Errorf("exit code %d, %s", code, stderr)
+	}
+	code, stdout, stderr := call(t, t.Context(), "pair", "--base", binary, "--head", binary, "--rate", "400", "--each", "500ms", "--flat", "200ms",
+		"--keys", "100", "--round", "07", "--out", out, "-q")
+	if code != 0 {
+		t.Fatalf("exit code %d, %s\n%s", code, stderr, stdout)
+	}
+	var offered []int64
+	for _, side := range []string{"base", "head"} {
+		dirs, _ := filepath.Glob(filepath.Join(out, side, "07", "pair-*"))
+		if len(dirs) != 1 || !strings.Contains(stdout, side+"\t"+dirs[0]+"\n") {
+			t.Fatalf("%s: %q, stdout %s", side, dirs, stdout)
+		}
+		r, err := result.Read(dirs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range r.Series {
+			if s.Phase == pairFixed {
+				offered = append(offered, s.Counts.Intended)
+			}
+		}
+		if len(r.Costs) != 2 || r.Costs[0].Phase != pairFixed || r.Costs[1].Phase != pairFlat || r.Costs[1].Ops == 0 || r.Costs[1].CPU == 0 {
+			t.Errorf("%s: costs %+v", side, r.Costs)
+		}
+		if !slices.ContainsFunc(r.Checks, func(c result.Check) bool { return c.Name == result.CheckLeaderKept && c.Verdict == result.Pass }) {
+			t.Errorf("%s: checks %+v", side, r.Checks)
+		}
+	}
+	if len(offered) != 4 || offered[0] != offered[2] || offered[1] != offered[3] || offered[0] == 0 {
+		t.Errorf("operations of gets and inserts, of base and head: %v", offered)
 	}
 }
 

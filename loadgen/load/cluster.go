@@ -343,6 +343,13 @@ func (c *Cluster) Leader() string {
 	return ""
 }
 
+// Term is the latest term in which a leader was heard of; 0 before the first.
+func (c *Cluster) Term() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.term
+}
+
 // ClusterStats counts what happened on all streams.
 type ClusterStats struct {
 	client.Stats

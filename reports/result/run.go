@@ -67,6 +67,8 @@ type Run struct {
 	Losses    []Loss     `json:"losses,omitempty"`    // the writes that broke a promise; may be cut, see Exposures for the counts
 	Exposures []Exposure `json:"exposures,omitempty"` // per level: how many writes were at stake
 
+	Costs []Cost `json:"costs,omitempty"` // what the nodes spent on a phase, where it was measured
+
 	Segment    *Segment    `json:"segment,omitempty"`    // set if the load was one part of several
 	Saturation *Saturation `json:"saturation,omitempty"` // set by a search for the highest rate
 
@@ -94,6 +96,9 @@ const (
 func (v Verdict) Rank() int {
 	return slices.Index([]Verdict{Violated, Unknown, NotExercised, Pass}, v)
 }
+
+// CheckLeaderKept is the name of the check that nobody took the leadership over in a run without faults.
+const CheckLeaderKept = "leader kept"
 
 // Check is the judgement of one property.
 type Check struct {
@@ -188,6 +193,13 @@ func (c *Counts) Add(other *Counts) {
 	c.Miss += other.Miss
 	c.Refused += other.Refused
 	c.Misrouted += other.Misrouted
+}
+
+// Cost is the processor time that all nodes together spent while a phase was recorded.
+type Cost struct {
+	Phase string        `json:"phase"`
+	Ops   int64         `json:"ops"` // oks of that phase
+	CPU   time.Duration `json:"cpu_ns"`
 }
 
 // Latency is the usual percentiles of one distribution. A percentile is 0 when there were too few samples to report
@@ -516,6 +528,11 @@ func (r *Run) Validate() error {
 		}
 		if n := len(s.Spectrum); n > 0 && (s.Spectrum[0].Q < 0 || s.Spectrum[n-1].Q >= 1) {
 			bad("series[%d] %s: spectrum: q outside [0, 1)", i, s.ID())
+		}
+	}
+	for i, c := range r.Costs {
+		if c.Ops < 0 || c.CPU < 0 {
+			bad("costs[%d] %q: %d operations, %v: expected neither below 0", i, c.Phase, c.Ops, c.CPU)
 		}
 	}
 	for i, o := range r.Outages {

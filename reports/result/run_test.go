@@ -68,6 +68,7 @@ func full() *Run {
 			History: []Operation{{Proc: 1, Kind: "insert", Version: 3, Level: "once", Node: "n1", Invoke: 9990 * ms, Return: 9999 * ms, Outcome: "ok", Reason: "r"}},
 		}},
 		Exposures: []Exposure{{Level: "once", Acked: 1000, Lost: 1, Allowed: 1, Stale: 2, Unknown: 3, Window: 1 * ms, After: 2 * ms}},
+		Costs:     []Cost{{Phase: "before", Ops: 40_000, CPU: 2 * time.Second}},
 		Repeats:   []Repeat{{Dir: "1", Seed: 1 << 63, Verdict: Violated, Reasons: []string{"x"}}},
 		Files:     []File{{Path: "nodes/n1.log", About: "the log of n1"}},
 		Environment: &Environment{
