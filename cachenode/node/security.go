@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -33,22 +35,28 @@ func (n *Node) peerCredentials() func(host string) credentials.TransportCredenti
 	}
 }
 
-// CheckPeer implements server.Backend: whoever opened a stream needs the certificate of the node that it says it is.
+// CheckPeer implements server.Backend: whoever opened a stream has to name another host of the list, and with TLS needs the
+// certificate of it. The connections of peers are not limited in number, so a claim that would be refused later anyway must
+// be refused here.
 func (n backend) CheckPeer(ctx context.Context) error {
 	id, _, _, err := peer.ParsePeer(ctx)
-	if err != nil || n.keys == nil {
-		return nil // what is no claim is refused by whom it is for
+	if err != nil {
+		return err
 	}
 	roster := n.roster.Load()
 	slot := roster.slotOf(id)
-	conn, ok := grpcpeer.FromContext(ctx)
-	if slot < 0 || !ok {
-		return nil // the same
+	if slot < 0 || slot == n.cfg.Self {
+		return fmt.Errorf("id %016x is not of another node in a list of %d hosts", id, len(roster.names))
 	}
-	if info, ok := conn.AuthInfo.(credentials.TLSInfo); ok {
-		return n.keys.CheckPeer(&info.State, roster.names[slot], roster.names)
+	if n.keys == nil {
+		return nil
 	}
-	return nil
+	if conn, ok := grpcpeer.FromContext(ctx); ok {
+		if info, ok := conn.AuthInfo.(credentials.TLSInfo); ok {
+			return n.keys.CheckPeer(&info.State, roster.names[slot], roster.names)
+		}
+	}
+	return errors.New("its connection has no certificate")
 }
 
 // Reload reads the files of certificates again and uses them from the next connection on; connections that are up go on.
