@@ -46,6 +46,9 @@ type Spec struct {
 	// Direct leaves the links out: nodes and clients connect to the nodes
 	// themselves.
 	Direct bool
+	// TLS secures everything with certificates that are made for this cluster,
+	// of its clients too.
+	TLS bool
 	// OnProcess is called when a process has started, was paused or resumed,
 	// or has ended, whoever ended it. It must not call the Cluster. nil is
 	// allowed.
@@ -72,6 +75,7 @@ type Cluster struct {
 
 	spec    Spec
 	nodes   []*Node
+	certs   *certificates   // nil: plain text
 	members atomic.Int64    // so many of the nodes make up the cluster
 	life    context.Context // ends with Stop; processes are killed then at the latest
 	end     context.CancelFunc
@@ -124,6 +128,11 @@ func Start(spec Spec) (_ *Cluster, err error) {
 	for i, l := range listeners {
 		c.nodes = append(c.nodes, &Node{Name: "n" + strconv.Itoa(i+1), Identity: l.Addr().String(), state: Ended, notify: spec.OnProcess})
 	}
+	if spec.TLS {
+		if c.certs, err = makeCertificates(c.life, spec.Binary, filepath.Join(spec.LogDir, "certs"), c.identities()); err != nil {
+			return nil, err
+		}
+	}
 	policies, err := writePolicies(spec.LogDir, spec.Caches)
 	if err != nil {
 		return nil, err
@@ -136,8 +145,8 @@ func Start(spec Spec) (_ *Cluster, err error) {
 		n.env = []string{
 			"HOSTNAME_OVERWRITE=" + n.Identity,
 			"CACHE_AUTH_TOKEN=" + token,
-			"CACHE_TLS=false",
 		}
+		n.env = append(n.env, c.certs.of(n.Identity)...)
 		if len(dials) > 0 {
 			n.env = append(n.env, "CACHE_DIAL_MAP="+strings.Join(dials, ","))
 		}
@@ -190,7 +199,10 @@ func (c *Cluster) connect(n *Node) (dials []string, err error) {
 // direct is the configuration of a connection without a link. It redials
 // quickly: it times how soon a restarted node answers.
 func (c *Cluster) direct(n *Node) client.Config {
-	return client.Config{Addr: n.Identity, Token: token, Batch: true, ConnectTimeout: time.Second, BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond}
+	cfg := c.Client(n.Identity)
+	cfg.Batch, cfg.ConnectTimeout = true, time.Second
+	cfg.BackoffMin, cfg.BackoffMax = 5*time.Millisecond, 50*time.Millisecond
+	return cfg
 }
 
 // start starts the process of a node that has none.
@@ -285,6 +297,15 @@ func (c *Cluster) Names() []string {
 	return names
 }
 
+// identities are those of the nodes in the order of their slots.
+func (c *Cluster) identities() []string {
+	ids := make([]string, len(c.nodes))
+	for i, n := range c.nodes {
+		ids[i] = n.Identity
+	}
+	return ids
+}
+
 // Node returns the node of that name, or nil.
 func (c *Cluster) Node(name string) *Node {
 	for _, n := range c.nodes {
@@ -306,8 +327,10 @@ func (c *Cluster) NameOf(identity string) string {
 	return identity
 }
 
-// Token is what a client has to show.
-func (c *Cluster) Token() string { return token }
+// Client is what a client of the cluster needs to connect to an address.
+func (c *Cluster) Client(addr string) client.Config {
+	return client.Config{Addr: addr, Token: token, TLS: c.certs.clientTLS()}
+}
 
 // ClientAddr is where clients dial a node: the near end of its link, if there
 // are links.
@@ -580,5 +603,5 @@ func (c *Cluster) Stop(within time.Duration) error {
 	wg.Wait()
 	c.end()
 	c.exits.Wait()
-	return c.Net.Close()
+	return errors.Join(c.Net.Close(), c.certs.remove())
 }

@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -80,7 +82,7 @@ func upWith(t *testing.T, spec cluster.Spec) (*cluster.Cluster, *events) {
 		t.Fatal(err)
 	}
 	seen := new(events)
-	spec.Binary, spec.Nodes, spec.LogDir, spec.Seed, spec.OnProcess = path, 3, t.TempDir(), 1, seen.add
+	spec.Binary, spec.Nodes, spec.LogDir, spec.Seed, spec.OnProcess = path, 3, cmp.Or(spec.LogDir, t.TempDir()), 1, seen.add
 	c, err := cluster.Start(spec)
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +108,7 @@ func healthy(t *testing.T, c *cluster.Cluster) {
 // write inserts through a node's client link.
 func write(ctx context.Context, t *testing.T, c *cluster.Cluster, node, key string) client.Outcome {
 	t.Helper()
-	conn, err := client.NewConn(client.Config{Addr: c.ClientAddr(node), Token: c.Token()})
+	conn, err := client.NewConn(c.Client(c.ClientAddr(node)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,6 +221,62 @@ func TestInject_direct(t *testing.T) {
 		if o := write(t.Context(), t, c, n, "direct-"+n); o.Err != nil {
 			t.Errorf("write on %s: %v", n, o.Err)
 		}
+	}
+}
+
+// TestInject_tls proves that a cluster with certificates is one: nodes and
+// clients find each other through links and after a restart, a client without a
+// certificate finds nobody, an attack is made through TLS as well, and no key
+// is left behind.
+func TestInject_tls(t *testing.T) {
+	logs := t.TempDir()
+	c, _ := upWith(t, cluster.Spec{TLS: true, LogDir: logs})
+	stranger := c.Client(c.ClientAddr("n1"))
+	stranger.TLS = stranger.TLS.Clone()
+	stranger.TLS.Certificates = nil
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if conn, err := client.Dial(ctx, stranger); err == nil {
+		conn.Close()
+		t.Error("a client without a certificate was let in")
+	}
+	in, err := Inject(t.Context(), c, Spec{Action: "peer-claim", Target: "n2", Rate: 50})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused, cancelRefused := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancelRefused()
+	for evidence := ""; !strings.Contains(evidence, "PermissionDenied"); _, evidence = in.Bit(refused) {
+		select {
+		case <-refused.Done():
+			t.Fatalf("clients with a certificate that claim to be nodes: %s", evidence)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if err := in.Heal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := in.Attacks[0].Tally; got.Served > 0 {
+		t.Errorf("clients with a certificate that claim to be nodes: %s", &got)
+	}
+	in, err = Inject(t.Context(), c, Spec{Action: "kill", Target: "leader"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Heal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	healthy(t, c)
+	for _, n := range c.Names() {
+		if o := write(t.Context(), t, c, n, "tls-"+n); o.Err != nil {
+			t.Errorf("write on %s: %v", n, o.Err)
+		}
+	}
+	if err := c.Stop(5 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(logs, "certs")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("certificates are left: %v", err)
 	}
 }
 

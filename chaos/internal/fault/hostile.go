@@ -42,6 +42,9 @@ func attack(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.
 			bit = bit && hard
 			if after, err := targets[i].Memory(); err == nil {
 				what += fmt.Sprintf("; memory %.1f to %.1fMiB", mib(before[i]), mib(after))
+				if s.Action == "idle-streams" && s.Count > 0 {
+					what += fmt.Sprintf(", %.1fKiB for each stream", float64(after-before[i])/1024/float64(s.Count))
+				}
 			}
 			say = append(say, targets[i].Name+": "+what)
 		}
@@ -49,8 +52,9 @@ func attack(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.
 	}
 	s.begin(targets)
 	for _, n := range targets {
+		honest := c.Client(n.Identity)
 		a, err := hostile.Start(ctx, hostile.Spec{
-			Kind: s.Action, Addr: n.Identity, Token: c.Token(), Count: s.Count, Rate: s.Rate, Size: s.Value, Seed: s.Pick,
+			Kind: s.Action, Addr: honest.Addr, Token: honest.Token, TLS: honest.TLS, Count: s.Count, Rate: s.Rate, Size: s.Value, Seed: s.Pick,
 		})
 		if err != nil {
 			in.Heal(ctx)

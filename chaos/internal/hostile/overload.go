@@ -42,7 +42,9 @@ func overload(ctx context.Context, a *Attack) {
 	for sleep(ctx, overloadSlice) {
 		due := int64(a.spec.Rate*time.Since(from).Seconds()) - f.offered
 		f.offered += due
-		f.missed += due - f.send(due)
+		// Not more than fits at a time: a node that refuses as quickly as it is
+		// asked would keep a sender that is behind its rate here for ever.
+		f.missed += due - f.send(min(due, int64(a.spec.Count)))
 		if time.Since(told) > 100*time.Millisecond {
 			told = time.Now()
 			a.count(func(t *Tally) { t.Load = f.load() })

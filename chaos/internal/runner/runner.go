@@ -84,6 +84,8 @@ type Boot struct {
 	Seed    uint64
 	// Direct leaves the proxies out.
 	Direct bool
+	// TLS secures nodes and clients with certificates of the run's own.
+	TLS bool
 	// Process is to be called whenever a process changes its state.
 	Process func(node string, state result.State, detail string)
 }
@@ -258,7 +260,7 @@ func (r *run) execute(ctx context.Context) (err error) {
 	}
 
 	s := r.Plan.Scenario
-	boot := Boot{Nodes: s.Cluster.Nodes, Members: s.Cluster.Members, Env: s.Cluster.Env, Caches: s.Cluster.Caches, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed, Direct: !s.Cluster.Proxied()}
+	boot := Boot{Nodes: s.Cluster.Nodes, Members: s.Cluster.Members, Env: s.Cluster.Env, Caches: s.Cluster.Caches, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed, Direct: !s.Cluster.Proxied(), TLS: s.Cluster.TLS}
 	boot.Process = func(node string, state result.State, detail string) {
 		r.log(result.Event{T: r.now(), Kind: result.Process, Node: node, State: state, Detail: detail})
 	}

@@ -19,7 +19,7 @@ func Processes(binary string) func(context.Context, Boot) (System, error) {
 	return func(_ context.Context, b Boot) (System, error) {
 		states := [...]result.State{cluster.Running: result.ProcessRunning, cluster.Paused: result.ProcessStopped, cluster.Ended: result.ProcessExited}
 		c, err := cluster.Start(cluster.Spec{
-			Binary: binary, Nodes: b.Nodes, Members: b.Members, Env: b.Env, Caches: policies(b.Caches), LogDir: b.LogDir, Seed: b.Seed, Direct: b.Direct,
+			Binary: binary, Nodes: b.Nodes, Members: b.Members, Env: b.Env, Caches: policies(b.Caches), LogDir: b.LogDir, Seed: b.Seed, Direct: b.Direct, TLS: b.TLS,
 			OnProcess: func(node string, s cluster.State, detail string) { b.Process(node, states[s], detail) },
 		})
 		if err != nil {
@@ -78,11 +78,11 @@ func (p processes) Digest(ctx context.Context, node string) (check.Digest, error
 }
 
 func (p processes) Target(toAny bool, streams, window int) (load.Target, error) {
-	return newRouted(p.endpoints[:p.members], p.Token(), streams, window, toAny)
+	return newRouted(p.endpoints[:p.members], p.Client, streams, window, toAny)
 }
 
 func (p processes) Spread(window int) (load.Target, error) {
-	return newSpread(p.endpoints[:p.members], p.Token(), window)
+	return newSpread(p.endpoints[:p.members], p.Client, window)
 }
 
 func (p processes) Read(node string, op *client.Op, done func(client.Outcome)) error {

@@ -18,6 +18,9 @@ type Endpoint struct {
 	Addr     string // to dial
 }
 
+// dialling is what a client needs to connect to an address.
+type dialling func(addr string) client.Config
+
 // routed is a load.Target over the nodes of a cluster: each stream has a
 // connection to every node it may use. It follows the leader as the nodes name
 // it, and falls back to any node that is connected, which forwards.
@@ -31,7 +34,7 @@ type routed struct {
 
 // newRouted makes a target of several streams that sends to the leader, or
 // with toAny to all nodes in turn.
-func newRouted(nodes []Endpoint, token string, streams, window int, toAny bool) (load.Target, error) {
+func newRouted(nodes []Endpoint, dial dialling, streams, window int, toAny bool) (load.Target, error) {
 	r := &routed{nodes: nodes, toAny: toAny, next: make([]atomic.Uint64, streams)}
 	r.leader.Store(-1)
 	for s := range streams {
@@ -39,10 +42,10 @@ func newRouted(nodes []Endpoint, token string, streams, window int, toAny bool) 
 		conns := make([]*client.Conn, len(nodes))
 		r.conns = append(r.conns, conns)
 		for i, n := range nodes {
-			c, err := client.NewConn(client.Config{
-				Addr: n.Addr, Token: token, Window: window, Batch: true, Watch: !toAny,
-				OnLeader: func(_ string, info *cachepb.LeaderInfo) { r.follow(info.GetAddr()) },
-			})
+			cfg := dial(n.Addr)
+			cfg.Window, cfg.Batch, cfg.Watch = window, true, !toAny
+			cfg.OnLeader = func(_ string, info *cachepb.LeaderInfo) { r.follow(info.GetAddr()) }
+			c, err := client.NewConn(cfg)
 			if err != nil {
 				return nil, errors.Join(err, r.Close())
 			}
@@ -108,10 +111,13 @@ func (r *routed) Close() error {
 // a stream fails: nothing is sent by another way.
 type spread []*client.Conn
 
-func newSpread(nodes []Endpoint, token string, window int) (load.Target, error) {
+func newSpread(nodes []Endpoint, dial dialling, window int) (load.Target, error) {
 	var s spread
 	for _, n := range nodes {
-		c, err := client.NewConn(client.Config{Addr: n.Addr, Token: token, Window: window, Batch: true, BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond})
+		cfg := dial(n.Addr)
+		cfg.Window, cfg.Batch = window, true
+		cfg.BackoffMin, cfg.BackoffMax = 5*time.Millisecond, 50*time.Millisecond
+		c, err := client.NewConn(cfg)
 		if err != nil {
 			return nil, errors.Join(err, s.Close())
 		}

@@ -39,6 +39,7 @@ type Cluster struct {
 	Members int               `json:"members,omitempty" jsonschema:"how many of the nodes, from n1 on, form the cluster; the others wait for action members, and load and probes leave them out; default all"`
 	Caches  []Cache           `json:"caches,omitempty" jsonschema:"policies of named caches; what may be evicted or expire is not missed by the checks"`
 	Env     map[string]string `json:"env,omitempty" jsonschema:"additional environment of every node: CACHE_... and variables of the Go runtime such as GOGC"`
+	TLS     bool              `json:"tls,omitempty" jsonschema:"TLS 1.3 with certificates on both sides, made for the run"`
 	// Proxies is false for nodes and clients that connect directly, so that no
 	// byte passes through the harness; nil is true.
 	Proxies *bool `json:"proxies,omitempty" jsonschema:"whether a proxy stands between nodes, and between clients and nodes (default true); without them only processes can be broken"`

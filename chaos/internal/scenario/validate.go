@@ -356,8 +356,8 @@ func (f *Fault) validateHostile(d *decoder, path string, s *Scenario, a Action) 
 	if f.Value > most {
 		d.errorAt(path+".value", "%d bytes; expected %d at most", f.Value, most)
 	}
-	if f.Action == "peer-claim" && s.Cluster.Env["CACHE_PEER_TOKEN"] == "" {
-		d.errorAt(path+".action", "without cluster.env.CACHE_PEER_TOKEN every client may be a node, so there is nothing to refuse")
+	if f.Action == "peer-claim" && s.Cluster.Env["CACHE_PEER_TOKEN"] == "" && !s.Cluster.TLS {
+		d.errorAt(path+".action", "without cluster.tls or cluster.env.CACHE_PEER_TOKEN every client may be a node, so there is nothing to refuse")
 	}
 }
 
