@@ -329,40 +329,16 @@ func (r *watchReader) read(stream *greetedStream) error {
 
 // tell passes on what an ack tells, if that is an event.
 func (r *watchReader) tell(ack *cachepb.Ack) error {
-	var event Event
-	switch m := ack.GetMethod().(type) {
-	case *cachepb.Ack_PutAck:
-		change, out := m.PutAck.GetChange(), m.PutAck.GetOutcome()
-		if change == nil {
-			return nil
-		}
-		event = Changed{
-			Cache: change.GetCacheName(), Key: change.GetEntry(),
-			Cluster: out.GetCluster(), Term: out.GetTerm(), Index: out.GetIndex(),
-		}
-		r.told(out)
-	case *cachepb.Ack_DelAck:
-		change, out := m.DelAck.GetChange(), m.DelAck.GetOutcome()
-		if change == nil {
-			return nil
-		}
-		event = Removed{
-			Cache: change.GetCacheName(), Key: change.GetEntry(), Cause: Cause(change.GetCause()),
-			Cluster: out.GetCluster(), Term: out.GetTerm(), Index: out.GetIndex(),
-		}
-		r.told(out)
-	case *cachepb.Ack_Gap:
-		event = r.gap(m.Gap)
-	case *cachepb.Ack_MgmtAck:
-		info := m.MgmtAck.GetLeaderInfo()
-		if info == nil {
-			return nil
-		}
-		event = Leader{
-			Addr: bare(info.GetAddr()), Quorum: info.GetHasQuorum(), Term: info.GetTerm(), Cluster: info.GetCluster(), Node: r.addr,
-		}
-	default:
+	event := EventOf(ack, r.addr)
+	switch e := event.(type) {
+	case nil:
 		return nil
+	case Changed:
+		r.told(e.Cluster, e.Index)
+	case Removed:
+		r.told(e.Cluster, e.Index)
+	case Gap:
+		event = r.gap(e)
 	}
 	if !r.yield(event, nil) {
 		return errLoopEnded
@@ -370,26 +346,60 @@ func (r *watchReader) tell(ack *cachepb.Ack) error {
 	return nil
 }
 
+// EventOf returns what a node tells by an ack that nobody asked for, or nil if
+// that is no event: for programs that read the stream of a node themselves. node
+// is the address of that node.
+func EventOf(ack *cachepb.Ack, node string) Event {
+	switch m := ack.GetMethod().(type) {
+	case *cachepb.Ack_PutAck:
+		change, out := m.PutAck.GetChange(), m.PutAck.GetOutcome()
+		if change == nil {
+			return nil
+		}
+		return Changed{
+			Cache: change.GetCacheName(), Key: change.GetEntry(),
+			Cluster: out.GetCluster(), Term: out.GetTerm(), Index: out.GetIndex(),
+		}
+	case *cachepb.Ack_DelAck:
+		change, out := m.DelAck.GetChange(), m.DelAck.GetOutcome()
+		if change == nil {
+			return nil
+		}
+		return Removed{
+			Cache: change.GetCacheName(), Key: change.GetEntry(), Cause: Cause(change.GetCause()),
+			Cluster: out.GetCluster(), Term: out.GetTerm(), Index: out.GetIndex(),
+		}
+	case *cachepb.Ack_Gap:
+		return Gap{
+			Reason: GapReason(m.Gap.GetReason()), From: m.Gap.GetFrom(), To: m.Gap.GetTo(), Cluster: m.Gap.GetCluster(), Node: node,
+		}
+	case *cachepb.Ack_MgmtAck:
+		info := m.MgmtAck.GetLeaderInfo()
+		if info == nil {
+			return nil
+		}
+		return Leader{
+			Addr: bare(info.GetAddr()), Quorum: info.GetHasQuorum(), Term: info.GetTerm(), Cluster: info.GetCluster(), Node: node,
+		}
+	}
+	return nil
+}
+
 // told notes a change. A node that tells changes is not mute, though its first
 // Gap may come after them.
-func (r *watchReader) told(out *cachepb.Outcome) {
-	r.cluster, r.index = out.GetCluster(), out.GetIndex()
+func (r *watchReader) told(cluster, index uint64) {
+	r.cluster, r.index = cluster, index
 	r.begun, r.down = true, false
 	r.mute.Stop()
 }
 
-// gap makes the event of a Gap. A node does not know what this watch was told by
-// another one, so its first Gap begins at 1.
-func (r *watchReader) gap(gap *cachepb.Gap) Gap {
-	g := Gap{
-		Reason: GapReason(gap.GetReason()), From: gap.GetFrom(), To: gap.GetTo(), Cluster: gap.GetCluster(), Node: r.addr,
-	}
-	if gap.GetReason() == cachepb.Gap_BEGIN && g.Cluster == r.cluster {
+// gap corrects a Gap. A node does not know what this watch was told by another
+// one, so its first Gap begins at 1.
+func (r *watchReader) gap(g Gap) Gap {
+	if g.Reason == GapBegin && g.Cluster == r.cluster {
 		g.From = min(r.index, g.To) + 1
 	}
-	r.begun, r.down = true, false
-	r.mute.Stop()
-	r.cluster, r.index = g.Cluster, g.To
+	r.told(g.Cluster, g.To)
 	return g
 }
 

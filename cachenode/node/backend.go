@@ -60,17 +60,5 @@ func (n backend) ServePeer(stream grpc.BidiStreamingServer[cachepb.CacheRequest,
 
 // Watch implements server.Backend.
 func (n backend) Watch(names []string) (server.Feed, error) {
-	for _, name := range names {
-		// What could not be read cannot be watched either.
-		read := &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Get{Get: &cachepb.Get{CacheName: name}}}
-		if code, detail := n.store.Validate(read); code != cachepb.Code_OK {
-			return nil, &server.Error{Code: code, Detail: detail}
-		}
-	}
-	var feed *gateway.Feed
-	// No deadline: a feed that began after its caller had left would never be closed.
-	if err := n.runner.Call(context.Background(), func(*replication.Core) { feed = n.gw.Watch(names) }); err != nil {
-		return nil, &server.Error{Code: cachepb.Code_SHUTTING_DOWN, Detail: err.Error()}
-	}
-	return feed, nil
+	return n.openFeed(context.Background(), names)
 }

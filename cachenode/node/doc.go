@@ -24,6 +24,13 @@
 // linearizable reads, time to live, deadlines, sessions. Unlike a client.Client it makes one attempt: a refusal is the
 // program's to repeat.
 //
+// # Watching and metrics
+//
+// [Node.Watch] tells what changes, whoever wrote it, with the events and in the form of client.Watch: a program that keeps
+// in memory what it derived from entries forgets that when they change. [Node.Collector] has the metrics of the node, for
+// the program's own registry; in cachenode_operations_total the operations of the program are counted beside those of
+// clients.
+//
 // # Ownership
 //
 // Keys, values and operations that are handed in are copied before the call returns. Values that are returned are the
@@ -40,6 +47,6 @@
 // Run returns when its context is done and all is over: the leadership has been handed to another node, the operations in
 // flight have been answered, of clients and of this program, streams and listener are closed, and no goroutine is left.
 // That takes milliseconds and is bounded by Config.ShutdownTimeout. From the beginning of the stop on, writes of this
-// program are refused with SHUTTING_DOWN; reads are until its end. What must be written last is written before the
+// program are refused with SHUTTING_DOWN and watches end; reads are refused from its end on. What must be written last is written before the
 // context is cancelled. A Node cannot be run again: a process that comes back is a new member, and New makes one.
 package node

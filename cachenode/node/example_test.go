@@ -92,6 +92,55 @@ func Example_cluster() {
 	// <nil> <nil> <nil>
 }
 
+// A program that keeps what it has derived from entries is told when they change, whoever changed them.
+func ExampleNode_Watch() {
+	n, err := node.New(node.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	stopped := make(chan error)
+	go func() { stopped <- n.Run(ctx) }()
+
+	rendered := map[string]string{"anna": "<b>derived from an old value</b>"}
+	for event, err := range n.Watch(ctx, "users") {
+		if err != nil {
+			log.Fatal(err)
+		}
+		switch e := event.(type) {
+		case client.Gap: // what was before is not told
+			clear(rendered)
+			fmt.Println("begin:", len(rendered), "rendered")
+			if err := n.Insert(ctx, "users", "anna", []byte("42"), client.LevelQuorum); err != nil {
+				log.Fatal(err)
+			}
+		case client.Changed:
+			value, _, err := n.Get(ctx, "users", e.Key)
+			if err != nil {
+				log.Fatal(err)
+			}
+			rendered[e.Key] = "<b>" + string(value) + "</b>"
+			fmt.Println(e.Key, rendered[e.Key])
+			if err := n.Remove(ctx, "users", "anna", client.LevelQuorum); err != nil {
+				log.Fatal(err)
+			}
+		case client.Removed:
+			delete(rendered, e.Key)
+			fmt.Println(e.Key, "by an", e.Cause)
+			stop()
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	<-stopped
+	// Output:
+	// begin: 0 rendered
+	// anna <b>42</b>
+	// anna by an operation
+}
+
 // Reads in a loop need no memory of their own.
 func ExampleNode_AppendGet() {
 	n, err := node.New(node.Config{})

@@ -33,13 +33,26 @@ func (n *Node) AppendGet(ctx context.Context, dst []byte, cache, key string) (va
 	}
 	view := n.runner.View()
 	held, found, _, fresh := n.gw.Read(view, replication.Now(), math.MaxInt64, cache, key)
-	switch {
-	case n.locals.gone():
-		return dst, false, n.refused(client.KindGet, cachepb.Code_SHUTTING_DOWN, errStopped.Error())
-	case !fresh:
-		return dst, false, n.refused(client.KindGet, cachepb.Code_NOT_FRESH, "")
+	if err := n.readable(fresh, found); err != nil {
+		return dst, false, err
 	}
 	return append(dst, held...), found, nil
+}
+
+// readable counts a local read, and returns why it is refused, or nil.
+func (n *Node) readable(fresh, found bool) error {
+	code, detail := cachepb.Code_OK, ""
+	switch {
+	case n.locals.gone():
+		code, detail = cachepb.Code_SHUTTING_DOWN, errStopped.Error()
+	case !fresh:
+		code = cachepb.Code_NOT_FRESH
+	}
+	n.server.Program().Read(code, found)
+	if code == cachepb.Code_OK {
+		return nil
+	}
+	return n.refused(client.KindGet, code, detail)
 }
 
 // Put writes a key; nil means that this node took it, before it was replicated. From then on it is read here.
@@ -78,11 +91,26 @@ func (n *Node) Do(ctx context.Context, op *client.Op) client.Outcome {
 	if op.Kind == client.KindGet && op.ReadMode == cachepb.ReadTag_LOCAL {
 		return n.read(op)
 	}
-	if !n.locals.enter() {
-		return n.refusal(n.refused(op.Kind, cachepb.Code_SHUTTING_DOWN, errStopped.Error()))
+	req, wait := request(ctx, op)
+	began := time.Now()
+	var o client.Outcome
+	if n.locals.enter() {
+		o = n.submit(ctx, op, req, wait)
+		n.locals.leave()
+	} else {
+		o = n.refusal(n.refused(op.Kind, cachepb.Code_SHUTTING_DOWN, errStopped.Error()))
 	}
-	defer n.locals.leave()
-	return n.submit(ctx, op)
+	miss := op.Kind == client.KindGet && o.Status == client.StatusOK && !o.Found
+	n.server.Program().Answered(req, codeOf(&o), miss, time.Since(began))
+	return o
+}
+
+// codeOf is what an outcome is counted as. Whoever stops waiting does not know.
+func codeOf(o *client.Outcome) cachepb.Code {
+	if o.Status != client.StatusOK && o.Code == cachepb.Code_OK {
+		return cachepb.Code_INDETERMINATE
+	}
+	return o.Code
 }
 
 // read answers a read of the node's own copy.
@@ -98,38 +126,29 @@ func (n *Node) read(op *client.Op) client.Outcome {
 		Found: found, Staleness: age, Cluster: view.Cluster, Term: view.Term, Index: view.Applied,
 		Node: n.identity(), Sent: now, Returned: now,
 	}
-	switch {
-	case n.locals.gone():
-		return n.refusal(n.refused(op.Kind, cachepb.Code_SHUTTING_DOWN, errStopped.Error()))
-	case !fresh:
-		o = n.refusal(n.refused(op.Kind, cachepb.Code_NOT_FRESH, ""))
-		o.Refused, o.Leader, o.Cluster, o.Term = true, view.Address, view.Cluster, view.Term
-	case found:
+	if err := n.readable(fresh, found); err != nil {
+		o = n.refusal(err)
+		if o.Code == cachepb.Code_NOT_FRESH {
+			o.Refused, o.Leader, o.Cluster, o.Term = true, view.Address, view.Cluster, view.Term
+		}
+		return o
+	}
+	if found {
 		o.Value = append([]byte{}, value...)
 	}
 	return o
 }
 
 // submit hands an operation to the runner, as a session does, and waits for its answer.
-func (n *Node) submit(ctx context.Context, op *client.Op) client.Outcome {
+func (n *Node) submit(ctx context.Context, op *client.Op, req *cachepb.CacheRequest, wait time.Duration) client.Outcome {
 	sent := time.Now()
-	limit, told := localTimeout, time.Duration(0)
-	if op.Deadline > 0 {
-		limit, told = op.Deadline, op.Deadline
-	}
-	if end, ok := ctx.Deadline(); ok && time.Until(end) < limit {
-		limit = time.Until(end)
-		told = limit
-	}
 	to := local{answer: make(chan *cachepb.Ack, 1)}
-	// The gateway is told a little less, so that its answer, which may be definite, comes first.
-	req := request(op, told-min(told/10, 50*time.Millisecond))
 	if get := req.GetGet(); get != nil {
 		backend{n}.ReadAsync(to, get)
 	} else if !(backend{n}).Submit(to, req) {
 		return n.refusal(n.refused(op.Kind, cachepb.Code_OVERLOADED, "too many requests wait at this node"))
 	}
-	timer := time.NewTimer(limit)
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	o := client.Outcome{Status: client.StatusInfo, Node: n.identity(), Sent: sent}
 	if !op.Kind.Write() {
@@ -175,8 +194,22 @@ func (n *Node) fill(o *client.Outcome, op *client.Op, ack *cachepb.Ack) {
 	o.Err = &client.OpError{Kind: op.Kind, Code: o.Code, Detail: o.Detail, Node: o.Node}
 }
 
-// request builds the message of an operation. It holds a copy of the value, since the log keeps it.
-func request(op *client.Op, deadline time.Duration) *cachepb.CacheRequest {
+// request builds the message of an operation, and says how long to wait for its answer. It holds a copy of the value, since
+// the log keeps it.
+func request(ctx context.Context, op *client.Op) (req *cachepb.CacheRequest, wait time.Duration) {
+	wait, told := localTimeout, time.Duration(0)
+	if op.Deadline > 0 {
+		wait, told = op.Deadline, op.Deadline
+	}
+	if end, ok := ctx.Deadline(); ok && time.Until(end) < wait {
+		wait = time.Until(end)
+		told = wait
+	}
+	// The gateway is told a little less, so that its answer, which may be definite, comes first.
+	return message(op, told-min(told/10, 50*time.Millisecond)), wait
+}
+
+func message(op *client.Op, deadline time.Duration) *cachepb.CacheRequest {
 	tag := &cachepb.OpTag{
 		Session: op.Session, Seq: op.Seq, FirstUnacked: op.FirstUnacked,
 		TtlMs: milliseconds(op.TTL), DeadlineMs: milliseconds(deadline),
@@ -247,7 +280,8 @@ var errStopped = errors.New("the node is stopping")
 
 // locals are the operations of this program in flight: a stop refuses new ones and waits for these.
 type locals struct {
-	over chan struct{} // closed when nothing is answered any more
+	stopping chan struct{} // closed when new ones are refused
+	over     chan struct{} // closed when nothing is answered any more
 
 	mu      sync.Mutex
 	open    int
@@ -255,7 +289,9 @@ type locals struct {
 	idle    chan struct{} // closed when closing and none is open
 }
 
-func newLocals() locals { return locals{over: make(chan struct{}), idle: make(chan struct{})} }
+func newLocals() locals {
+	return locals{stopping: make(chan struct{}), over: make(chan struct{}), idle: make(chan struct{})}
+}
 
 func (l *locals) enter() bool {
 	l.mu.Lock()
@@ -279,6 +315,7 @@ func (l *locals) leave() {
 func (l *locals) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	close(l.stopping)
 	if l.closing = true; l.open == 0 {
 		close(l.idle)
 	}

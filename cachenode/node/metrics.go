@@ -19,11 +19,14 @@ func (n *Node) registry() *prometheus.Registry {
 	r.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		n.server,
-		metrics{n},
+		n.Collector(),
 	)
 	return r
 }
+
+// Collector returns the metrics of this node, cachenode_…, for the registry of a program that it is embedded in. Several
+// nodes of one program are told apart by labels, with prometheus.WrapCollectorWith.
+func (n *Node) Collector() prometheus.Collector { return metrics{n} }
 
 // metrics collects the counters of core, gateway, store and transport when they are asked for: the hot path pays for
 // plain integers only.
@@ -82,10 +85,10 @@ var (
 	descReloads     = desc("certificate_reloads_total", "Changes of the certificate files that were taken over, or could not be.", "result")
 	descBuild       = desc("build_info", "1, with what the program was built from.", "version", "revision", "goversion")
 	descReads       = desc("reads_waiting", "Reads that wait for the leader.")
-	descWatches     = desc("watches", "Streams that watch caches.")
-	descWatchTold   = desc("watch_told_total", "Changes and gaps told, once for each stream.")
-	descWatchGaps   = desc("watch_gaps_total", "Gaps told to streams that watch; slow are those that read too slowly.", "reason")
-	descWatchKept   = desc("watch_kept_changes", "Changes kept for streams that watch.")
+	descWatches     = desc("watches", "Streams and loops of this program that watch caches.")
+	descWatchTold   = desc("watch_told_total", "Changes and gaps told, once for each watch.")
+	descWatchGaps   = desc("watch_gaps_total", "Gaps told to those who watch; slow are those that read too slowly.", "reason")
+	descWatchKept   = desc("watch_kept_changes", "Changes kept for those who watch.")
 	descWatchBytes  = desc("watch_kept_bytes", "Their bytes.")
 )
 
@@ -102,10 +105,12 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	} {
 		ch <- d
 	}
+	m.n.server.Describe(ch)
 }
 
 // Collect implements prometheus.Collector.
 func (m metrics) Collect(ch chan<- prometheus.Metric) {
+	m.n.server.Collect(ch)
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}

@@ -39,6 +39,7 @@ type Node struct {
 	greetings *inquiry[*cachepb.LeaderInfo] // for streams
 	healths   *inquiry[*cachepb.HealthAck]  // for the same
 	locals    locals
+	watchers  watchers // of this program
 
 	policies uint64 // hash of the configured ones
 

@@ -191,13 +191,15 @@ func (n *Node) watch(ctx context.Context) {
 			n.log.Info("readiness", "ready", v.Ready, "term", v.Term, "applied", v.Applied)
 		}
 		if v.Leader != last.Leader || v.Term != last.Term {
-			n.server.LeaderChanged(n.LeaderInfo())
+			info := n.LeaderInfo()
+			n.server.LeaderChanged(info)
+			n.watchers.leaderChanged(info)
 		}
 		last = v
 	}
 }
 
-// tellChanges wakes the sessions that watch caches when something was applied. It does so for the goroutine that applies,
+// tellChanges wakes the sessions and the loops of this program that watch caches when something was applied. It does so for the goroutine that applies,
 // which must not take time for each of them.
 func (n *Node) tellChanges(ctx context.Context) {
 	for {
@@ -206,6 +208,7 @@ func (n *Node) tellChanges(ctx context.Context) {
 			return
 		case <-n.gw.Changed():
 			n.server.Changed()
+			n.watchers.changed()
 		}
 	}
 }

@@ -48,6 +48,7 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 		sess.count.mergeInto(&all)
 	}
 	s.mu.Unlock()
+	s.program.mergeInto(&all)
 	all.collect(ch)
 	counter := func(d *prometheus.Desc, v *atomic.Uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v.Load()), labels...)

@@ -164,6 +164,7 @@ type Server struct {
 	stats      stats
 	gates      gateStats
 	complaints complaints
+	program    Program
 	created    time.Time
 
 	limits   answerLimits
@@ -239,6 +240,9 @@ func (s *Server) Inspection() *grpc.Server {
 	reflectionpb.RegisterServerReflectionServer(g, reflection.NewServerV1(reflection.ServerOptions{Services: s.grpc}))
 	return g
 }
+
+// Program returns what counts the operations that come without a stream.
+func (s *Server) Program() *Program { return &s.program }
 
 // SetServing sets what the grpc.health.v1 service says: SERVING while the node is a fresh voter. The service asks for
 // no token, so it says no more than that.

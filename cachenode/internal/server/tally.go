@@ -119,12 +119,12 @@ var bounds = [...]time.Duration{
 type tally struct {
 	codes   [12]uint64 // as in outcomes
 	misses  uint64     // of codes[0]
+	untimed uint64     // of codes: local reads of the program, see Program
 	buckets [len(bounds)]uint64
 	sum     time.Duration
 }
 
-func (t *tally) add(ack *cachepb.Ack, took time.Duration) {
-	code, miss := answerOf(ack)
+func (t *tally) add(code cachepb.Code, miss bool, took time.Duration) {
 	t.codes[outcomePlace[min(max(code, 0), cachepb.Code_INDETERMINATE)]]++
 	if miss {
 		t.misses++
@@ -146,6 +146,7 @@ func (t *tally) merge(o *tally) {
 		t.buckets[i] += n
 	}
 	t.misses += o.misses
+	t.untimed += o.untimed
 	t.sum += o.sum
 }
 
@@ -168,11 +169,16 @@ func (c *counter) add(out *answers, now time.Duration) {
 		if m.class == classNone {
 			continue
 		}
-		if c.t == nil {
-			c.t = new(tallies)
-		}
-		c.t[m.class].add(ack, now-m.at)
+		code, miss := answerOf(ack)
+		c.ofLocked(m.class).add(code, miss, now-m.at)
 	}
+}
+
+func (c *counter) ofLocked(class class) *tally {
+	if c.t == nil {
+		c.t = new(tallies)
+	}
+	return &c.t[class]
 }
 
 // mergeInto adds the counts to t.
@@ -192,10 +198,10 @@ func (t *tallies) merge(o *tallies) {
 
 var (
 	descOps = prometheus.NewDesc("cachenode_operations_total",
-		"Operations of clients of this node that were answered, by kind, by the level of a write or the mode of a read, and by outcome.",
+		"Operations of clients of this node, and of the program that it runs in, that were answered, by kind, by the level of a write or the mode of a read, and by outcome.",
 		[]string{"kind", "level", "code"}, nil)
 	descLatency = prometheus.NewDesc("cachenode_operation_duration_seconds",
-		"Time from the reading of an operation off its stream to the writing of its answer; a client that does not read its answers adds to it.",
+		"Time from the reading of an operation off its stream to the writing of its answer; a client that does not read its answers adds to it. Local reads of the program that the node runs in are not measured.",
 		[]string{"kind", "level"}, nil)
 	descGets = prometheus.NewDesc("cachenode_gets_total", "Reads that were answered, by result: a value, none, or a refusal.", []string{"result"}, nil)
 )
@@ -215,7 +221,7 @@ func (t *tallies) collect(ch chan<- prometheus.Metric) {
 			below += one.buckets[i]
 			buckets[bound.Seconds()] = below
 		}
-		ch <- prometheus.MustNewConstHistogram(descLatency, total, one.sum.Seconds(), buckets, name.kind, name.level)
+		ch <- prometheus.MustNewConstHistogram(descLatency, total-one.untimed, one.sum.Seconds(), buckets, name.kind, name.level)
 		if c <= classGetLinearizable {
 			hits += one.codes[0] - one.misses
 			misses += one.misses
