@@ -16,7 +16,7 @@ FAILOVER := kill kill-loaded isolated paused term switch
 CALM     := idle latency-100-jitter-100 loss-5pct reset-1s stall-250ms gogc-5
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race bench self sidebyside saturate sim mutants smoke examples-check deploy-check lint generate tidy verify clean
+.PHONY: help build test race bench perf self sidebyside saturate sim mutants smoke examples-check deploy-check lint generate tidy verify clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench: build ## three nodes on this machine: every level, then as fast as it goe
 
 self: build ## the load generator measures itself: its own rate, and a bare stream beside the tightest client; half a minute, idle machine
 	bin/loadgen bench --self --out $(OUT) $(BENCHFLAGS)
+
+perf: build ## three nodes on this machine beside a bare stream: rates, latencies, processor time, allocations, profiles; six minutes, idle machine
+	bin/loadgen perf --out $(OUT) $(BENCHFLAGS)
 
 saturate: build ## three nodes on this machine: the highest rate of inserts that holds p99 < 5 ms, with its picture; five minutes
 	bin/loadgen saturate --out $(OUT) $(BENCHFLAGS)

@@ -3,6 +3,7 @@
 //
 //	loadgen run --addrs a:7070,b:7070 --rate 5000 --duration 30s --mix get=90,insert=10
 //	loadgen bench           three nodes on this machine, every level, about half a minute
+//	loadgen perf            the same in a closed loop, beside a bare stream, with processor time and profiles
 //	loadgen saturate        three nodes on this machine: the highest rate that holds its limits
 //	loadgen fill, verify    write every key of a key space; read and check each
 //
@@ -110,6 +111,11 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 				Flags: benchFlags(), Action: benchCommand,
 			},
 			{
+				Name: "perf", Usage: "what three nodes on this machine do in a closed loop, as ratios to a bare stream in turns with them",
+				Flags: perfFlags(), Action: perfCommand,
+			},
+			{Name: echoCommandName, Hidden: true, Usage: "answer on an inherited listener, for perf", ArgsUsage: "bytes|proto", Action: echoCommand},
+			{
 				Name: "saturate", Usage: "find the highest rate at which limits on latency and errors hold",
 				Flags: saturateFlags(), Action: saturateCommand,
 			},
@@ -140,7 +146,9 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 	for _, c := range root.Commands {
 		c.OnUsageError = usage
 		c.DisableSliceFlagSeparator = true // a threshold has commas of its own
-		names = append(names, c.Name)
+		if !c.Hidden {
+			names = append(names, c.Name)
+		}
 	}
 	root.Action = func(_ context.Context, c *cli.Command) error {
 		if name := c.Args().First(); name != "" {

@@ -27,7 +27,12 @@ import (
 	"github.com/hacache/hacache/reports/result"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == echoCommandName { // started by perf, which takes this program for loadgen
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // call runs the program and returns what it left behind.
 func call(t *testing.T, ctx context.Context, args ...string) (code int, stdout, stderr string) {
@@ -55,8 +60,8 @@ func TestMistakes(t *testing.T) {
 		args []string
 		want string
 	}{
-		{nil, "no command; expected one of run, bench, saturate, pair, fill, verify"},
-		{[]string{"rum"}, `unknown command "rum"; expected one of run, bench, saturate, pair, fill, verify`},
+		{nil, "no command; expected one of run, bench, perf, saturate, pair, fill, verify"},
+		{[]string{"rum"}, `unknown command "rum"; expected one of run, bench, perf, saturate, pair, fill, verify`},
 		{[]string{"run", "--raet", "5"}, "run: unknown flag --raet"},
 		{[]string{"run", "--rate", "fast"}, `--rate: rate "fast": want operations per second`},
 		{[]string{"run", "--rate", "5", "--schedule", "sine"}, `--schedule: schedule "sine": want constant, poisson, stages(`},
@@ -455,6 +460,39 @@ func TestPair(t *testing.T) {
 	}
 	if len(offered) != 4 || offered[0] != offered[2] || offered[1] != offered[3] || offered[0] == 0 {
 		t.Errorf("operations of gets and inserts, of base and head: %v", offered)
+	}
+}
+
+// perf compares rows of the nodes with the echo in the same round, tells what each process cost, and leaves profiles of
+// all of them. Whether a target is met is the machine's business here; that it is judged is not.
+func TestPerf(t *testing.T) {
+	binary, out := cachenode(t), t.TempDir()
+	if code, _, stderr := call(t, t.Context(), "perf", "--only", "nothing", "--cachenode", binary, "--out", out); code != result.ExitUsage || !strings.Contains(stderr, "matches no row") {
+		t.Errorf("exit code %d, %s", code, stderr)
+	}
+	code, stdout, stderr := call(t, t.Context(), "perf", "--only", "leader, 256", "--rounds", "2", "--each", "200ms", "--keys", "100", "--cachenode", binary, "--out", out, "-q")
+	if code != result.ExitOK && code != result.ExitThreshold {
+		t.Fatalf("exit code %d, %s\n%s", code, stderr, stdout)
+	}
+	dirs, _ := filepath.Glob(filepath.Join(out, "perf-*"))
+	if len(dirs) != 1 {
+		t.Fatalf("run directories: %q", dirs)
+	}
+	r, err := result.Read(dirs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Thresholds) != 2 || len(r.Costs) != 2 || r.Costs[0].CPU == 0 {
+		t.Errorf("thresholds %+v, costs %+v", r.Thresholds, r.Costs)
+	}
+	for _, process := range []string{"loadgen", "node-1", "node-2", "node-3"} {
+		if info, err := os.Stat(filepath.Join(dirs[0], profilesDir, "insert-leader-256."+process+".pb.gz")); err != nil || info.Size() == 0 {
+			t.Errorf("profile of %s: %v", process, err)
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(dirs[0], perfFile))
+	if err != nil || strings.Count(string(text), "BenchmarkPerf/insert/leader/256 ") != 2 || strings.Count(string(text), "BenchmarkPerf/echo/256 ") != 2 {
+		t.Errorf("%s: %v\n%s", perfFile, err, text)
 	}
 }
 

@@ -60,7 +60,7 @@ func (s *session) selfNull(ctx context.Context, each time.Duration) error {
 // selfEcho measures generator and tight client on the same streams in turn, so
 // that both see the same machine.
 func (s *session) selfEcho(ctx context.Context, each time.Duration) error {
-	echo, err := load.NewEcho(1, 1, selfWindow)
+	echo, err := load.NewEcho(load.EchoConfig{Window: selfWindow})
 	if err != nil {
 		return err
 	}

@@ -47,6 +47,7 @@ type session struct {
 	served *metrics // nil: nobody asked for metrics
 	// searching: the steps are tries, of which some are meant to be too much.
 	searching bool
+	perf      *perf // nil: the run is of another kind
 
 	usage   sync.WaitGroup
 	samples []result.Resource
@@ -138,7 +139,7 @@ func (s *session) connect(ctx context.Context) error {
 		s.target = load.Null{Width: s.settings.cluster.Streams}
 		return nil
 	case "echo":
-		e, err := load.NewEcho(s.settings.cluster.Conns, s.settings.cluster.Streams, s.generator.InFlight)
+		e, err := load.NewEcho(load.EchoConfig{Conns: s.settings.cluster.Conns, Streams: s.settings.cluster.Streams, Window: s.generator.InFlight})
 		s.target = e
 		return err
 	}
@@ -363,11 +364,14 @@ func (s *session) finish(ctx context.Context, failure error) error {
 			return err
 		}
 	} else {
-		if sat := s.run.Saturation; sat != nil && len(sat.Steps) > 0 {
+		switch sat := s.run.Saturation; {
+		case s.perf != nil:
+			s.perf.print(s.stdout)
+		case sat != nil && len(sat.Steps) > 0:
 			printHead(s.stdout, s.run)
 			printKnee(s.stdout, sat)
 			printTail(s.stdout, s.run)
-		} else {
+		default:
 			printTable(s.stdout, s.run)
 		}
 		fmt.Fprintf(s.stdout, "run directory: %s\nreport: %s\n", s.dir, page)

@@ -25,6 +25,8 @@ type ClusterSpec struct {
 	Env []string
 	// LogDir is where node-1.log and so on are written; empty discards them.
 	LogDir string
+	// Profiles makes every node serve metrics and profiles over HTTP.
+	Profiles bool
 }
 
 // Cluster is a set of nodes on loopback, started together.
@@ -33,7 +35,10 @@ type Cluster struct {
 	// Addrs are where they listen, in the order of Nodes; they are also the
 	// identities by which the nodes know each other.
 	Addrs []string
-	token string
+	// Admins are where they serve HTTP, host:port, if they do; in the order of
+	// Nodes.
+	Admins []string
+	token  string
 }
 
 // LocalCluster starts the nodes and waits until all of them are members of one
@@ -74,6 +79,13 @@ func LocalCluster(ctx context.Context, spec ClusterSpec) (_ *Cluster, err error)
 				"HOSTNAME_OVERWRITE=" + c.Addrs[i],
 				"CACHE_TLS=false",
 			}, spec.Env...),
+		}
+		if spec.Profiles {
+			if s.Admin, err = Listen("127.0.0.1:0"); err != nil {
+				return nil, err
+			}
+			s.Env = append(s.Env, "CACHE_PPROF=true")
+			c.Admins = append(c.Admins, s.Admin.Addr().String())
 		}
 		if spec.Token != "" {
 			s.Env = append(s.Env, "CACHE_AUTH_TOKEN="+spec.Token)

@@ -36,6 +36,9 @@ type Spec struct {
 	// and LISTEN_FDS=1. Start closes it here, also when it fails: were it left
 	// open, the kernel would go on accepting connections for a dead child.
 	Listener *net.TCPListener
+	// Admin is handed over in the same way under the name admin: the address of
+	// health checks, metrics and profiles.
+	Admin *net.TCPListener
 	// LogPath is the file that stdout and stderr are appended to; empty
 	// discards them.
 	LogPath string
@@ -57,8 +60,10 @@ func Start(ctx context.Context, spec Spec) (*Process, error) {
 	if name == "" {
 		name = filepath.Base(spec.Binary)
 	}
-	if spec.Listener != nil {
-		defer spec.Listener.Close()
+	for _, l := range []*net.TCPListener{spec.Listener, spec.Admin} {
+		if l != nil {
+			defer l.Close()
+		}
 	}
 	cmd := exec.Command(spec.Binary, spec.Args...)
 	cmd.Env = append(cleanEnv(os.Environ()), spec.Env...)
@@ -73,14 +78,24 @@ func Start(ctx context.Context, spec Spec) (*Process, error) {
 		defer f.Close()
 		cmd.Stdout, cmd.Stderr = f, f
 	}
-	if spec.Listener != nil {
-		f, err := spec.Listener.File()
+	var inherits []string
+	for _, in := range []struct {
+		name string
+		l    *net.TCPListener
+	}{{"cache", spec.Listener}, {"admin", spec.Admin}} {
+		if in.l == nil {
+			continue
+		}
+		f, err := in.l.File()
 		if err != nil {
 			return nil, fmt.Errorf("start %s: %w", name, err)
 		}
 		defer f.Close()
-		cmd.ExtraFiles = []*os.File{f}
-		cmd.Env = append(cmd.Env, "LISTEN_FDS=1")
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+		inherits = append(inherits, in.name)
+	}
+	if len(inherits) > 0 {
+		cmd.Env = append(cmd.Env, fmt.Sprintf("LISTEN_FDS=%d", len(inherits)), "LISTEN_FDNAMES="+strings.Join(inherits, ":"))
 	}
 	p := &Process{name: name, log: spec.LogPath, cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)

@@ -47,7 +47,7 @@ const echoOps = 64
 // The generator on a bare stream, to be compared with BenchmarkEchoTight: the
 // difference is what the generator costs.
 func BenchmarkEcho(b *testing.B) {
-	e, err := NewEcho(1, 1, echoOps)
+	e, err := NewEcho(EchoConfig{Window: echoOps})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func BenchmarkEcho(b *testing.B) {
 // The tightest client on the same stream with the same window: a loop that
 // sends, and one that receives.
 func BenchmarkEchoTight(b *testing.B) {
-	e, err := NewEcho(1, 1, echoOps)
+	e, err := NewEcho(EchoConfig{Window: echoOps})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -11,7 +11,10 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
+	grpcproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/hacache/hacache/cachenode/client"
 )
@@ -21,7 +24,7 @@ import (
 // message of about the size it would have on the way to a cachenode. What it
 // shows is the floor: the cost of gRPC, the kernel and the generator.
 type Echo struct {
-	server  *grpc.Server
+	server  *grpc.Server // nil: in another process
 	conns   []*grpc.ClientConn
 	streams []*echoStream
 	cancel  context.CancelFunc
@@ -68,12 +71,63 @@ var echoService = grpc.ServiceDesc{
 // Windows large enough to never be what limits.
 const echoWindow = 4 << 20
 
-// NewEcho starts the server and opens the streams, spread over the connections.
-func NewEcho(conns, streams, window int) (_ *Echo, err error) {
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
+// protoCodec is what most programs use: gRPC's own codec, on a message with one
+// field of bytes.
+type protoCodec struct{ encoding.CodecV2 }
+
+func (c protoCodec) Marshal(v any) (mem.BufferSlice, error) {
+	m := v.(*raw)
+	defer m.out.Free()
+	return c.CodecV2.Marshal(&wrapperspb.BytesValue{Value: m.out[0].ReadOnlyData()})
+}
+
+func (c protoCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	var m wrapperspb.BytesValue
+	if err := c.CodecV2.Unmarshal(data, &m); err != nil {
+		return err
 	}
+	v.(*raw).in = mem.SliceBuffer(m.GetValue())
+	return nil
+}
+
+// EchoConfig of an [Echo]. The zero value is one stream to a server in this
+// process, which takes messages as bytes and sends them back as they are.
+type EchoConfig struct {
+	// Addr is where a server that [ServeEcho] runs listens; empty: in this
+	// process.
+	Addr string
+	// Proto makes messages of protobuf of them, by gRPC's own codec. The server
+	// has to do the same.
+	Proto bool
+	// Conns is the number of connections, Streams that of streams over all of
+	// them, Window that of messages in flight on each; 0 is 1.
+	Conns, Streams, Window int
+}
+
+func echoCodec(isProto bool) encoding.CodecV2 {
+	if isProto {
+		return protoCodec{encoding.GetCodecV2(grpcproto.Name)}
+	}
+	return rawCodec{}
+}
+
+func echoServer(isProto bool) *grpc.Server {
+	server := grpc.NewServer(grpc.ForceServerCodecV2(echoCodec(isProto)), grpc.MaxRecvMsgSize(echoWindow),
+		grpc.InitialWindowSize(echoWindow), grpc.InitialConnWindowSize(echoWindow))
+	server.RegisterService(&echoService, nil)
+	return server
+}
+
+// ServeEcho answers the Echos that connect to lis until ctx is done.
+func ServeEcho(ctx context.Context, lis net.Listener, isProto bool) error {
+	server := echoServer(isProto)
+	defer context.AfterFunc(ctx, server.Stop)()
+	return server.Serve(lis)
+}
+
+// NewEcho opens the streams to one server, spread over the connections, having
+// started it if it is in this process.
+func NewEcho(cfg EchoConfig) (_ *Echo, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &Echo{cancel: cancel}
 	defer func() {
@@ -81,15 +135,20 @@ func NewEcho(conns, streams, window int) (_ *Echo, err error) {
 			e.Close()
 		}
 	}()
-	e.server = grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.MaxRecvMsgSize(echoWindow),
-		grpc.InitialWindowSize(echoWindow), grpc.InitialConnWindowSize(echoWindow))
-	e.server.RegisterService(&echoService, nil)
-	e.wg.Go(func() { e.server.Serve(lis) })
+	if cfg.Addr == "" {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		cfg.Addr, e.server = lis.Addr().String(), echoServer(cfg.Proto)
+		e.wg.Go(func() { e.server.Serve(lis) })
+	}
+	conns, streams, window := cfg.Conns, cfg.Streams, max(cfg.Window, 1)
 	for range max(conns, 1) {
-		cc, err := grpc.NewClient("passthrough:///"+lis.Addr().String(),
+		cc, err := grpc.NewClient("passthrough:///"+cfg.Addr,
 			grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithInitialWindowSize(echoWindow), grpc.WithInitialConnWindowSize(echoWindow),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(echoWindow)))
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(echoCodec(cfg.Proto)), grpc.MaxCallRecvMsgSize(echoWindow)))
 		if err != nil {
 			return nil, fmt.Errorf("echo: %w", err)
 		}
@@ -120,7 +179,9 @@ func (e *Echo) Close() error {
 	for _, cc := range e.conns {
 		cc.Close()
 	}
-	e.server.Stop()
+	if e.server != nil {
+		e.server.Stop()
+	}
 	e.wg.Wait()
 	return nil
 }

@@ -223,7 +223,7 @@ func TestConservationWithBrokenStreams(t *testing.T) {
 // The echo answers every operation, on each of its streams, and ends what waits
 // when it is closed.
 func TestEcho(t *testing.T) {
-	e, err := NewEcho(2, 4, 32)
+	e, err := NewEcho(EchoConfig{Conns: 2, Streams: 4, Window: 32})
 	if err != nil {
 		t.Fatal(err)
 	}
