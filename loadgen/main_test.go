@@ -348,7 +348,7 @@ func TestSelf(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"threshold null: rate >= 2000000/s: ", "/s on one core", "threshold null: allocations <= 2: ",
+		"threshold null: rate >= 2000000/s: ", " for each second of a core, ", "threshold null: allocations <= 2: ",
 		"threshold echo against the tight client: rate >= 90%: ", "(middle of 9 rounds: ", "threshold echo against the tight client: allocations <= +2: ",
 	} {
 		if !strings.Contains(out.String(), want) {

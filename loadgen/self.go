@@ -48,11 +48,15 @@ func (s *session) selfNull(ctx context.Context, each time.Duration) error {
 	if err != nil {
 		return usageError{err}
 	}
+	used := processorTime()
 	perSecond, allocs, err := s.closedLoop(ctx, "null", src, 1, each)
 	if err != nil || ctx.Err() != nil {
 		return err
 	}
-	s.demand("null", fmt.Sprintf("rate >= %d/s", selfRate), fmt.Sprintf("%.0f/s on one core", perSecond), perSecond >= selfRate)
+	// By the time that the core worked for us: what others took of it is not ours.
+	// Nothing in here waits, so that on an idle machine both are the same.
+	perCore := 1e9 / s.perOperation(used)
+	s.demand("null", fmt.Sprintf("rate >= %d/s", selfRate), fmt.Sprintf("%.0f for each second of a core, %.0f/s by the clock", perCore, perSecond), perCore >= selfRate)
 	s.demand("null", fmt.Sprintf("allocations <= %d", selfAllocs), fmt.Sprintf("%.3f for each operation", allocs), allocs <= selfAllocs)
 	return nil
 }
@@ -83,8 +87,7 @@ func (s *session) selfEcho(ctx context.Context, each time.Duration) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		sum := s.steps[len(s.steps)-1].summary
-		cpu = append(cpu, float64(processorTime()-used)/max(float64(sum.Counts.Intended+sum.WarmedUp), 1))
+		cpu = append(cpu, s.perOperation(used))
 		s.live.phase(fmt.Sprintf("tight client, round %d", round+1))
 		used = processorTime()
 		limit, cancel := context.WithTimeout(ctx, each)
@@ -131,6 +134,13 @@ func (s *session) closedLoop(ctx context.Context, phase string, src load.Source,
 	sum := s.steps[len(s.steps)-1].summary
 	all := sum.Counts.Intended + sum.WarmedUp
 	return float64(sum.Counts.OK) / max(sum.Elapsed.Seconds(), 1e-9), float64(allocations()-before) / max(float64(all), 1), nil
+}
+
+// perOperation is the processor time in nanoseconds that each operation of the
+// last step took, of what was used since used.
+func (s *session) perOperation(used time.Duration) float64 {
+	sum := s.steps[len(s.steps)-1].summary
+	return float64(processorTime()-used) / max(float64(sum.Counts.Intended+sum.WarmedUp), 1)
 }
 
 // processorTime is what this process has used so far.

@@ -1,11 +1,55 @@
 package load
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/hacache/hacache/cachenode/client"
 )
+
+// The hot path allocates nothing for an operation, from the plan to the
+// histograms, in an open and in a closed loop; only a key space too large for
+// names made in advance costs one allocation.
+func TestAllocations(t *testing.T) {
+	mix := []Weight[client.Kind]{{client.KindGet, 1}, {client.KindPut, 1}, {client.KindInsert, 1}, {client.KindDel, 1}, {client.KindRemove, 1}}
+	for _, tc := range []struct {
+		name string
+		w    Workload
+		most float64
+	}{
+		{"usual", Workload{}, 0},
+		{"zipf, lognormal, checked", Workload{Mix: mix, Dist: KeyDist{Kind: KeyZipf, Theta: 0.99}, Sizes: Sizes{Median: 100, Sigma: 1}, Checked: true, Client: "c"}, 0},
+		{"many keys", Workload{Mix: mix, Keys: keyTable + 1}, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			src := mustSource(t, tc.w)
+			c := &call{scratch: make([]byte, 0, MaxValue)}
+			i := uint64(0)
+			if got := testing.AllocsPerRun(2000, func() {
+				c.scratch = src.Op(i, &c.op, c.scratch)
+				i++
+			}); got > tc.most {
+				t.Errorf("an operation is made with %g allocations, want %g", got, tc.most)
+			}
+			for mode, g := range map[string]Generator{"closed": {}, "open": {Schedule: Constant{1e9}, Drain: time.Minute}} {
+				const ops = 50_000
+				g.Target, g.Source, g.Recorder, g.Ops, g.InFlight = Null{Width: 2}, src, NewRecorder(RecorderConfig{}), ops, 4
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				s, err := g.Run(t.Context())
+				runtime.ReadMemStats(&after)
+				if err != nil || s.Counts.OK != ops {
+					t.Fatalf("%s: %v %+v", mode, err, s)
+				}
+				// What a run needs once, its histograms above all, is some hundred.
+				if got := float64(after.Mallocs-before.Mallocs) / ops; got > tc.most+0.1 {
+					t.Errorf("%s: %.2f allocations for each operation, want %g", mode, got, tc.most)
+				}
+			}
+		})
+	}
+}
 
 // The generator alone, in a closed loop on one stream: what it could offer at
 // most on one core.

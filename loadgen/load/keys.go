@@ -226,3 +226,55 @@ func (s scatter) place(i uint64) uint64 {
 	_, rem := bits.Div64(hi%s.n, lo, s.n)
 	return rem
 }
+
+// keyTable is the largest key space whose names are made in advance. Larger
+// ones cost an allocation for each operation.
+const keyTable = 1 << 20
+
+// keyNames is the names of keys: a prefix and a number. Those made in advance lie
+// one behind the other, so that where a name is follows from its length: a table
+// of them would be one more place in memory to wait for, with each operation.
+type keyNames struct {
+	prefix string
+	text   string    // empty: they are made when asked for
+	groups []nameRun // by the number of digits
+}
+
+// nameRun is the names with one number of digits.
+type nameRun struct {
+	first uint64 // the least of their numbers
+	at    int    // where its name begins
+	long  int    // how long each of them is
+}
+
+// newKeyNames makes the names of the keys 0 to n-1.
+func newKeyNames(prefix string, n uint64) keyNames {
+	names := keyNames{prefix: prefix}
+	if n > keyTable {
+		return names
+	}
+	var text []byte
+	for i, next := uint64(0), uint64(0); i < n; i++ {
+		begin := len(text)
+		text = strconv.AppendUint(append(text, prefix...), i, 10)
+		if i == next {
+			names.groups = append(names.groups, nameRun{i, begin, len(text) - begin})
+			next = max(10, 10*i)
+		}
+	}
+	names.text = string(text)
+	return names
+}
+
+func (k *keyNames) of(i uint64) string {
+	if k.text == "" {
+		return string(strconv.AppendUint(append(make([]byte, 0, len(k.prefix)+20), k.prefix...), i, 10))
+	}
+	g := len(k.groups) - 1
+	for i < k.groups[g].first {
+		g--
+	}
+	run := &k.groups[g]
+	at := run.at + int(i-run.first)*run.long
+	return k.text[at : at+run.long]
+}

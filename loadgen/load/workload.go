@@ -67,10 +67,6 @@ type Workload struct {
 	Timeout time.Duration
 }
 
-// keyTable is the largest key space whose names are made in advance. Larger
-// ones cost an allocation for each operation.
-const keyTable = 1 << 20
-
 // Source checks the description and makes it ready to use. All mistakes are
 // reported, joined.
 func (w Workload) Source() (Source, error) {
@@ -108,12 +104,7 @@ func (w Workload) Source() (Source, error) {
 		return nil, errors.Join(errs...)
 	}
 	s.keys = newKeys(w.Dist, w.Keys, s.kinds.share(writesValue))
-	if w.Keys <= keyTable {
-		s.names = make([]string, w.Keys)
-		for i := range s.names {
-			s.names[i] = s.makeName(uint64(i))
-		}
-	}
+	s.names = newKeyNames(w.KeyPrefix, w.Keys)
 	s.noise = make([]byte, s.sizes.max()+noiseSlack)
 	rng := newRandom(w.Seed, valueStream)
 	for i := 0; i < len(s.noise); i += 8 {
@@ -138,12 +129,8 @@ type source struct {
 	levels choice[client.Level]
 	keys   keys
 	sizes  sizes
-	names  []string
+	names  keyNames
 	noise  []byte
-}
-
-func (s *source) makeName(i uint64) string {
-	return string(strconv.AppendUint(append(make([]byte, 0, len(s.w.KeyPrefix)+20), s.w.KeyPrefix...), i, 10))
 }
 
 func (s *source) Op(i uint64, op *client.Op, scratch []byte) []byte {
@@ -151,11 +138,7 @@ func (s *source) Op(i uint64, op *client.Op, scratch []byte) []byte {
 	*op = client.Op{Kind: s.kinds.pick(&rng), Cache: s.w.Cache, Deadline: s.w.Timeout}
 
 	key := s.keys.of(i, writesValue(op.Kind), &rng)
-	if s.names != nil {
-		op.Key = s.names[key]
-	} else {
-		op.Key = s.makeName(key)
-	}
+	op.Key = s.names.of(key)
 
 	switch op.Kind {
 	case client.KindGet:

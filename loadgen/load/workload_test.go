@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -347,6 +348,30 @@ func TestConstant(t *testing.T) {
 			return
 		}
 		i++
+	}
+}
+
+// A key is named by its number, whether or not the names are made in advance: at
+// the ends of every number of digits, and at the end of the key space.
+func TestKeyNames(t *testing.T) {
+	for _, n := range []uint64{1, 2, 10, 11, 100, 101, 12_345, 100_000, keyTable, keyTable + 1, 1 << 40} {
+		names := newKeyNames("k:", n)
+		if made := names.text != ""; made != (n <= keyTable) {
+			t.Errorf("%d keys: names made in advance: %v", n, made)
+		}
+		for i := uint64(1); i <= n; i *= 10 {
+			for _, key := range []uint64{0, i - 1, i, i + 1, 5 * i, n - 1} {
+				if want := fmt.Sprintf("k:%d", key); key < n && names.of(key) != want {
+					t.Errorf("key %d of %d: %q, want %q", key, n, names.of(key), want)
+				}
+			}
+		}
+	}
+	names := newKeyNames("", 3000)
+	for i := range uint64(3000) {
+		if names.of(i) != strconv.FormatUint(i, 10) {
+			t.Errorf("key %d: %q", i, names.of(i))
+		}
 	}
 }
 
