@@ -50,8 +50,10 @@ sim: ## simulated clusters through random faults, SEEDS=1-2000 of them (200 take
 	SIM_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 2h -run TestSchedules -v ./cachenode/internal/replication/replicationtest
 	GATEWAY_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 2h -run 'TestSchedules|TestLinearizable$$|TestRetries' -v ./cachenode/internal/gateway
 
-mutants: ## planted bugs of the core, each of which the simulation has to find
+mutants: build ## planted bugs: the simulation has to find those of the core, scenarios those of the node; CHAOSFLAGS=NAME for one; 15 minutes
 	$(GO) test -count=1 -timeout 1h -tags mutants -run TestMutants -v ./cachenode/internal/replication/replicationtest
+	$(GO) build -trimpath -tags mutants -o $(OUT)/mutants/cachenode ./cachenode
+	bin/chaos mutants --cachenode $(OUT)/mutants/cachenode --out $(OUT)/mutants $(CHAOSFLAGS)
 
 smoke: build ## one short scenario with a fault on real processes, judged by its exit code
 	bin/chaos run --out $(OUT) scenarios/smoke.yaml

@@ -106,6 +106,18 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 			{Name: "validate", Usage: "check scenario files; every mistake is listed", ArgsUsage: "FILE...", Action: validateCommand},
 			{Name: "list", Usage: "list the scenarios of a directory", ArgsUsage: "[DIR]", Action: listCommand},
 			{Name: "plan", Usage: "print the timeline of a scenario", ArgsUsage: "FILE", Flags: []cli.Flag{seed}, Action: planCommand},
+			{
+				Name: "mutants", Usage: "run scenarios against nodes with planted bugs, which they have to find", ArgsUsage: "[MUTANT...]",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "cachenode", Usage: "the `PROGRAM` to test, built with -tags mutants; default is cachenode beside this program, then the one in PATH"},
+					&cli.StringFlag{Name: "scenarios", Value: "scenarios", Usage: "`DIR` of the scenarios"},
+					&cli.IntFlag{Name: "seeds", Value: 5, Usage: "within how many `SEEDS` a mutant has to be found"},
+					&cli.IntFlag{Name: "correct", Value: 1, Usage: "how many `TIMES` the correct node runs each of the scenarios afterwards"},
+					&cli.StringFlag{Name: "out", Value: "out", Usage: "`DIR` in which the run directories are made"},
+					&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress on stderr"},
+				},
+				Action: mutantsCommand,
+			},
 			{Name: "schema", Usage: "print the JSON schema of scenario files", Action: schemaCommand},
 		},
 	}

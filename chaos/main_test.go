@@ -59,6 +59,9 @@ func TestCommand_mistakes(t *testing.T) {
 		"not a program":        {[]string{"run", good, "--cachenode", file}, []string{"expected an executable file"}, 1},
 		"check of no run":      {[]string{"check", dir}, []string{dir + " is not the directory of a run"}, 1},
 		"list of no scenarios": {[]string{"list", t.TempDir()}, []string{"no scenario (*.yaml)"}, 1},
+		"no such mutant":       {[]string{"mutants", "early"}, []string{`there is no mutant "early"; expected one of ack-before-apply`}, 1},
+		"seeds of nothing":     {[]string{"mutants", "--seeds", "0"}, []string{"--seeds 0; expected 1 to 1000"}, 1},
+		"a correct node":       {[]string{"mutants", "--cachenode", "/bin/true"}, []string{"/bin/true has no planted bugs; expected a node that was built with -tags mutants"}, 1},
 		"plan of two":          {[]string{"plan", good, good}, []string{"plan: 2 arguments; expected FILE"}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -93,6 +96,28 @@ func TestHostileKinds(t *testing.T) {
 	slices.Sort(named)
 	if played := slices.Sorted(maps.Keys(hostile.Kinds)); !slices.Equal(named, played) {
 		t.Errorf("scenarios know %q, played are %q", named, played)
+	}
+}
+
+// TestMutations proves that what chaos mutants would run is there, and that the
+// scenario has the check that is to find the mutant.
+func TestMutations(t *testing.T) {
+	for _, m := range mutations {
+		s, _, err := (&tribunal{scenarios: "../scenarios"}).load(m)
+		if err != nil {
+			t.Errorf("%s: %v", m.mutant, err)
+			continue
+		}
+		asked := map[string]bool{
+			"lost writes": s.Checks.LostWrites, "resurrection": s.Checks.LostWrites, "session": s.Checks.Session, "stale reads": s.Checks.StaleReads != nil,
+			"linearizability": s.Checks.Linearizable != nil, "dual leader": true, "convergence": true, "liveness": true, "failover": true, "state hash": s.Checks.StateHash,
+		}
+		for metric := range s.Thresholds {
+			asked[metric] = true
+		}
+		if !asked[m.check] {
+			t.Errorf("%s: %s does not check %s", m.mutant, m.scenario, m.check)
+		}
 	}
 }
 

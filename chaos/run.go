@@ -27,7 +27,8 @@ type campaign struct {
 	binary   string
 	out      string
 	repeat   int
-	scale    float64 // 0: none
+	scale    float64           // 0: none
+	env      map[string]string // of the nodes, beside the scenario's
 	failFast bool
 	keepAll  bool
 }
@@ -160,7 +161,7 @@ func (c *campaign) finish(r *result.Run, dir string) error {
 func (c *campaign) once(ctx context.Context, s *scenario.Scenario, source []byte, seed uint64, dir, which string) (*result.Run, error) {
 	defer c.live.clear()
 	return runner.Run(ctx, runner.Config{
-		Plan: scenario.NewPlan(s, seed), Scale: c.scale, Source: source, Dir: dir, Boot: runner.Processes(c.binary),
+		Plan: scenario.NewPlan(s, seed), Scale: c.scale, Source: source, Dir: dir, Boot: runner.Processes(c.binary), Env: c.env,
 		Probe:    result.Watch(seed, os.Args),
 		Progress: func(st runner.Status) { c.live.show(s.Name+which, st) },
 	})

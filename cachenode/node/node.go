@@ -15,6 +15,7 @@ import (
 
 	"github.com/hacache/hacache/cachenode/internal/config"
 	"github.com/hacache/hacache/cachenode/internal/gateway"
+	"github.com/hacache/hacache/cachenode/internal/mutant"
 	"github.com/hacache/hacache/cachenode/internal/peer"
 	"github.com/hacache/hacache/cachenode/internal/replication"
 	"github.com/hacache/hacache/cachenode/internal/server"
@@ -183,6 +184,9 @@ func (n *Node) slotOf(id uint64) int { return n.roster.Load().slotOf(id) }
 // It must be well above what a slow link adds, or calm is lost, and well below TCP's own patience, which after a long
 // partition has grown to minutes.
 func silence(electionTimeout time.Duration) time.Duration {
+	if mutant.On(mutant.NoHeartbeat) {
+		return 0
+	}
 	return max(3*time.Second, 10*electionTimeout)
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hacache/hacache/cachenode/internal/mutant"
 	"github.com/hacache/hacache/cachenode/internal/replication"
 	"github.com/hacache/hacache/cachenode/internal/store"
 	"github.com/hacache/hacache/cachenode/internal/wire"
@@ -178,6 +179,9 @@ func (g *Gateway) Submit(s replication.Submission) {
 		return // the session has answered whatever is no operation
 	}
 	o.to = s.To
+	if o.kind == kindInsert && mutant.On(mutant.InsertAnywhere) {
+		o.kind = kindPut
+	}
 	now := g.core.Now()
 	if o.session != 0 && o.seq != 0 {
 		if first := g.byTag[tag{o.session, o.seq}]; first != nil {
@@ -280,7 +284,7 @@ func (g *Gateway) Flush() {
 	if g.queued() > 0 {
 		switch {
 		case g.core.Elected():
-			for g.moving && len(g.proposals) < batchesInLog && g.queued() > 0 && g.propose() {
+			for g.moving && (len(g.proposals) < batchesInLog || mutant.On(mutant.OldLeaderAcks)) && g.queued() > 0 && g.propose() {
 			}
 		case g.moving && g.core.Now() >= g.holdUntil:
 			g.refuseForeign()
@@ -478,8 +482,8 @@ func (g *Gateway) propose() bool {
 		o.state, o.index, o.term = stateProposed, index, term
 		o.copies++
 		switch {
-		case !o.kind.waits() || o.level == levelQuorum:
-		case o.level == levelLeader:
+		case !o.kind.waits() || o.level == levelQuorum && !earlyQuorum():
+		case o.level == levelLeader || o.level == levelQuorum:
 			g.reached(o)
 		default:
 			g.once = append(g.once, o)
@@ -490,6 +494,11 @@ func (g *Gateway) propose() bool {
 		}
 	}
 	return true
+}
+
+// earlyQuorum reports whether a planted bug answers at quorum what is only proposed.
+func earlyQuorum() bool {
+	return mutant.On(mutant.QuorumBeforeCommit) || mutant.On(mutant.AckBeforeApply)
 }
 
 // append puts an entry with operations into the log. It reports false if that is not possible now.
@@ -532,7 +541,9 @@ func (g *Gateway) reached(o *op) {
 
 // answered gives the positive answer of a level that comes before the operation is applied here.
 func (g *Gateway) answered(o *op) {
-	g.overlay.put(o)
+	if !mutant.On(mutant.AckBeforeApply) {
+		g.overlay.put(o)
+	}
 	o.acked = true
 	g.answerReached(o, o.level, o.index, o.term)
 	if o.waiters() == 0 {
@@ -678,7 +689,7 @@ func (g *Gateway) PeerAck(slot int, id uint64, ack *cachepb.Ack) {
 		return
 	}
 	if ok {
-		if o.to != nil && o.level != levelQuorum && !o.acked {
+		if o.to != nil && (o.level != levelQuorum || earlyQuorum()) && !o.acked {
 			o.index, o.term = out.GetIndex(), out.GetTerm()
 			g.answered(o)
 		}
@@ -788,6 +799,9 @@ func (g *Gateway) Apply(index, term uint64, data []byte) {
 			// Every replica reads the same bytes, so all skip it. It cannot have been proposed by a gateway of this version.
 			g.log.Error("an entry of the log is not a batch", "index", index, "term", term, "error", err)
 			batch = &cachepb.Batch{}
+		}
+		if mutant.On(mutant.RemoveOnLeader) {
+			batch.Ops = slices.DeleteFunc(batch.Ops, func(req *cachepb.CacheRequest) bool { return req.GetRemove() != nil })
 		}
 	}
 	g.core.NoteClusterMs(batch.GetClusterMs())

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hacache/hacache/cachenode/internal/mutant"
 	"github.com/hacache/hacache/cachenode/internal/replication"
 	"github.com/hacache/hacache/proto/cachepb"
 )
@@ -47,7 +48,7 @@ func (r *reads) len() int {
 // that what it promises is there.
 func (g *Gateway) Read(v *replication.View, now, bound time.Duration, cache, key string) (value []byte, found bool, age time.Duration, fresh bool) {
 	age = max(now-v.AsOf, 0)
-	if !v.Fresh || age > min(bound, g.cfg.MaxStale) {
+	if (!v.Fresh || age > min(bound, g.cfg.MaxStale)) && !mutant.On(mutant.StaleReads) {
 		return nil, false, age, false
 	}
 	if value, deleted, known := g.overlay.get(cache, key); known {

@@ -274,6 +274,8 @@ type peer struct {
 	told   uint64        // the leader it was told of
 	toldAt time.Duration // when
 
+	reconnected bool // for a planted bug: the first append since has not come
+
 	refused string // why no cluster can be formed with it, as was logged
 
 	joinID uint64 // asks to be let in
@@ -382,7 +384,7 @@ func (c *Core) boot(cluster, index, term uint64, conf *raftpb.ConfState) {
 		MaxUncommittedEntriesSize: c.cfg.MaxUncommitted,
 		MaxInflightMsgs:           256,
 		MaxInflightBytes:          16 << 20,
-		CheckQuorum:               true,
+		CheckQuorum:               !mutant.On(mutant.OldLeaderAcks),
 		PreVote:                   true,
 		ReadOnlyOption:            raft.ReadOnlySafe,
 		DisableProposalForwarding: true,
@@ -445,7 +447,7 @@ func (c *Core) Process() {
 		if c.nextTick <= c.now {
 			c.nextTick = c.now + c.tick
 		}
-		if c.rn != nil {
+		if c.rn != nil && (c.role == raft.StateLeader || !mutant.On(mutant.NoHeartbeat)) {
 			c.rn.Tick()
 		}
 		c.ready()
@@ -476,7 +478,7 @@ func (c *Core) ready() {
 		for _, m := range rd.Messages {
 			c.post(m)
 		}
-		for _, e := range rd.CommittedEntries {
+		for _, e := range committed(rd.CommittedEntries) {
 			c.apply(e)
 		}
 		for _, rs := range rd.ReadStates {

@@ -6,6 +6,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/hacache/hacache/cachenode/internal/mutant"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -51,6 +52,7 @@ type position struct {
 
 func (a position) better(b position) bool {
 	switch {
+	case mutant.On(mutant.EarliestClock):
 	case a.lastTerm != b.lastTerm:
 		return a.lastTerm > b.lastTerm
 	case a.lastIndex != b.lastIndex:
@@ -285,6 +287,10 @@ func (c *Core) receiveDead(p *peer, m *cachepb.LeaderDead) {
 	p.suspects = position{id: p.id, lastTerm: s.GetLastTerm(), lastIndex: s.GetLastIndex(), ts: m.GetElectionTs()}
 	p.suspectsAt = c.now
 	leader := c.peerByID(s.GetLeader())
+	if mutant.On(mutant.PingDeadline) {
+		e.lostID = c.lead
+		c.suspect(s.GetReason())
+	}
 	switch {
 	case s.GetLeader() == c.id && c.role == raft.StateLeader:
 		c.ping(p, nil, LaneControl, LaneData)
@@ -349,6 +355,9 @@ func (c *Core) runElectionTimers() {
 	e := &c.election
 	if c.rn == nil {
 		return
+	}
+	if mutant.On(mutant.PingDeadline) {
+		c.losePatience()
 	}
 	if e.lostID != 0 && c.now >= e.lostAt+redialSilence {
 		c.suspect(cachepb.Suspicion_STREAM_BROKEN)

@@ -114,6 +114,7 @@ func (c *Core) postReply(p *peer, m *raftpb.Message) {
 
 // postAppend sends entries. Until a peer has confirmed the leadership once, they come as a LeaderAck: I lead now.
 func (c *Core) postAppend(p *peer, m *raftpb.Message) {
+	c.countSent(m)
 	if p.confirmed {
 		c.postReplicate(p, m)
 		return
@@ -262,6 +263,7 @@ func (c *Core) open(p *peer, env *cachepb.Peer, form *cachepb.Form) bool {
 	}
 	switch m.GetType() {
 	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap:
+		c.dropWaiting(p, m)
 		if m.GetTerm() >= c.term {
 			c.election.heardLeader(c)
 		}
@@ -275,6 +277,9 @@ func (c *Core) open(p *peer, env *cachepb.Peer, form *cachepb.Form) bool {
 	case raftpb.MsgPreVote:
 		p.seeks = position{id: p.id, lastTerm: m.GetLogTerm(), lastIndex: m.GetIndex(), ts: p.seeksTS}
 		p.seeksAt = c.now
+		c.disregardLog(m)
+	case raftpb.MsgVote:
+		c.disregardLog(m)
 	case raftpb.MsgAppResp:
 		if c.role == raft.StateLeader && m.GetTerm() == c.term {
 			// It follows us in this term, so it did so at some time after the term began.
@@ -383,18 +388,6 @@ func admitEntries(m *raftpb.Message) error {
 		}
 	}
 	return nil
-}
-
-// voteTwice is the planted bug of that name.
-func (c *Core) voteTwice(m *raftpb.Message) {
-	if !mutant.On(mutant.VoteTwice) || m.GetReject() {
-		return
-	}
-	for _, id := range c.conf.GetVoters() {
-		twice := proto.Clone(m).(*raftpb.Message)
-		twice.From = new(id)
-		_ = c.rn.Step(twice)
-	}
 }
 
 // founder reports whether a form names this node and p at their slots.

@@ -6,6 +6,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 
+	"github.com/hacache/hacache/cachenode/internal/mutant"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -112,6 +113,9 @@ func (p *peer) contact(sent, answered time.Duration) {
 // question younger than that. After a pause of our own only answers to questions asked since count, or the answers that
 // piled up during the pause would hide that somebody else was elected.
 func (c *Core) quorumFollows() bool {
+	if mutant.On(mutant.OldLeaderAcks) {
+		return true
+	}
 	sent := c.quorumContact()
 	return sent != -never && sent >= c.resumedAt &&
 		c.now-sent < 2*c.cfg.ElectionTimeout && c.now-c.quorumTime((*peer).answerTime) < c.cfg.ElectionTimeout

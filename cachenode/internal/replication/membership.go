@@ -56,6 +56,7 @@ func (c *Core) PeerUp(slot int, id uint64, dir Direction, lane Lane) {
 		return
 	}
 	p := c.peers[slot]
+	again := !p.linked()
 	p.up[dir][lane], p.upID[dir][lane] = true, id
 	if id != 0 {
 		if id != p.id {
@@ -64,6 +65,7 @@ func (c *Core) PeerUp(slot int, id uint64, dir Direction, lane Lane) {
 		p.heardAt = c.now
 		c.election.leaderBack(p)
 	}
+	p.reconnected = p.reconnected || again
 	c.ping(p, nil, lane)
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -43,6 +44,9 @@ func (r *run) conclude(ctx context.Context, failure error) (*result.Run, error) 
 		out.Interrupted = in.Signal
 	} else if failure != nil {
 		out.Failure = failure.Error()
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Env)) {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("the nodes ran with %s=%s, which is not in the scenario", name, r.Env[name]))
 	}
 	if r.system != nil {
 		for _, n := range r.system.Nodes() {

@@ -65,7 +65,8 @@ func (r *run) offer(ctx context.Context) error {
 	if o.visiting != nil {
 		wg.Go(func() { o.visiting.make(load) })
 	}
-	wg.Go(func() { r.timeline(load) })
+	var broken error
+	wg.Go(func() { broken = r.timeline(load, stop) })
 	var watch sync.WaitGroup
 	if r.limits != nil {
 		watch.Go(func() { r.watchLimits(load, stop) })
@@ -74,7 +75,7 @@ func (r *run) offer(ctx context.Context) error {
 	stop(nil)
 	watch.Wait()
 	r.facts.LoadTo = min(r.facts.LoadTo, r.now())
-	return nil
+	return broken
 }
 
 // prepare connects to the nodes for all parts of the scenario.

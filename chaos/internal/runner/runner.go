@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -90,7 +91,7 @@ type Boot struct {
 	Process func(node string, state result.State, detail string)
 }
 
-// Config of a run. All fields but Scale, Progress, Probe and Sleep are
+// Config of a run. All fields but Scale, Env, Progress, Probe and Sleep are
 // required.
 type Config struct {
 	Plan *scenario.Plan
@@ -102,6 +103,9 @@ type Config struct {
 	// Dir is the run directory. It exists and is empty.
 	Dir  string
 	Boot func(ctx context.Context, b Boot) (System, error)
+	// Env is added to the nodes' environment, and stands as a warning in the
+	// result: what was run is not what the scenario says.
+	Env map[string]string
 	// Progress is called ten times a second, from one goroutine.
 	Progress func(Status)
 	// Probe watches the machine; nil leaves the environment out.
@@ -186,13 +190,18 @@ func Run(ctx context.Context, cfg Config) (*result.Run, error) {
 }
 
 // guarded is execute, with a panic as an error: the evidence must be written.
-func (r *run) guarded(ctx context.Context) (err error) {
+func (r *run) guarded(ctx context.Context) error {
+	return guard(func() error { return r.execute(ctx) })
+}
+
+// guard calls f and makes an error of its panic.
+func guard(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	return r.execute(ctx)
+	return f()
 }
 
 // now is the time since the start of the run.
@@ -260,7 +269,7 @@ func (r *run) execute(ctx context.Context) (err error) {
 	}
 
 	s := r.Plan.Scenario
-	boot := Boot{Nodes: s.Cluster.Nodes, Members: s.Cluster.Members, Env: s.Cluster.Env, Caches: s.Cluster.Caches, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed, Direct: !s.Cluster.Proxied(), TLS: s.Cluster.TLS}
+	boot := Boot{Nodes: s.Cluster.Nodes, Members: s.Cluster.Members, Env: r.environment(), Caches: s.Cluster.Caches, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed, Direct: !s.Cluster.Proxied(), TLS: s.Cluster.TLS}
 	boot.Process = func(node string, state result.State, detail string) {
 		r.log(result.Event{T: r.now(), Kind: result.Process, Node: node, State: state, Detail: detail})
 	}
@@ -316,6 +325,14 @@ func (r *run) execute(ctx context.Context) (err error) {
 	return context.Cause(ctx)
 }
 
+// environment is what the nodes get beside what makes them a cluster.
+func (r *run) environment() map[string]string {
+	env := map[string]string{}
+	maps.Copy(env, r.Plan.Scenario.Cluster.Env)
+	maps.Copy(env, r.Env)
+	return env
+}
+
 // reasonOf prefers the reason why a wait was cancelled to the fact that it was.
 func reasonOf(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
@@ -334,10 +351,11 @@ func interval(length time.Duration) time.Duration {
 }
 
 // timeline injects and heals at the times of the plan. Each fault has its own
-// pace: one that waits for the nodes must not keep another from healing.
-func (r *run) timeline(ctx context.Context) {
+// pace: one that waits for the nodes must not keep another from healing. A panic
+// in one is returned at once, and ends the load.
+func (r *run) timeline(ctx context.Context, stop context.CancelCauseFunc) error {
 	if !r.waitUntil(ctx, -phaseLead) {
-		return
+		return nil
 	}
 	r.enter("load")
 	r.rec.Phase("before")
@@ -347,16 +365,28 @@ func (r *run) timeline(ctx context.Context) {
 		series[in.Fault] = append(series[in.Fault], in)
 	}
 	var wg sync.WaitGroup
-	defer wg.Wait()
+	var mu sync.Mutex
+	var errs []error
 	for _, ins := range series {
 		wg.Go(func() {
-			for _, in := range ins {
-				if !r.carryOut(ctx, in) {
-					return
+			err := guard(func() error {
+				for _, in := range ins {
+					if !r.carryOut(ctx, in) {
+						break
+					}
 				}
+				return nil
+			})
+			if err != nil {
+				stop(err)
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
 			}
 		})
 	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // carryOut waits for the time of an injection, performs it, and heals it. It

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"github.com/hacache/hacache/cachenode/client"
@@ -39,6 +40,7 @@ type fake struct {
 	sickAfter bool                                  // but only once the load is over
 	panics    bool                                  // WaitHealthy panics once the load is over
 	injectErr error                                 // Inject fails with it
+	wrecks    bool                                  // Inject panics, with another fault in force
 	harmless  bool                                  // faults do not bite
 	loses     func(node string, op *client.Op) bool // a node forgets an acknowledged write
 	refuses   int                                   // so many first reads on a connection of the harness are refused
@@ -237,6 +239,9 @@ func (f *fake) Inject(_ context.Context, in *scenario.Injection, begin func([]st
 	if f.injectErr != nil {
 		return nil, f.injectErr
 	}
+	if f.wrecks && in.Turn == 1 {
+		panic("a link is nil")
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	target := f.name(f.leader)
@@ -311,6 +316,19 @@ checks: {lost_writes: true, stale_reads: {max: 500ms}, state_hash: true, converg
 thresholds: {failover: ["max < 200ms"]}
 `
 
+// killTwice has a second fault while the first is in force.
+const killTwice = `version: 1
+name: kill-twice
+about: The leader is killed for long, and another fault comes meanwhile.
+cluster: {nodes: 3}
+load:
+  writers: {schedule: {constant: 100/s}, duration: 9s, warmup: 1s, op: insert, keys: {dist: once}}
+faults:
+  - {name: long, at: 1s, action: kill, target: leader}
+  - {name: short, at: 2s, for: 100ms, every: 2s, times: 3, action: kill, target: n2}
+checks: {lost_writes: true}
+`
+
 // carryOut runs killOnce against a fake in a bubble of virtual time.
 func carryOut(t *testing.T, f *fake, interruptAfter time.Duration) (r *result.Run, dir string) {
 	t.Helper()
@@ -365,11 +383,11 @@ func TestRun_pass(t *testing.T) {
 		"run validity": result.Pass, "resurrection": result.NotExercised, "lost writes": result.Pass, "log order": result.Pass, "stale reads": result.Pass, "cluster identity": result.Pass,
 		"dual leader": result.Pass, "convergence": result.Pass, "state hash": result.Pass, "liveness": result.Pass, "failover": result.Pass,
 	}
-	if d := cmp.Diff(want, verdicts(r)); d != "" {
+	if d := gocmp.Diff(want, verdicts(r)); d != "" {
 		t.Errorf("checks (-want +got):\n%s", d)
 	}
 	order := []string{"boot", "wait healthy, 0 faults in force", "inject kill leader", "heal kill leader", "wait healthy, 0 faults in force", "stop, 0 faults in force"}
-	if d := cmp.Diff(order, f.calls); d != "" {
+	if d := gocmp.Diff(order, f.calls); d != "" {
 		t.Errorf("order of what was done (-want +got):\n%s", d)
 	}
 	for _, name := range []string{result.SummaryFile, result.TimeseriesFile, result.EventsFile, result.HistoryFile, result.ScenarioFile, FactsFile} {
@@ -392,7 +410,7 @@ func TestRun_pass(t *testing.T) {
 	if _, err := Judge(dir, &again); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(r.Checks, again.Checks); d != "" {
+	if d := gocmp.Diff(r.Checks, again.Checks); d != "" {
 		t.Errorf("judged again (-then +now):\n%s", d)
 	}
 	back, err := result.Read(dir)
@@ -430,7 +448,7 @@ func TestRun_hostile(t *testing.T) {
 		if _, err := Judge(dir, &again); err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff(r.Thresholds, again.Thresholds); d != "" || verdicts(&again)["hostile clients"] != want {
+		if d := gocmp.Diff(r.Thresholds, again.Thresholds); d != "" || verdicts(&again)["hostile clients"] != want {
 			t.Errorf("judged again (-then +now): %v\n%s", verdicts(&again), d)
 		}
 	}
@@ -870,6 +888,7 @@ func TestRun_endsEarly(t *testing.T) {
 		healed  bool
 		code    int
 		failure string
+		text    string // of the scenario; "" is killOnce
 	}{
 		"interrupted in the warm-up":     {after: 500 * time.Millisecond, code: result.ExitInterrupt},
 		"interrupted with a fault":       {after: 2500 * time.Millisecond, healed: true, code: result.ExitInterrupt},
@@ -877,6 +896,8 @@ func TestRun_endsEarly(t *testing.T) {
 		"interrupted while it forms":     {f: &fake{sick: errors.New("n1 is undefined")}, after: time.Second, code: result.ExitInterrupt},
 		"interrupted while it converges": {f: &fake{sick: errors.New("n1 is undefined"), sickAfter: true}, after: 5 * time.Second, healed: true, code: result.ExitInterrupt},
 		"a panic of the runner":          {f: &fake{panics: true}, healed: true, code: result.ExitFailure, failure: "boom"},
+		"a panic of an injection":        {f: &fake{wrecks: true}, healed: true, code: result.ExitFailure, failure: "a link is nil", text: killTwice},
+		"an injection that fails":        {f: &fake{injectErr: errors.New("no such link")}, code: result.ExitUnknown},
 		"the cluster never gets healthy": {f: &fake{sick: errors.New("n1 is undefined")}, code: result.ExitFailure, failure: "n1 is undefined"},
 		"the cluster cannot be started":  {f: &fake{bootErr: errors.New("exec: no such file")}, code: result.ExitFailure, failure: "no such file"},
 	} {
@@ -885,14 +906,14 @@ func TestRun_endsEarly(t *testing.T) {
 			if f == nil {
 				f = new(fake)
 			}
-			r, dir := carryOut(t, f, c.after)
+			r, dir := carryOutText(t, f, cmp.Or(c.text, killOnce), c.after)
 			if r.ExitCode() != c.code || r.Verdict == result.Pass {
 				t.Errorf("exit code %d, want %d; verdict %s, %q", r.ExitCode(), c.code, r.Verdict, r.Reasons)
 			}
 			if !strings.Contains(r.Failure, c.failure) {
 				t.Errorf("failure %q, want one about %q", r.Failure, c.failure)
 			}
-			if f.open != 0 || slices.Contains(f.calls, "heal kill leader") != c.healed {
+			if f.open != 0 || slices.ContainsFunc(f.calls, func(call string) bool { return strings.HasPrefix(call, "heal ") }) != c.healed {
 				t.Errorf("%d faults in force; calls %q", f.open, f.calls)
 			}
 			if last := f.calls[len(f.calls)-1]; f.bootErr == nil && last != "stop, 0 faults in force" {
