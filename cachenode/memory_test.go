@@ -4,9 +4,14 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,9 +19,67 @@ import (
 	"github.com/hacache/hacache/cachenode/proc"
 )
 
+// TestCollectorPercent: a small heap may grow to five times of what is alive; from where its room is enough on, a larger one
+// gets no more room, until that would be less than half of what is alive. Where the rules meet there is no step down, for
+// a heap that grows must not have to be collected earlier than a smaller one.
+func TestCollectorPercent(t *testing.T) {
+	for live, want := range map[uint64]int{0: 400, 1 << 20: 400, 32 << 20: 400, 64 << 20: 200, 128 << 20: 100, 256 << 20: 50, 4 << 30: 50} {
+		if got := gcPercent(live); got != want {
+			t.Errorf("%d MiB alive: %d %%, want %d %%", live>>20, got, want)
+		}
+	}
+	next := func(live uint64) uint64 { return live + live*uint64(gcPercent(live))/100 }
+	for live := uint64(1 << 20); live < 1<<30; live += 1 << 20 {
+		if smaller := live - 1<<20; next(live)+live/100 < next(smaller) { // percentages are whole numbers
+			t.Fatalf("%d MiB alive are collected at %d MiB, %d MiB at %d MiB", live>>20, next(live)>>20, smaller>>20, next(smaller)>>20)
+		}
+	}
+}
+
+// TestCollectorPace: each collection, and not only the first one, has the percentage set by what it left alive; the same
+// percentage is not set again; and after the end nothing is.
+func TestCollectorPace(t *testing.T) {
+	alive, set := make(chan uint64), make(chan int, 8)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		pacer{live: func() uint64 {
+			select {
+			case n := <-alive:
+				return n
+			case <-ctx.Done():
+				return 128 << 20 // the same as last: nothing to set
+			}
+		}, set: func(percent int) { set <- percent }}.run(ctx)
+	}()
+	for _, live := range []uint64{1 << 30, 1 << 30, 128 << 20} {
+		for sent := false; !sent; {
+			runtime.GC()
+			select {
+			case alive <- live:
+				sent = true
+			case <-time.After(time.Millisecond): // the object may be found only by the next collection
+			}
+		}
+	}
+	for _, want := range []int{50, 100} {
+		if got := <-set; got != want {
+			t.Errorf("set to %d %%, want %d %%", got, want)
+		}
+	}
+	cancel()
+	<-done
+	runtime.GC()
+	if len(set) != 0 {
+		t.Errorf("set to %d %% after the end", <-set)
+	}
+}
+
 // BenchmarkMemoryPerEntry fills a node of its own process with entries of 16 bytes of key and 128 of value, none of them
-// alike, and reports by how much its resident memory grew for each: as soon as the last one was acknowledged, and after a
-// minute in which nothing was written, when the collector has run once more. It runs for a minute and more:
+// alike, and reports what each of them costs: of the live heap, of which the log that is kept for members that lag is a
+// part, and of resident memory, as soon as the last entry was acknowledged and after a minute in which nothing was
+// written. It runs for a minute and more:
 //
 //	go test -run - -bench MemoryPerEntry -benchtime 1x ./cachenode
 func BenchmarkMemoryPerEntry(b *testing.B) {
@@ -35,31 +98,96 @@ const (
 )
 
 func measureMemory(b *testing.B, entries int) {
-	p, conn := benchNode(b)
-	fill(b, conn, 0, 1000) // so that what a node allocates once is not counted
-	before := residentBytes(b, p)
-	fill(b, conn, 1000, 1000+entries)
-	full := residentBytes(b, p)
+	n := benchNode(b)
+	n.fill(b, 0, 1000) // so that what a node allocates once is not counted
+	before, full := n.measure(b), memory{}
+	n.fill(b, 1000, 1000+entries)
+	full.resident = n.residentBytes(b)
 	timer := time.NewTimer(time.Minute)
 	select {
 	case <-timer.C:
 	case <-b.Context().Done():
 		b.Fatal("interrupted")
 	}
-	rest := residentBytes(b, p)
-	per := func(bytes int64) float64 { return float64(bytes-before) / float64(entries) }
+	rest := n.residentBytes(b)
+	collected := n.measure(b)
+	per := func(bytes, before float64) float64 { return (bytes - before) / float64(entries) }
 	const payload = benchKeyBytes + benchValueBytes
-	b.ReportMetric(per(full), "rss-B/entry")
-	b.ReportMetric(per(rest), "rss-at-rest-B/entry")
-	b.ReportMetric(100*(per(rest)-payload)/payload, "overhead-%")
+	live, kept := per(collected.live, before.live), per(collected.log, before.log)
+	b.ReportMetric(live, "live-B/entry")
+	b.ReportMetric(kept, "log-B/entry")
+	b.ReportMetric(live-kept-payload, "over-payload-B/entry")
+	b.ReportMetric(per(full.resident, before.resident), "rss-B/entry")
+	b.ReportMetric(per(rest, before.resident), "rss-at-rest-B/entry")
+	b.ReportMetric(per(full.resident, before.resident)/live, "rss/live")
 	b.ReportMetric(0, "ns/op")
-	if err := p.Stop(10 * time.Second); err != nil {
+	if err := n.process.Stop(10 * time.Second); err != nil {
 		b.Error(err)
 	}
 }
 
-// benchNode starts a node alone and returns a connection to it.
-func benchNode(b *testing.B) (*proc.Process, *client.Conn) {
+// memory is what a process occupies, in bytes.
+type memory struct{ resident, live, log float64 }
+
+type benchedNode struct {
+	process *proc.Process
+	conn    *client.Conn
+	admin   string
+}
+
+// measure has the node's garbage collected first.
+func (n *benchedNode) measure(b *testing.B) memory {
+	b.Helper()
+	n.get(b, "/debug/pprof/heap?gc=1")
+	m := memory{resident: n.residentBytes(b)}
+	found := 0
+	for line := range strings.Lines(n.get(b, "/metrics")) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		to := map[string]*float64{"go_gc_heap_live_bytes": &m.live, "cachenode_log_retained_bytes": &m.log}[name]
+		if to == nil {
+			continue
+		}
+		var err error
+		if *to, err = strconv.ParseFloat(value, 64); err != nil {
+			b.Fatalf("%s is %q", name, value)
+		}
+		found++
+	}
+	if found != 2 {
+		b.Fatalf("%d of 2 metrics found", found)
+	}
+	return m
+}
+
+func (n *benchedNode) get(b *testing.B, path string) string {
+	b.Helper()
+	req, err := http.NewRequestWithContext(b.Context(), http.MethodGet, "http://"+n.admin+path, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		b.Fatalf("%s: %s, %v", path, res.Status, err)
+	}
+	return string(body)
+}
+
+func (n *benchedNode) residentBytes(b *testing.B) float64 {
+	b.Helper()
+	_, rss, err := proc.Usage(n.process.Pid())
+	if err != nil {
+		b.Fatal(err)
+	}
+	return float64(rss)
+}
+
+// benchNode starts a node alone and connects to it.
+func benchNode(b *testing.B) *benchedNode {
 	b.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -73,8 +201,13 @@ func benchNode(b *testing.B) (*proc.Process, *client.Conn) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	addr := l.Addr().String()
-	p, err := proc.Start(b.Context(), proc.Spec{Binary: program, Args: []string{"serve"}, Env: []string{"CACHE_LISTEN=" + addr}, Listener: l})
+	reserved, err := proc.Listen("127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	addr, admin := l.Addr().String(), reserved.Addr().String()
+	reserved.Close()
+	p, err := proc.Start(b.Context(), proc.Spec{Binary: program, Args: []string{"serve"}, Env: []string{"CACHE_LISTEN=" + addr, "CACHE_ADMIN_ADDR=" + admin, "CACHE_PPROF=true"}, Listener: l})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -86,11 +219,11 @@ func benchNode(b *testing.B) (*proc.Process, *client.Conn) {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = conn.Close() })
-	return p, conn
+	return &benchedNode{p, conn, admin}
 }
 
 // fill writes the entries from one number to another.
-func fill(b *testing.B, conn *client.Conn, from, to int) {
+func (n *benchedNode) fill(b *testing.B, from, to int) {
 	b.Helper()
 	rng := rand.New(rand.NewPCG(1, uint64(from)))
 	open := make(chan struct{}, 1000)
@@ -102,7 +235,7 @@ func fill(b *testing.B, conn *client.Conn, from, to int) {
 		}
 		open <- struct{}{}
 		op := &client.Op{Kind: client.KindInsert, Cache: "bench", Key: fmt.Sprintf("%016d", i), Value: value}
-		if err := conn.Start(op, func(o client.Outcome) {
+		if err := n.conn.Start(op, func(o client.Outcome) {
 			if o.Err != nil {
 				select {
 				case failed <- o.Err:
@@ -122,13 +255,4 @@ func fill(b *testing.B, conn *client.Conn, from, to int) {
 		b.Fatal(err)
 	default:
 	}
-}
-
-func residentBytes(b *testing.B, p *proc.Process) int64 {
-	b.Helper()
-	_, rss, err := proc.Usage(p.Pid())
-	if err != nil {
-		b.Fatal(err)
-	}
-	return rss
 }

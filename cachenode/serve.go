@@ -4,13 +4,9 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"math"
 	"os"
 	"os/signal"
-	"runtime/debug"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -82,7 +78,7 @@ func serve(ctx context.Context, c *cli.Command) error {
 	for _, w := range warnings {
 		logger.Warn(w)
 	}
-	tuneMemory(logger)
+	pace := tuneMemory(logger)
 	n, err := node.FromConfig(cfg, logger)
 	if err != nil {
 		return err
@@ -95,6 +91,7 @@ func serve(ctx context.Context, c *cli.Command) error {
 	defer signal.Stop(signals)
 	beside.Go(func() { handleSignals(until, signals, n, supervisor{logger}, stop) })
 	beside.Go(func() { supervisor{logger}.watch(until, n) })
+	beside.Go(func() { pace(until) })
 	err = n.Run(running)
 	end()
 	beside.Wait()
@@ -110,42 +107,4 @@ func newLogger(w io.Writer, cfg *config.Config) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}
 	return slog.New(slog.NewTextHandler(w, opts))
-}
-
-// tuneMemory lets the heap grow to five times the live data between collections, which takes a quarter off the 99th
-// percentile of writes, as long as that is less than half of the memory there is; near it the collector works as hard
-// as it must. GOGC and GOMEMLIMIT of the environment win.
-func tuneMemory(logger *slog.Logger) {
-	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
-		return
-	}
-	total := memoryLimit()
-	if total <= 0 {
-		return
-	}
-	debug.SetGCPercent(400)
-	debug.SetMemoryLimit(total / 2)
-	logger.Debug("memory", "gc_percent", 400, "soft_limit_bytes", total/2)
-}
-
-// memoryLimit is the memory this process may have, in bytes: that of its cgroup, or else of the machine; 0 is unknown.
-func memoryLimit() int64 {
-	limit := int64(math.MaxInt64)
-	if data, err := os.ReadFile("/proc/meminfo"); err == nil {
-		fields := strings.Fields(string(data))
-		if i := slices.Index(fields, "MemTotal:"); i >= 0 && i+1 < len(fields) {
-			if kib, err := strconv.ParseInt(fields[i+1], 10, 64); err == nil {
-				limit = kib << 10
-			}
-		}
-	}
-	if data, err := os.ReadFile("/sys/fs/cgroup/memory.max"); err == nil {
-		if n, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64); err == nil {
-			limit = min(limit, n)
-		}
-	}
-	if limit == math.MaxInt64 {
-		return 0
-	}
-	return limit
 }

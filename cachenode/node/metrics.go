@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"regexp"
 	"strings"
 	"time"
 
@@ -13,11 +14,14 @@ import (
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
+// liveHeap is the figure that tells data from garbage, of all that the runtime counts beside what it always shows.
+var liveHeap = collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/gc/heap/live:bytes$`)}
+
 // registry gathers everything that the node counts.
 func (n *Node) registry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(
-		collectors.NewGoCollector(),
+		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(liveHeap)),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		n.Collector(),
 	)
