@@ -95,6 +95,9 @@ type Limits struct {
 	StateHash bool
 	// Linearizable demands that each sampled key has a linearization.
 	Linearizable bool
+	// Preloaded demands that entries which were there before the load, and nobody
+	// wrote to since, are as they were.
+	Preloaded bool
 	// ExactlyOnce demands that operations which were sent several times under
 	// one tag took effect once.
 	ExactlyOnce bool
@@ -146,6 +149,9 @@ type Facts struct {
 	// removed by itself when it was last asked.
 	Evicted map[string]uint64 `json:"evicted,omitempty"`
 	Expired map[string]uint64 `json:"expired,omitempty"`
+	// Preloaded is what became of the entries that were there before the load;
+	// nil: there were to be none, or the run ended before they were.
+	Preloaded *Preloaded `json:"preloaded,omitempty"`
 	// Aborted is the limit that ended the load early; nil: none did.
 	Aborted *Abort `json:"aborted,omitempty"`
 	// Generator describes a generator that could not keep to its schedule.
@@ -205,6 +211,9 @@ func All(evidence *Input) *Verdicts {
 	if in.Limit.LostWrites {
 		v.lost(finals)
 		v.logOrder(in)
+	}
+	if in.Limit.Preloaded {
+		v.preloaded(in)
 	}
 	if in.Limit.Session {
 		v.session(l)

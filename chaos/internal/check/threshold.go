@@ -16,7 +16,7 @@ type Threshold struct {
 	Metric string  // as written
 	Expr   string  // as written
 	Name   string  // an operation, or one of the metrics of measure
-	Phase  string  // of an operation: before, during, recovery; empty: all
+	Phase  string  // of an operation: before, during, joining, recovery; empty: all
 	Level  string  // of an operation; empty: all
 	Func   string  // p, max, rate, count, rss, growth
 	Arg    float64 // the percentile
@@ -53,7 +53,7 @@ func (v *Verdicts) thresholds(in *Input, windows []result.Window) {
 
 // latency reports whether the metric is what the generator measures.
 func (t *Threshold) latency() bool {
-	return !slices.Contains([]string{"errors", "failed_writes", "leader_changes", "failover", "recovery", "memory"}, t.Name)
+	return !slices.Contains([]string{"errors", "failed_writes", "leader_changes", "failover", "recovery", "ready", "memory"}, t.Name)
 }
 
 func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (value float64, got string, ok bool) {
@@ -109,6 +109,15 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (va
 			return 0, fmt.Sprintf("%d of %d times not while it was looked at", never, len(times)), false
 		}
 		return duration(times, t, 1)
+	case "ready":
+		var times []time.Duration
+		for _, j := range joinings(in) {
+			if !j.ready {
+				return float64(never), fmt.Sprintf("%s, started at %.3fs, not at all", j.node, j.from.Seconds()), false
+			}
+			times = append(times, j.to-j.from)
+		}
+		return duration(times, t, 1)
 	case "memory":
 		return memory(in, windows, t.Func)
 	case "failed_writes":
@@ -139,9 +148,13 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (va
 // responses are the response times of the acknowledged operations of the load
 // that a threshold is about, in one phase or, with "", in all.
 func responses(in *Input, windows []result.Window, t *Threshold, phase string) (times []time.Duration) {
+	within := func(at time.Duration) bool { return phase == "" || phase == PhaseAt(windows, at) }
+	if phase == "joining" {
+		within = joiningAt(in)
+	}
 	for i := range in.History.Ops {
 		o := &in.History.Ops[i]
-		if o.Phase == history.Load && o.Outcome == history.OK && o.Kind == t.Name && (t.Level == "" || t.Level == o.Level) && (phase == "" || phase == PhaseAt(windows, o.Intended)) {
+		if o.Phase == history.Load && o.Outcome == history.OK && o.Kind == t.Name && (t.Level == "" || t.Level == o.Level) && within(o.Intended) {
 			times = append(times, o.Return-o.Intended)
 		}
 	}

@@ -36,9 +36,11 @@ const (
 type Phase string
 
 const (
-	Warmup Phase = "warmup"
-	Load   Phase = "load"
-	Probe  Phase = "probe" // the harness's own steady writes, which time a failover
+	// Preload is what was there before the load, of entries that others used.
+	Preload Phase = "preload"
+	Warmup  Phase = "warmup"
+	Load    Phase = "load"
+	Probe   Phase = "probe" // the harness's own steady writes, which time a failover
 	// Register is the harness's own writes and reads of few keys by several
 	// processes at once, of which linearizability is judged.
 	Register Phase = "register"
@@ -121,7 +123,7 @@ func (o *Op) Validate() error {
 		return fmt.Errorf("unknown kind %q", o.Kind)
 	}
 	switch o.Phase {
-	case Warmup, Load, Probe, Register, Session, Retry, Final:
+	case Preload, Warmup, Load, Probe, Register, Session, Retry, Final:
 	default:
 		return fmt.Errorf("unknown phase %q", o.Phase)
 	}

@@ -188,6 +188,7 @@ func expect(in *check.Input, p *scenario.Plan) {
 	slices.SortFunc(in.Demands, func(a, b check.Demand) int { return strings.Compare(a.Kind+a.Level, b.Kind+b.Level) })
 	in.Limit.LostWrites, in.Limit.Linearizable, in.Limit.Converge = s.Checks.LostWrites, s.Checks.Linearizable != nil, s.Checks.Converge.D()
 	in.Limit.Recovery = s.Checks.Recovery.D()
+	in.Limit.Preloaded = s.Preload != nil
 	in.Limit.Session, in.Limit.StateHash = s.Checks.Session, s.Checks.StateHash
 	in.Caches = map[string]check.Cache{}
 	for _, c := range s.Cluster.Caches {

@@ -15,7 +15,9 @@ const pollInterval = 8 * time.Millisecond
 // answering.
 const pollPatience = 250 * time.Millisecond
 
-// observe polls the role of every node and logs each change, until ctx is done.
+// observe polls the role of every node and logs each change, until ctx is done;
+// also what did not change, once a process has started, stopped or ended: it is
+// the first that is known of that process.
 func (r *run) observe(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, n := range r.system.Nodes() {
@@ -28,7 +30,9 @@ func (r *run) watch(ctx context.Context, node string) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	var last result.Event
+	known := 0
 	for {
+		state := r.stateOf(node)
 		poll, cancel := context.WithTimeout(ctx, pollPatience)
 		e, err := r.system.Observe(poll, node)
 		cancel()
@@ -42,9 +46,9 @@ func (r *run) watch(ctx context.Context, node string) {
 		same := last
 		same.T = e.T
 		// Equal but for the time: nothing has changed.
-		if !sameEvent(&e, &same) {
+		if !sameEvent(&e, &same) || state != known {
 			r.log(e)
-			last = e
+			last, known = e, state
 			r.see(e)
 		}
 		select {
@@ -53,6 +57,13 @@ func (r *run) watch(ctx context.Context, node string) {
 			return
 		}
 	}
+}
+
+// stateOf returns how often the process of a node has changed its state.
+func (r *run) stateOf(node string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.states[node]
 }
 
 func sameEvent(a, b *result.Event) bool {

@@ -121,7 +121,7 @@ func (o *offered) writer() writer {
 }
 
 func (o *offered) watch(as writer, phase history.Phase) *scribe {
-	return &scribe{out: o.history, as: as, warmup: o.origin, phase: phase, nameOf: o.nameOf, keys: o.keys, counter: o.count, limits: o.limits, phaseAt: o.livePhase}
+	return &scribe{out: o.history, as: as, warmup: o.origin, phase: phase, nameOf: o.nameOf, keys: o.keys, stock: o.stock, counter: o.count, limits: o.limits, phaseAt: o.livePhase}
 }
 
 // generator makes the generator of a workload.

@@ -1,7 +1,7 @@
 // Package runner carries out a plan against a cluster and leaves the evidence
-// in a run directory: cluster up and healthy, warm-up, load beside the timeline
-// of faults and the observer, everything healed, the nodes in agreement, every
-// key read on every node, then the checks.
+// in a run directory: cluster up and healthy, entries preloaded, warm-up, load
+// beside the timeline of faults and the observer, everything healed, the nodes in
+// agreement, every key read on every node, then the checks.
 //
 // Whatever happens on the way, an error, an interrupt or a panic in a check,
 // faults are healed, processes are stopped, and what was recorded until then
@@ -147,6 +147,7 @@ type run struct {
 	rec     *load.Recorder
 	probing *load.Recorder // its numbers are not used: probes are not load
 	keys    *keySet
+	stock   *stock // what is preloaded; nil: nothing
 	count   *counters
 	facts   check.Facts
 	origin  time.Duration // of the timeline, in run time
@@ -157,6 +158,7 @@ type run struct {
 	file   *os.File // events.jsonl
 	usage  []result.Resource
 	roles  map[string]result.Event
+	states map[string]int // how often the process of a node changed its state
 	open   []*active
 	phase  string
 	// injected says that there was a fault.
@@ -173,7 +175,7 @@ type active struct {
 // says that nothing could be; a run that failed on its way is a result with a
 // Failure.
 func Run(ctx context.Context, cfg Config) (*result.Run, error) {
-	r := &run{Config: cfg, start: time.Now(), keys: newKeySet(), count: newCounters(), limits: newLimits(cfg.Plan.Scenario), roles: map[string]result.Event{}, phase: "boot"}
+	r := &run{Config: cfg, start: time.Now(), keys: newKeySet(), count: newCounters(), limits: newLimits(cfg.Plan.Scenario), roles: map[string]result.Event{}, states: map[string]int{}, phase: "boot"}
 	if err := r.prepare(); err != nil {
 		return nil, err
 	}
@@ -272,6 +274,9 @@ func (r *run) execute(ctx context.Context) (err error) {
 	boot := Boot{Nodes: s.Cluster.Nodes, Members: s.Cluster.Members, Env: r.environment(), Caches: s.Cluster.Caches, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed, Direct: !s.Cluster.Proxied(), TLS: s.Cluster.TLS}
 	boot.Process = func(node string, state result.State, detail string) {
 		r.log(result.Event{T: r.now(), Kind: result.Process, Node: node, State: state, Detail: detail})
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.states[node]++
 	}
 	if r.system, err = r.Boot(ctx, boot); err != nil {
 		return fmt.Errorf("start the cluster: %w", err)
@@ -300,6 +305,9 @@ func (r *run) execute(ctx context.Context) (err error) {
 	if slices.ContainsFunc(s.Cluster.Caches, func(c scenario.Cache) bool { return c.Forgets() }) {
 		wg.Go(func() { r.watchForgetting(observing) })
 	}
+	if err := r.preload(ctx); err != nil {
+		return err
+	}
 	recording, stopRecording := context.WithCancel(background)
 	defer stopRecording()
 	wg.Go(func() { r.rec.Run(recording) })
@@ -322,6 +330,7 @@ func (r *run) execute(ctx context.Context) (err error) {
 	} else {
 		r.facts.FinalReads = true
 	}
+	r.verifyStock(ctx)
 	return context.Cause(ctx)
 }
 
@@ -598,6 +607,7 @@ func (r *run) finalReads(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readPatience)
 	defer cancel()
 	keys := r.keys.all()
+	r.recordStock(keys)
 	var wg sync.WaitGroup
 	errs := make([]error, len(r.system.Nodes()))
 	for i, n := range r.system.Nodes() {

@@ -422,6 +422,73 @@ func TestRun_pass(t *testing.T) {
 	}
 }
 
+const stocked = `version: 1
+name: stocked
+about: There are entries before the load, of which it uses a few.
+cluster: {nodes: 3}
+preload: {entries: 500, value: 64B}
+load:
+  writers: {schedule: {constant: 100/s}, duration: 5s, op: {insert: 80, remove: 20}, keys: {count: 100, dist: sequential}}
+  readers: {schedule: {constant: 100/s}, duration: 5s, op: get, keys: {count: 200, dist: sequential}, route: any}
+faults: [{at: 2s, for: 1s, action: kill, target: n1}]
+checks: {lost_writes: true, stale_reads: {max: 500ms}, state_hash: true, converge: 5s}
+thresholds: {ready: ["max < 50ms"], "insert{phase:joining}": ["max < 1s"]}
+`
+
+// TestRun_preload proves that what is there before the load is judged in full:
+// entries that the load used by the history, in which they are then, and all the
+// others by reading them on every node, so that one that is missing on one of them
+// is found; and that a node on which they cannot be read leaves it open.
+func TestRun_preload(t *testing.T) {
+	loses := func(key string) func(string, *client.Op) bool {
+		return func(node string, op *client.Op) bool { return node == "n3" && op.Key == key }
+	}
+	for name, c := range map[string]struct {
+		fake      *fake
+		stock     result.Verdict
+		lost      result.Verdict
+		detail    string
+		preloaded int // in the history
+	}{
+		"good":            {&fake{}, result.Pass, result.Pass, "500 entries, written in ", 200},
+		"untouched, lost": {&fake{loses: loses("key-417")}, result.Violated, result.Pass, "1 of 900 reads found nothing or another value", 200},
+		"read only, lost": {&fake{loses: loses("key-117")}, result.Pass, result.Violated, "500 entries", 200},
+		"written, lost":   {&fake{loses: loses("key-17")}, result.Pass, result.Violated, "500 entries", 200},
+		"unread":          {&fake{unread: true}, result.Unknown, result.Unknown, "600 reads were made: 300 could not be read on n2", 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, dir := carryOutText(t, c.fake, stocked, 0)
+			got := verdicts(r)
+			if got["preloaded entries"] != c.stock || got["lost writes"] != c.lost {
+				t.Errorf("preloaded entries %s, lost writes %s; want %s and %s: %q", got["preloaded entries"], got["lost writes"], c.stock, c.lost, r.Reasons)
+			}
+			for _, chk := range r.Checks {
+				if chk.Name == "preloaded entries" && !strings.HasPrefix(chk.Detail, c.detail) {
+					t.Errorf("detail %q, want %q", chk.Detail, c.detail)
+				}
+			}
+			h, err := history.ReadFile(filepath.Join(dir, result.HistoryFile))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := 0
+			for _, o := range h.Ops {
+				if o.Phase == history.Preload {
+					n++
+				}
+			}
+			if n != c.preloaded || h.Lost > 0 {
+				t.Errorf("%d preloaded entries in the history, want %d; %d operations are lost", n, c.preloaded, h.Lost)
+			}
+			for _, th := range r.Thresholds {
+				if !th.Met {
+					t.Errorf("threshold %+v", th)
+				}
+			}
+		})
+	}
+}
+
 const strangers = `version: 1
 name: strangers
 about: Clients without a token.

@@ -143,6 +143,7 @@ type scribe struct {
 	phase   history.Phase // of those after
 	nameOf  func(addr string) string
 	keys    *keySet
+	stock   *stock // nil: nothing was preloaded
 	counter *counters
 	limits  *limits // nil: none may abort the run
 	phaseAt func() string
@@ -165,7 +166,7 @@ func (s *scribe) Return(o *load.Operation, got *client.Outcome) {
 	if h.Kind == "put" || h.Kind == "insert" {
 		h.Version = versionOf(s.as, o.Index)
 	}
-	if o.Op.Kind.Write() {
+	if _, preloaded := s.stock.index(h.Cache, h.Key); preloaded || o.Op.Kind.Write() {
 		s.keys.add(h.Cache, h.Key)
 	}
 	s.out.Record(h)

@@ -86,12 +86,14 @@ func NewPlan(s *Scenario, seed uint64) *Plan {
 const (
 	leastLength = 5 * time.Second
 	leastFor    = time.Second
+	// leastPreload is the least number of entries that a larger stock shrinks to.
+	leastPreload = 10_000
 	// leastRegisters is the least number of sampled keys.
 	leastRegisters = 8
 )
 
-// Scale makes a valid scenario shorter, for a quick look: the load, and the
-// times at which faults begin and for which they last. Of a repeated fault it
+// Scale makes a valid scenario shorter, for a quick look: the load, what is there
+// before it, and the times at which faults begin and for which they last. Of a repeated fault it
 // is the number that shrinks, twice at least: how long each injection lasts
 // and what comes between them are what the fault is. The load stays long
 // enough for all faults. The factor is more than 0 and at most 1.
@@ -113,6 +115,9 @@ func (s *Scenario) Scale(factor float64) {
 	if l := s.Checks.Linearizable; l != nil {
 		l.Keys = min(l.Keys, max(leastRegisters, int(math.Ceil(float64(l.Keys)*factor))))
 	}
+	if l := s.Preload; l != nil {
+		l.Entries = min(l.Entries, max(leastPreload, Count(float64(l.Entries)*factor)))
+	}
 	longest := Duration(s.Length())
 	for _, w := range s.Load {
 		w.Warmup = scaled(w.Warmup, time.Second)
@@ -126,7 +131,11 @@ func (p *Plan) Print(w io.Writer) error {
 		at         time.Duration
 		what, more string
 	}
-	rows := []row{{-p.Warmup, "start", fmt.Sprintf("%d nodes, %v warm-up", p.Scenario.Cluster.Nodes, p.Warmup)}}
+	start := fmt.Sprintf("%d nodes, %v warm-up", p.Scenario.Cluster.Nodes, p.Warmup)
+	if l := p.Scenario.Preload; l != nil {
+		start = fmt.Sprintf("%d nodes, %d entries of %dB in cache %s, %v warm-up", p.Scenario.Cluster.Nodes, l.Entries, l.Value, l.Cache, p.Warmup)
+	}
+	rows := []row{{-p.Warmup, "start", start}}
 	for _, name := range sortedKeys(p.Scenario.Load) {
 		l := p.Scenario.Load[name]
 		route := "route " + l.Route

@@ -24,11 +24,12 @@ type Scenario struct {
 	About      string                 `json:"about" jsonschema:"one sentence: what happens, and what must hold"`
 	Seed       uint64                 `json:"seed,omitempty" jsonschema:"seed of every random choice; chaos run --seed overrides it; 0 draws one"`
 	Cluster    Cluster                `json:"cluster" jsonschema:"the cluster that is started for each repetition"`
+	Preload    *Preload               `json:"preload,omitempty" jsonschema:"entries that are there before the load begins"`
 	Load       map[string]*Workload   `json:"load" jsonschema:"workloads by name; all start together"`
 	Probes     Probes                 `json:"probes,omitempty" jsonschema:"the harness's own steady writes, through every node in turn; they time failovers"`
 	Faults     []*Fault               `json:"faults,omitempty" jsonschema:"the faults, in any order"`
 	Checks     Checks                 `json:"checks,omitempty" jsonschema:"what must hold; run validity is always checked first"`
-	Thresholds map[string][]Threshold `json:"thresholds,omitempty" jsonschema:"limits by metric: an operation such as insert or insert{phase:recovery,level:quorum}, errors, failed_writes, failover, recovery, back_to_normal, leader_changes, memory"`
+	Thresholds map[string][]Threshold `json:"thresholds,omitempty" jsonschema:"limits by metric: an operation such as insert or insert{phase:recovery,level:quorum}, errors, failed_writes, failover, recovery, back_to_normal, ready, leader_changes, memory"`
 }
 
 // Cluster says which processes to start.
@@ -62,6 +63,15 @@ func (c *Cache) Forgets() bool { return c.MaxEntries > 0 || c.MaxBytes > 0 || c.
 
 // DefaultCache is where a workload writes that names no cache.
 const DefaultCache = "bench"
+
+// Preload is a stock of entries that is written as fast as the nodes take it,
+// before the load. Its keys are those of workloads on the same cache, so that
+// one with as many keys writes to all of them, and one with fewer to some.
+type Preload struct {
+	Entries Count  `json:"entries" jsonschema:"number of entries, 10M at most; a workload on the same cache uses the same keys"`
+	Value   Size   `json:"value,omitempty" jsonschema:"size of values; default 128B, at least 32B, at most 1MiB"`
+	Cache   string `json:"cache,omitempty" jsonschema:"name of the cache, one without bounds and ttl; default bench"`
+}
 
 // Workload is one open or closed loop of operations.
 type Workload struct {
@@ -263,6 +273,10 @@ func (f *Fault) OnLeader() bool {
 	}
 	return false
 }
+
+// Restarts reports whether the fault ends processes, which start again when it
+// heals.
+func (f *Fault) Restarts() bool { return f.Action == "kill" || f.Action == "term" }
 
 // Hostile reports whether the fault is clients that misbehave: it breaks no node
 // and no link.

@@ -39,7 +39,7 @@ func golden(t *testing.T, path string, got []byte) {
 // TestParse_mistakes proves that every mistake of a file is reported at once,
 // each with its place and with what was expected. Read the golden files.
 func TestParse_mistakes(t *testing.T) {
-	for _, name := range []string{"design", "typos", "syntax", "empty", "small", "repeat", "unprobed", "limits", "checks", "hostile"} {
+	for _, name := range []string{"design", "typos", "syntax", "empty", "small", "repeat", "unprobed", "limits", "checks", "hostile", "preload", "stock"} {
 		t.Run(name, func(t *testing.T) {
 			data, err := os.ReadFile(filepath.Join("testdata", name+".yaml"))
 			if err != nil {
@@ -280,6 +280,16 @@ func TestScale(t *testing.T) {
 		if in.Heal >= s.Length() || in.Heal-in.At != in.Fault.For.D() {
 			t.Errorf("%s from %v to %v, in a load of %v", in.Name, in.At, in.Heal, s.Length())
 		}
+	}
+	stocked := parse(t, repeated)
+	stocked.Preload = &Preload{Entries: 1_000_000}
+	stocked.Scale(0.1)
+	if n := stocked.Preload.Entries; n != 100_000 {
+		t.Errorf("%d entries of a million are preloaded", n)
+	}
+	stocked.Scale(0.001)
+	if n := stocked.Preload.Entries; n != leastPreload {
+		t.Errorf("%d entries are preloaded at least, want %d", n, leastPreload)
 	}
 	whole := parse(t, repeated)
 	whole.Scale(1)

@@ -256,6 +256,7 @@ var thresholdFuncs = map[string][]string{
 	"recovery":       {"p", "max"},
 	"back_to_normal": {"max"},
 	"failover":       {"p", "max"},
+	"ready":          {"p", "max"},
 	"leader_changes": {"count"},
 	"memory":         {"rss", "growth"},
 }
@@ -337,7 +338,7 @@ func (t Threshold) Holds(v float64) bool {
 // Metric is what a threshold limits.
 type Metric struct {
 	Name   string // an operation, or a key of thresholdFuncs other than latency
-	Phase  string // before, during, recovery; empty: the whole run
+	Phase  string // before, during, joining, recovery; empty: the whole run
 	Level  string // quorum, once, leader; empty: all
 	Family string // key into the functions it has
 }
@@ -370,12 +371,12 @@ func ParseMetric(s string) (Metric, error) {
 		k, v, _ := strings.Cut(l, ":")
 		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
 		switch {
-		case k == "phase" && slices.Contains([]string{"before", "during", "recovery"}, v):
+		case k == "phase" && slices.Contains([]string{"before", "during", "joining", "recovery"}, v):
 			m.Phase = v
 		case k == "level" && slices.Contains(levels, v):
 			m.Level = v
 		default:
-			return m, fmt.Errorf("unknown label %q; expected phase:before|during|recovery or level:quorum|once|leader", strings.TrimSpace(l))
+			return m, fmt.Errorf("unknown label %q; expected phase:before|during|joining|recovery or level:quorum|once|leader", strings.TrimSpace(l))
 		}
 	}
 	return m, nil

@@ -34,6 +34,9 @@ const (
 
 	MaxRetry = 5 // how often one operation may be sent
 
+	maxPreload      = 10_000_000
+	maxPreloadBytes = 4 << 30 // of values; each node holds them all
+
 	maxHuge = 256 << 20 // of a message that is meant to be refused
 )
 
@@ -46,6 +49,7 @@ func (s *Scenario) validate(d *decoder) {
 		d.errorAt("name", "%q; expected lower case letters, digits and single hyphens, such as leader-kill", s.Name)
 	}
 	s.validateCluster(d)
+	s.validatePreload(d)
 	s.validateProbes(d)
 	if len(s.Load) == 0 && d.at["load"] != nil {
 		d.errorAt("load", "no workload; a run without load shows nothing")
@@ -106,6 +110,35 @@ func (c *Cache) validate(d *decoder, path string, seen map[string]bool) {
 		oneOf(d, path+".evict", c.Evict, "oldest-write", "lru")
 		if c.MaxEntries == 0 && c.MaxBytes == 0 {
 			d.errorAt(path+".evict", "nothing is evicted without a bound; expected max_entries or max_bytes too")
+		}
+	}
+}
+
+func (s *Scenario) validatePreload(d *decoder) {
+	p := s.Preload
+	if p == nil {
+		return
+	}
+	def(&p.Cache, DefaultCache)
+	def(&p.Value, 128)
+	between(d, "preload.value", int(p.Value), minValue, maxValue)
+	switch {
+	case p.Entries > maxPreload:
+		d.errorAt("preload.entries", "%d; expected %d at most", p.Entries, maxPreload)
+	case int(p.Entries)*int(p.Value) > maxPreloadBytes:
+		d.errorAt("preload.value", "%d entries of %d bytes are %d MiB, which every node holds; expected %d MiB at most", p.Entries, p.Value, int(p.Entries)*int(p.Value)>>20, maxPreloadBytes>>20)
+	}
+	if !validCache.MatchString(p.Cache) {
+		d.errorAt("preload.cache", "%q; expected letters, digits and hyphens, and a letter first", p.Cache)
+	}
+	for i := range s.Cluster.Caches {
+		if c := &s.Cluster.Caches[i]; c.Name == p.Cache && c.Forgets() {
+			d.errorAt("preload.cache", "entries of cache %s may be evicted or expire, so nothing could be missed; expected a cache without bounds and ttl", c.Name)
+		}
+	}
+	for _, k := range forgetting {
+		if s.Cluster.Env[k] != "" {
+			d.errorAt("cluster.env."+k, "what expires cannot be told from what was lost; leave it out, or preload nothing")
 		}
 	}
 }
@@ -466,7 +499,7 @@ func (s *Scenario) validateThresholds(d *decoder) {
 			case t.Func != "" && !slices.Contains(funcs, t.Func):
 				d.errorAt(at, "%s has no %s; it has %s", m.Name, t.Func, strings.Join(funcs, " and "))
 			case t.Relative && (m.Family != "latency" || m.Phase == "" || m.Phase == "before"):
-				d.errorAt(at, "%s compares with the time before the faults; only operations with phase:during or phase:recovery have that", t.Expr)
+				d.errorAt(at, "%s compares with the time before the faults; only operations with phase:during, phase:joining or phase:recovery have that", t.Expr)
 			case t.Abort && (t.Relative || !slices.Contains([]string{"latency", "errors", "leader_changes"}, m.Family)):
 				d.errorAt(at+".abort", "%s %s is known in the end only; what can abort a run are limits on operations, errors and leader_changes", m.Name, t.Expr)
 			case t.Abort && t.After.D() >= s.Length():
@@ -480,6 +513,9 @@ func (s *Scenario) validateThresholds(d *decoder) {
 		}
 		if (m.Family == "recovery" || m.Family == "back_to_normal") && len(s.Faults) == 0 {
 			d.errorAt(path, "there is no fault to recover from, so it would limit nothing")
+		}
+		if (m.Family == "ready" || m.Phase == "joining") && !slices.ContainsFunc(s.Faults, (*Fault).Restarts) {
+			d.errorAt(path, "no fault ends a process that is started again, so it would limit nothing; expected a kill or term")
 		}
 		if (m.Family == "recovery" || m.Family == "failover") && !slices.Contains(s.Probes.Levels, "quorum") {
 			d.errorAt(path, "it is measured with probes at quorum, and probes.levels leaves them out")
