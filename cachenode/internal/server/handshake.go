@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc/credentials"
@@ -52,22 +53,34 @@ func (g *handshaker) Clone() credentials.TransportCredentials {
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (g *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	if g.plain {
-		return g.TransportCredentials.ServerHandshake(&plainConn{Conn: raw, handshaker: g})
+	conn, info, err := g.secure(raw)
+	if err == nil {
+		conn, err = awaitPreface(conn)
 	}
-	held := &heldConn{Conn: raw}
-	held.hold.Store(true)
-	conn, info, err := g.TransportCredentials.ServerHandshake(held)
-	held.hold.Store(false)
 	if err != nil {
 		reason := handshakeReason(err)
-		if reason == refusedPlaintext {
+		switch reason {
+		case refusedPlaintext:
 			tellTLS(err)
+		case refusedTLS:
+			tellPlain(raw)
 		}
 		raw.Close()
 		g.failed(raw, reason, err)
+		return nil, nil, err
 	}
-	return conn, info, err
+	return conn, info, nil
+}
+
+// secure makes the handshake of TLS, if there is one. After an error raw is still open.
+func (g *handshaker) secure(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if g.plain {
+		return g.TransportCredentials.ServerHandshake(raw)
+	}
+	held := &heldConn{Conn: raw}
+	held.hold.Store(true)
+	defer held.hold.Store(false)
+	return g.TransportCredentials.ServerHandshake(held)
 }
 
 // heldConn stays open while there may be something to say to the other side: gRPC closes what fails.
@@ -84,6 +97,9 @@ func (c *heldConn) Close() error {
 }
 
 func handshakeReason(err error) string {
+	if errors.Is(err, errTLSClient) {
+		return refusedTLS
+	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return refusedPlaintext
 	}
@@ -112,30 +128,66 @@ func tellTLS(err error) {
 	if bad.Conn == nil || !bytes.HasPrefix([]byte(http2.ClientPreface), bad.RecordHeader[:]) {
 		return
 	}
-	f := http2.NewFramer(bad.Conn, nil)
+	goAway(bad.Conn, http2.ErrCodeInadequateSecurity, "this port speaks TLS only")
+}
+
+// helloBytes is more than the first message of a client of TLS.
+const helloBytes = 4 << 10
+
+// tellPlain answers a client that speaks TLS to a port that does not in HTTP/2, which it shows as something that is not
+// TLS. The rest of what it said is taken first: what is unread when a connection is closed takes the answer back.
+func tellPlain(conn net.Conn) {
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	_, _ = conn.Read(make([]byte, helloBytes))
+	goAway(conn, http2.ErrCodeProtocol, "this port does not speak TLS")
+}
+
+func goAway(conn net.Conn, code http2.ErrCode, why string) {
+	f := http2.NewFramer(conn, nil)
 	_ = f.WriteSettings()
-	_ = f.WriteGoAway(0, http2.ErrCodeInadequateSecurity, []byte("this port speaks TLS only"))
+	_ = f.WriteGoAway(0, code, []byte(why))
 }
 
-// plainConn looks at the first bytes of a connection without TLS.
-type plainConn struct {
+var (
+	errTLSClient = errors.New("the client speaks TLS, and this port does not")
+	errNoPreface = errors.New("the client does not speak HTTP/2")
+)
+
+// awaitPreface waits until the other side has said that it speaks HTTP/2. gRPC would do that too, after it has allocated
+// what a connection needs, 66 KiB of which half is cleared: thousands that connect and say nothing, or nonsense, cost a
+// goroutine each here and are turned away at their first wrong byte.
+func awaitPreface(conn net.Conn) (net.Conn, error) {
+	read := make([]byte, len(http2.ClientPreface))
+	for have := 0; have < len(read); {
+		n, err := conn.Read(read[have:])
+		have += n
+		switch {
+		case have > 0 && read[0] == handshakeRecord:
+			return nil, errTLSClient
+		case string(read[:have]) != http2.ClientPreface[:have]:
+			return nil, errNoPreface
+		case err != nil && have < len(read):
+			return nil, err
+		}
+	}
+	return &prefaced{Conn: conn, unread: read}, nil
+}
+
+// handshakeRecord is the first byte of a client that begins with TLS.
+const handshakeRecord = 0x16
+
+// prefaced is a connection whose beginning was read, and is there to be read again. One goroutine reads at a time.
+type prefaced struct {
 	net.Conn
-	handshaker *handshaker
-	seen       atomic.Bool
+	unread []byte
 }
-
-var errTLSClient = errors.New("the client speaks TLS, and this port does not")
 
 // Read implements net.Conn.
-func (c *plainConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if n == 0 || c.seen.Load() || c.seen.Swap(true) {
-		return n, err
+func (c *prefaced) Read(p []byte) (int, error) {
+	if len(c.unread) == 0 {
+		return c.Conn.Read(p)
 	}
-	const handshakeRecord = 0x16
-	if p[0] == handshakeRecord {
-		c.handshaker.failed(c.Conn, refusedTLS, errTLSClient)
-		return 0, errTLSClient
-	}
-	return n, err
+	n := copy(p, c.unread)
+	c.unread = c.unread[n:]
+	return n, nil
 }

@@ -119,6 +119,24 @@ func TestHandshakeFailures(t *testing.T) {
 				t.Errorf("the client got %v", err)
 			}
 		}},
+		{name: "garbage to a plaintext port", reason: refusedProtocol, client: func(t *testing.T, conn net.Conn) {
+			_, _ = conn.Write([]byte("PRI * HTTP/1.1\r\n"))
+			if n, err := conn.Read(make([]byte, 1)); err == nil {
+				t.Errorf("%d bytes in answer", n)
+			}
+		}},
+		{name: "half of a preface", reason: refusedClosed, quiet: true, client: func(_ *testing.T, conn net.Conn) {
+			_, _ = conn.Write([]byte(http2.ClientPreface)[:10])
+		}},
+		{name: "garbage within TLS", tls: mutual, reason: refusedProtocol, client: func(t *testing.T, conn net.Conn) {
+			secured := tls.Client(conn, &tls.Config{ServerName: "node", RootCAs: pool, Certificates: []tls.Certificate{own}})
+			if _, err := secured.Write([]byte("GET / HTTP/1.0\r\n\r\n")); err != nil {
+				t.Error(err)
+			}
+			if n, err := secured.Read(make([]byte, 1)); err == nil {
+				t.Errorf("%d bytes in answer", n)
+			}
+		}},
 		{name: "no certificate", tls: mutual, reason: refusedProtocol, client: handshake(&tls.Config{ServerName: "node", RootCAs: pool})},
 		{name: "foreign certificate", tls: mutual, reason: refusedCertificate, client: handshake(&tls.Config{
 			ServerName: "node", RootCAs: pool,
