@@ -16,7 +16,7 @@ FAILOVER := kill kill-loaded isolated paused term switch
 CALM     := idle latency-100-jitter-100 loss-5pct reset-1s stall-250ms gogc-5
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race bench perf self sidebyside saturate sim mutants smoke examples-check deploy-check lint generate tidy verify clean
+.PHONY: help build test race bench perf self sidebyside saturate sim mutants smoke drill examples-check deploy-check lint generate tidy verify clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ mutants: build ## planted bugs: the simulation has to find those of the core, sc
 
 smoke: build ## one short scenario with a fault on real processes, judged by its exit code
 	bin/chaos run --out $(OUT) scenarios/smoke.yaml
+
+drill: ## three nodes with TLS under load: certificates and CA are replaced, each node restarted; no operation may fail, a minute
+	$(GO) test -count=1 -timeout $(TIMEOUT) -run TestDrill -v ./cachenode -drill
 
 # Each scenario prints its own verdict; all run, whatever one of them finds. For a quick look:
 # make failover CHAOSFLAGS='--duration-scale 0.1'

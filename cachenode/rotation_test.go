@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -49,10 +51,9 @@ func startTLSCluster(t *testing.T) *tlsCluster {
 	}
 	c.issue(t)
 	for i, ln := range listeners {
-		p, err := proc.Start(context.Background(), proc.Spec{
-			Name: c.addrs[i], Binary: program(t), Listener: ln, LogPath: c.log(i),
-			Env: append(c.env(fileName(c.addrs[i]), "SERVER"), "HA_MODE=true", "HA_HOSTS="+strings.Join(c.addrs, ","), "HOSTNAME_OVERWRITE="+c.addrs[i]),
-		})
+		spec := c.spec(t, i)
+		spec.Listener = ln
+		p, err := proc.Start(context.Background(), spec)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,11 +67,20 @@ func startTLSCluster(t *testing.T) *tlsCluster {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	for _, addr := range c.addrs {
-		if _, err := proc.WaitMember(ctx, client.Config{Addr: addr, Token: tlsToken, TLS: c.clientTLS(t, "client")}); err != nil {
+		if _, err := proc.WaitMember(ctx, client.Config{Addr: addr, Token: tlsToken, TLS: c.clientTLS(t, caCert, "client")}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return c
+}
+
+// spec says how to run a node.
+func (c *tlsCluster) spec(t *testing.T, i int) proc.Spec {
+	t.Helper()
+	return proc.Spec{
+		Name: c.addrs[i], Binary: program(t), LogPath: c.log(i),
+		Env: append(c.env(fileName(c.addrs[i]), "SERVER"), "HA_MODE=true", "HA_HOSTS="+strings.Join(c.addrs, ","), "HOSTNAME_OVERWRITE="+c.addrs[i]),
+	}
 }
 
 func (c *tlsCluster) log(i int) string { return filepath.Join(c.dir, fmt.Sprintf("node-%d.log", i)) }
@@ -94,6 +104,65 @@ func (c *tlsCluster) issue(t *testing.T) {
 	}
 }
 
+// issueIn makes a CA and certificates for the same hosts in another directory.
+func (c *tlsCluster) issueIn(t *testing.T, dir string) *tlsCluster {
+	t.Helper()
+	other := &tlsCluster{dir: dir, addrs: c.addrs}
+	other.issue(t)
+	return other
+}
+
+func (c *tlsCluster) read(t *testing.T, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(c.dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// replace puts a file in the place of another, or of none, as a whole.
+func (c *tlsCluster) replace(t *testing.T, name string, data []byte) {
+	t.Helper()
+	path := filepath.Join(c.dir, name)
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// breakKeys leaves half a key on all nodes until each has said so, once, and served on what it had.
+func (c *tlsCluster) breakKeys(t *testing.T) {
+	t.Helper()
+	const broken = "the certificates on disk cannot be used"
+	cfg := c.clientTLS(t, caCert, "client")
+	for i, addr := range c.addrs {
+		before, _ := c.serial(t, addr, cfg)
+		reloads, complaints := c.said(t, i, "certificates reloaded"), c.said(t, i, broken)
+		key := c.read(t, fileName(addr)+".key")
+		c.replace(t, fileName(addr)+".key", key[:len(key)/2])
+		for end := time.Now().Add(20 * time.Second); c.said(t, i, broken) == complaints && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		}
+		if after, _ := c.serial(t, addr, cfg); after != before {
+			t.Errorf("%s serves something else", addr)
+		}
+		for range 3 { // it looks again every second, and by itself when told
+			if err := c.nodes[i].Signal(syscall.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.replace(t, fileName(addr)+".key", key)
+		if n := c.said(t, i, broken) - complaints; n != 1 {
+			t.Errorf("node %d says %d times that its key is broken", i, n)
+		}
+		if n := c.said(t, i, "certificates reloaded") - reloads; n != 0 {
+			t.Errorf("node %d has taken over half a key", i)
+		}
+	}
+}
+
 // env names a certificate, as a server's or a client's.
 func (c *tlsCluster) env(file, side string) []string {
 	return []string{
@@ -102,9 +171,11 @@ func (c *tlsCluster) env(file, side string) []string {
 	}
 }
 
-func (c *tlsCluster) clientTLS(t *testing.T, file string) *tls.Config {
+// clientTLS is the configuration of a client that trusts the CAs of a file and has the certificate of another.
+func (c *tlsCluster) clientTLS(t *testing.T, ca, file string) *tls.Config {
 	t.Helper()
-	cfg, _, err := config.Load(config.Input{Client: true, Env: c.env(file, "CLIENT")})
+	env := append(c.env(file, "CLIENT"), "CACHE_TLS_CA_SERVER="+filepath.Join(c.dir, ca))
+	cfg, _, err := config.Load(config.Input{Client: true, Env: env})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,29 +186,187 @@ func (c *tlsCluster) clientTLS(t *testing.T, file string) *tls.Config {
 	return keys.Client()
 }
 
-// serials returns the number of the certificate that each node serves.
-func (c *tlsCluster) serials(t *testing.T) (all []string) {
-	t.Helper()
-	for _, addr := range c.addrs {
-		conn, err := tls.Dial("tcp", addr, c.clientTLS(t, "client"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, conn.ConnectionState().PeerCertificates[0].SerialNumber.String())
-		conn.Close()
-	}
-	return all
+// rotation is one replacement of files on all nodes.
+type rotation struct {
+	what string
+	do   func(t *testing.T)
+	tell bool // the nodes by SIGHUP, and do not wait until they notice
+	// served reports whether a node uses the new files.
+	served func(t *testing.T, addr string) bool
 }
 
-// New certificates are served from the next connection on, whether the nodes notice by themselves or are told by SIGHUP,
-// and no operation on the connections that are up fails; files that are not in order change nothing.
+// rotations are the ways in which an operator replaces certificates: renewed by the same CA, and the CA itself in the three
+// steps of deploy/README.md. They are to be made in this order. newcomers are told what certificate is right from when on.
+func (c *tlsCluster) rotations(t *testing.T, newcomers *newcomers) []rotation {
+	t.Helper()
+	next := c.issueIn(t, filepath.Join(c.dir, "next"))
+	old := c.read(t, caCert)
+	both := append(bytes.Clone(old), next.read(t, caCert)...)
+	// For clients that must trust the nodes all the time.
+	c.replace(t, "both.pem", both)
+	c.replace(t, "old.pem", c.read(t, "client.pem"))
+	c.replace(t, "old.key", c.read(t, "client.key"))
+	ofOld, ofNext := c.clientTLS(t, "both.pem", "old"), c.clientTLS(t, "both.pem", "next/client")
+	newcomers.use(ofOld)
+	served := map[string]string{}
+	changed := func(t *testing.T, addr string) bool {
+		serial, ok := c.serial(t, addr, ofOld)
+		return ok && serial != served[addr]
+	}
+	renew := func(t *testing.T) {
+		for _, addr := range c.addrs {
+			served[addr], _ = c.serial(t, addr, ofOld)
+		}
+		c.issue(t)
+	}
+	return []rotation{
+		{what: "certificates renewed", do: renew, served: changed},
+		{what: "certificates renewed, SIGHUP", do: renew, tell: true, served: changed},
+		{
+			what: "old and new CA trusted", do: func(t *testing.T) { c.replace(t, caCert, both) },
+			served: func(t *testing.T, addr string) bool { return c.accepts(t, addr, ofNext) },
+		},
+		{
+			what: "certificates of the new CA",
+			do: func(t *testing.T) {
+				for _, addr := range c.addrs {
+					served[addr], _ = c.serial(t, addr, ofOld)
+					for _, suffix := range []string{".key", ".pem"} {
+						c.replace(t, fileName(addr)+suffix, next.read(t, fileName(addr)+suffix))
+					}
+				}
+				newcomers.use(ofNext)
+			},
+			served: changed,
+		},
+		{
+			what: "only the new CA trusted", do: func(t *testing.T) { c.replace(t, caCert, next.read(t, caCert)) },
+			served: func(t *testing.T, addr string) bool { return !c.accepts(t, addr, ofOld) && c.accepts(t, addr, ofNext) },
+		},
+	}
+}
+
+// rotate replaces files, and returns how long it took until each node used them.
+func (c *tlsCluster) rotate(t *testing.T, r rotation) (took []time.Duration) {
+	t.Helper()
+	began := time.Now()
+	r.do(t)
+	for _, p := range c.nodes {
+		if r.tell {
+			if err := p.Signal(syscall.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	took = make([]time.Duration, len(c.addrs))
+	var all sync.WaitGroup
+	for i, addr := range c.addrs {
+		all.Go(func() {
+			for end := began.Add(20 * time.Second); !r.served(t, addr); time.Sleep(20 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Errorf("%s: not in force at %s", r.what, addr)
+					return
+				}
+			}
+			took[i] = time.Since(began)
+		})
+	}
+	all.Wait()
+	return took
+}
+
+// serial returns the number of the certificate that a node serves.
+func (c *tlsCluster) serial(t *testing.T, addr string, cfg *tls.Config) (string, bool) {
+	t.Helper()
+	conn, err := tls.Dial("tcp", addr, cfg)
+	if err != nil {
+		t.Errorf("%s: %v", addr, err)
+		return "", false
+	}
+	defer conn.Close()
+	return conn.ConnectionState().PeerCertificates[0].SerialNumber.String(), true
+}
+
+// accepts reports whether a node takes a client's certificate. With TLS 1.3 a client has its answer only from what comes
+// after the handshake.
+func (c *tlsCluster) accepts(t *testing.T, addr string, cfg *tls.Config) bool {
+	t.Helper()
+	conn, err := tls.Dial("tcp", addr, cfg)
+	if err != nil {
+		t.Errorf("%s: %v", addr, err)
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := conn.Write([]byte(http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00")); err != nil {
+		return false
+	}
+	_, err = conn.Read(make([]byte, 1))
+	return err == nil
+}
+
+// newcomers are clients that connect, write, and go.
+type newcomers struct {
+	tls         atomic.Pointer[tls.Config]
+	came, wrong atomic.Int64
+	over        chan struct{}
+	all         sync.WaitGroup
+}
+
+func (n *newcomers) use(cfg *tls.Config) { n.tls.Store(cfg) }
+
+// come lets them come to all nodes until end.
+func (n *newcomers) come(t *testing.T, addrs []string) {
+	n.over = make(chan struct{})
+	for _, addr := range addrs {
+		n.all.Go(func() {
+			tick := time.NewTicker(100 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				select {
+				case <-n.over:
+					return
+				case <-tick.C:
+				}
+				n.came.Add(1)
+				if err := n.visit(addr); err != nil {
+					n.wrong.Add(1)
+					t.Errorf("a newcomer at %s: %v", addr, err)
+				}
+			}
+		})
+	}
+}
+
+func (n *newcomers) visit(addr string) error {
+	conn, err := client.NewConn(client.Config{Addr: addr, Token: tlsToken, TLS: n.tls.Load()})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := conn.Ready(ctx); err != nil {
+		return err
+	}
+	return conn.Do(ctx, &client.Op{Kind: client.KindInsert, Cache: "newcomers", Key: addr}).Err
+}
+
+func (n *newcomers) end() {
+	close(n.over)
+	n.all.Wait()
+}
+
+// New certificates and CAs are in force from the next connection on, whether the nodes notice by themselves or are told by
+// SIGHUP; files that are not in order change nothing. No operation on the connections that are up fails, and no client
+// that comes meanwhile with what is right then. make drill does this under more load.
 func TestCertificateRotation(t *testing.T) {
 	c := startTLSCluster(t)
 	var load sync.WaitGroup
 	var done, failed atomic.Int64
 	ctx, cancel := context.WithCancel(t.Context())
 	for _, addr := range c.addrs {
-		conn, err := client.NewConn(client.Config{Addr: addr, Token: tlsToken, TLS: c.clientTLS(t, "client")})
+		conn, err := client.NewConn(client.Config{Addr: addr, Token: tlsToken, TLS: c.clientTLS(t, caCert, "client")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,62 +382,24 @@ func TestCertificateRotation(t *testing.T) {
 			}
 		})
 	}
-	served := c.serials(t)
-	renewed := func() bool {
-		for i, serial := range c.serials(t) {
-			if serial == served[i] {
-				return false
-			}
-		}
-		return true
-	}
-	rotate := func(tell bool) {
-		t.Helper()
-		began := time.Now()
-		c.issue(t)
-		for _, p := range c.nodes {
-			if tell {
-				if err := p.Signal(syscall.SIGHUP); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		for end := began.Add(20 * time.Second); !renewed(); time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatal("the new certificates are not served")
-			}
-		}
-		t.Logf("served after %v", time.Since(began).Round(time.Millisecond))
-		served = c.serials(t)
-	}
-	rotate(false)
-	rotate(true)
-	for _, addr := range c.addrs {
-		if err := os.WriteFile(filepath.Join(c.dir, fileName(addr)+".key"), []byte("half a key"), 0o600); err != nil {
-			t.Fatal(err)
+	var strangers newcomers
+	steps := c.rotations(t, &strangers)
+	strangers.come(t, c.addrs)
+	for i, r := range steps {
+		t.Logf("%s: after %v", r.what, c.rotate(t, r))
+		if i == 0 {
+			c.breakKeys(t)
 		}
 	}
-	const broken = "the certificates on disk cannot be used"
-	for i := range c.nodes {
-		end := time.Now().Add(20 * time.Second)
-		for ; c.said(t, i, broken) == 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		}
-	}
-	if renewed() {
-		t.Error("something else is served")
-	}
-	rotate(false)
+	strangers.end()
 	cancel()
 	load.Wait()
-	t.Logf("%d operations, %d failed", done.Load(), failed.Load())
-	if done.Load() == 0 {
+	t.Logf("%d operations, %d failed; %d newcomers, %d refused", done.Load(), failed.Load(), strangers.came.Load(), strangers.wrong.Load())
+	if done.Load() == 0 || strangers.came.Load() == 0 {
 		t.Error("there was no load")
 	}
 	for i := range c.nodes {
-		if n := c.said(t, i, broken); n != 1 {
-			t.Errorf("node %d says %d times that the key is broken", i, n)
-		}
-		if n := c.said(t, i, `msg="certificates reloaded"`); n < 3 {
+		if n := c.said(t, i, `msg="certificates reloaded"`); n < len(steps) {
 			t.Errorf("node %d says %d times that certificates were reloaded", i, n)
 		}
 	}
@@ -219,7 +410,7 @@ func TestCertificateRotation(t *testing.T) {
 func TestPeerIdentity(t *testing.T) {
 	c := startTLSCluster(t)
 	// The id of the second host's process is what the second node tells everybody of itself.
-	conn, err := client.NewConn(client.Config{Addr: c.addrs[1], Token: tlsToken, TLS: c.clientTLS(t, "client")})
+	conn, err := client.NewConn(client.Config{Addr: c.addrs[1], Token: tlsToken, TLS: c.clientTLS(t, caCert, "client")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +422,7 @@ func TestPeerIdentity(t *testing.T) {
 	id := h.GetPeer().GetStatus().GetId()
 	claim := func(file string) error {
 		t.Helper()
-		cc, err := grpc.NewClient("passthrough:///"+c.addrs[0], grpc.WithTransportCredentials(credentials.NewTLS(c.clientTLS(t, file))))
+		cc, err := grpc.NewClient("passthrough:///"+c.addrs[0], grpc.WithTransportCredentials(credentials.NewTLS(c.clientTLS(t, caCert, file))))
 		if err != nil {
 			t.Fatal(err)
 		}
