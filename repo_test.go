@@ -34,6 +34,7 @@ var imports = map[string][]string{
 	"cachenode/seedtest/seedpb": {}, // the same names as cachepb: nothing may import both
 	"cachenode/internal/config": {},
 	"cachenode/internal/mutant": {},
+	"cachenode/internal/faults": {},
 	"chaos/internal/history":    {},
 	"chaos/internal/scenario":   {},
 	"reports/result":            {},
@@ -41,7 +42,7 @@ var imports = map[string][]string{
 	"cachenode/internal/store":                       {"proto/cachepb", "cachenode/internal/mutant"},
 	"cachenode/internal/wire":                        {"proto/cachepb"},
 	"cachenode/internal/peer":                        {"proto/cachepb", "cachenode/internal/mutant", "cachenode/internal/wire"},
-	"cachenode/internal/replication":                 {"proto/cachepb", "cachenode/internal/mutant"},
+	"cachenode/internal/replication":                 {"proto/cachepb", "cachenode/internal/mutant", "cachenode/internal/faults"},
 	"cachenode/internal/replication/replicationtest": {"proto/cachepb", "cachenode/internal/mutant", "cachenode/internal/replication"},
 	"cachenode/internal/gateway":                     {"proto/cachepb", "cachenode/internal/mutant", "cachenode/internal/replication", "cachenode/internal/store", "cachenode/internal/wire"},
 	"cachenode/internal/server":                      {"proto/cachepb", "cachenode/internal/gateway", "cachenode/internal/store", "cachenode/internal/peer"},

@@ -13,6 +13,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"debug/buildinfo"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -267,16 +270,19 @@ func worse(a, b int) int {
 }
 
 // program finds the cachenode to test.
-func program(named string) (string, error) {
+func program(named string) (string, error) { return find("cachenode", named) }
+
+// find finds the program that is named, or if none is, the one that is called so.
+func find(called, named string) (string, error) {
 	if named == "" {
 		if self, err := os.Executable(); err == nil {
-			if beside := filepath.Join(filepath.Dir(self), "cachenode"); executable(beside) {
+			if beside := filepath.Join(filepath.Dir(self), called); executable(beside) {
 				return beside, nil
 			}
 		}
-		path, err := exec.LookPath("cachenode")
+		path, err := exec.LookPath(called)
 		if err != nil {
-			return "", usagef("run: no cachenode beside this program or in PATH; expected --cachenode PROGRAM (make build makes bin/cachenode)")
+			return "", usagef("run: no %s beside this program or in PATH; expected --cachenode PROGRAM (make build makes bin/cachenode, make scenarios bin/%s)", called, hooked)
 		}
 		return path, nil
 	}
@@ -284,6 +290,27 @@ func program(named string) (string, error) {
 		return "", usagef("run: --cachenode %s: expected an executable file", named)
 	}
 	return filepath.Abs(named)
+}
+
+// hooked is how a cachenode is called that was built with the tag "faults".
+const hooked = "cachenode-faults"
+
+// programFor finds the cachenode for a scenario: one with fault hooks if it needs
+// them.
+func programFor(s *scenario.Scenario, named string) (string, error) {
+	if !s.NeedsHooks() {
+		return program(named)
+	}
+	path, err := find(hooked, named)
+	if err != nil {
+		return "", fmt.Errorf("%s needs a node with fault hooks: %w", s.Name, err)
+	}
+	if info, err := buildinfo.ReadFile(path); err == nil && slices.ContainsFunc(info.Settings, func(b debug.BuildSetting) bool {
+		return b.Key == "-tags" && slices.Contains(strings.Split(b.Value, ","), "faults")
+	}) {
+		return path, nil
+	}
+	return "", usagef("run: %s needs a node with fault hooks, and %s has none; expected one built with go build -tags faults", s.Name, path)
 }
 
 func executable(path string) bool {

@@ -57,8 +57,11 @@ func runCommand(ctx context.Context, c *cli.Command) error {
 	if keep := c.String("keep"); keep != "all" && keep != "failed" {
 		return usagef("run: --keep %q; expected all or failed", keep)
 	}
-	if r.binary, err = program(c.String("cachenode")); err != nil {
-		return err
+	binaries := make([]string, len(all))
+	for i, s := range all {
+		if binaries[i], err = programFor(s, c.String("cachenode")); err != nil {
+			return err
+		}
 	}
 	code := result.ExitOK
 	for i, s := range all {
@@ -69,6 +72,7 @@ func runCommand(ctx context.Context, c *cli.Command) error {
 		if r.scale > 0 {
 			s.Scale(r.scale)
 		}
+		r.binary = binaries[i]
 		seed := cmp.Or(c.Uint64("seed"), s.Seed, uint64(rand.Uint32()))
 		done, err := r.scenario(ctx, s, source, seed)
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/hacache/hacache/cachenode/internal/faults"
 	"github.com/hacache/hacache/cachenode/internal/mutant"
 	"github.com/hacache/hacache/proto/cachepb"
 )
@@ -140,7 +141,7 @@ func (c *Config) setDefaults() {
 	c.SnapshotChunk = cmp.Or(c.SnapshotChunk, 256<<10)
 	c.SnapshotWindow = cmp.Or(c.SnapshotWindow, 8)
 	if c.WallClock == nil {
-		c.WallClock = time.Now
+		c.WallClock = faults.Now
 	}
 	if c.Rand == nil {
 		c.Rand = cryptoRand
@@ -473,10 +474,19 @@ func (c *Core) ready() {
 		if !raft.IsEmptySnap(rd.Snapshot) {
 			c.installSnapshot(rd.Snapshot)
 		}
+		if len(rd.Entries) > 0 {
+			faults.Point(faults.BeforeAppend)
+		}
 		c.store.append(rd.Entries)
 		c.unstored = 0
+		if len(rd.Entries) > 0 {
+			faults.Point(faults.AfterAppend)
+		}
 		for _, m := range rd.Messages {
 			c.post(m)
+		}
+		if len(rd.CommittedEntries) > 0 {
+			faults.Point(faults.BeforeApply)
 		}
 		for _, e := range committed(rd.CommittedEntries) {
 			c.apply(e)
@@ -527,6 +537,9 @@ func (c *Core) applyConf(cc *raftpb.ConfChangeV2) {
 	c.noteSettled()
 	c.member.changing = false
 	c.log.Info("configuration", "index", c.applied+1, "was", confString(before), "is", confString(c.conf))
+	if c.Joint() {
+		faults.Point(faults.DuringSwap)
+	}
 }
 
 // noteRole records a change of role or leader and says so once.

@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/hacache/hacache/cachenode/internal/faults"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -111,6 +112,7 @@ func (t *transfers) pump(c *Core, p *peer) {
 		o.drained = done
 		o.window = append(o.window, chunk)
 		t.send(c, p, chunk)
+		faults.Point(faults.SnapshotSend)
 	}
 }
 
@@ -253,6 +255,7 @@ func (c *Core) receiveChunk(p *peer, m *cachepb.SnapshotChunk) {
 		if err := in.sink.Add(data); err != nil {
 			return err
 		}
+		faults.Point(faults.SnapshotReceive)
 		c.stats.SnapshotGot += uint64(len(m.GetData()))
 		in.next++
 		in.done = m.GetLast()

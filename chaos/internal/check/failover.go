@@ -343,7 +343,9 @@ type recovered struct {
 
 // disturbing are the faults that a client of the node which they hit must
 // expect to notice.
-var disturbing = []string{"kill", "term", "pause", "isolate", "partition", "leader-switch"}
+var disturbing = []string{
+	"kill", "term", "pause", "isolate", "partition", "leader-switch", "split", "bridge", "ring", "starve", "memory", "fd-limit", "failpoint",
+}
 
 // failedWrites counts the writes of load and probes that were not acknowledged,
 // but for those through a node that a fault had hit. reasons are the most

@@ -23,7 +23,7 @@ func liveness(in *Input, windows []result.Window) result.Check {
 			continue
 		}
 		told := slices.ContainsFunc(windows, func(w result.Window) bool {
-			return (w.Action == "kill" || w.Action == "term") && slices.Contains(w.Targets, e.Node) && w.From <= e.T+tolerance && e.T <= w.To+tolerance
+			return slices.Contains(ending, w.Action) && slices.Contains(w.Targets, e.Node) && w.From <= e.T+tolerance && e.T <= w.To+tolerance
 		})
 		if !told {
 			c.Examples = append(c.Examples, fmt.Sprintf("%s ended on its own at %.3fs: %s", e.Node, e.T.Seconds(), e.Detail))

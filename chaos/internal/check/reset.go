@@ -62,7 +62,7 @@ func majorityFailed(in *Input, windows []result.Window, from, to time.Duration) 
 	for _, at := range windows {
 		failed := map[string]bool{}
 		for _, w := range windows {
-			ended := w.Action == "kill" || w.Action == "term"
+			ended := slices.Contains(ending, w.Action)
 			if series[at.Fault] && w.To < at.From {
 				continue
 			}
@@ -78,6 +78,9 @@ func majorityFailed(in *Input, windows []result.Window, from, to time.Duration) 
 	}
 	return false
 }
+
+// ending are the faults that end processes.
+var ending = []string{"kill", "term", "memory", "failpoint"}
 
 // rejoin is how long a restarted node may take to be a full member again.
 const rejoin = 5 * time.Second

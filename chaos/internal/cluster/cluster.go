@@ -49,6 +49,9 @@ type Spec struct {
 	// TLS secures everything with certificates that are made for this cluster,
 	// of its clients too.
 	TLS bool
+	// Hooks says that Binary has fault hooks, and that they are wanted; see
+	// [Node.SetClock] and [Node.Arm].
+	Hooks bool
 	// OnProcess is called when a process has started, was paused or resumed,
 	// or has ended, whoever ended it. It must not call the Cluster. nil is
 	// allowed.
@@ -88,11 +91,13 @@ type Node struct {
 	Identity string // host:port that it listens on, as in HA_HOSTS
 
 	env    []string
+	hooks  string // path of the files that its hooks read, without their endings; empty: it has none
 	admin  string // where it serves its metrics
 	conn   *client.Conn
 	notify func(node string, state State, detail string)
 
 	mu      sync.Mutex
+	more    []string // environment of the next processes
 	process *proc.Process
 	ended   chan struct{} // closed when process has ended and state says so
 	state   State
@@ -159,6 +164,9 @@ func Start(spec Spec) (_ *Cluster, err error) {
 		for k, v := range spec.Env {
 			n.env = append(n.env, k+"="+v)
 		}
+		if spec.Hooks {
+			n.hook(filepath.Join(spec.LogDir, n.Name))
+		}
 	}
 	if err := c.reserveAdmin(); err != nil {
 		return nil, err
@@ -210,7 +218,7 @@ func (c *Cluster) start(n *Node, l *net.TCPListener) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	p, err := proc.Start(c.life, proc.Spec{
-		Name: n.Name, Binary: c.spec.Binary, Args: []string{"serve"}, Env: slices.Concat(n.env, c.hostsEnv(n)),
+		Name: n.Name, Binary: c.spec.Binary, Args: []string{"serve"}, Env: slices.Concat(n.env, n.more, c.hostsEnv(n)),
 		Listener: l, LogPath: filepath.Join(c.spec.LogDir, n.Name+".log"),
 	})
 	if err != nil {

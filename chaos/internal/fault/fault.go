@@ -17,18 +17,26 @@ import (
 
 // Spec says what to break.
 type Spec struct {
-	Action    string        // kill, term, pause, partition, isolate, stall, latency, loss, reset, leader-switch, members, or one of hostile.Kinds
+	Action    string        // one of those that Inject knows, or one of hostile.Kinds
 	Target    string        // leader, follower, followers, any, each, all, link, or a node's name
-	Count     int           // any, follower, each: so many nodes, 0 is 1; or what hostile.Spec takes
+	Count     int           // any, follower, each: so many nodes, 0 is 1; split: nodes of the target's side; fd-limit: descriptors; or what hostile.Spec takes
 	Rate      float64       // what hostile.Spec takes
 	Value     int           // its Size
 	Turn      int           // each: the how-manieth time it is asked for, from 0
-	From      string        // partition: rest, followers, leader, or a node's name
-	Style     string        // partition, isolate: stall, reject
+	From      string        // what is cut or shaped: rest (also if empty), followers, leader, clients, or a node's name
+	Style     string        // of a cut: stall, reject, swallow
 	Direction string        // both, in, out, as seen from the target
 	Clients   string        // isolate: kept, cut
 	Latency   time.Duration // one way
-	Jitter    time.Duration // plus or minus
+	Jitter    time.Duration // plus or minus, or the standard deviation
+	Spread    string        // uniform (also if empty), normal, pareto
+	Bytes     int64         // bandwidth: a second; slice: of a piece; cut-after: of a connection; memory: the limit
+	Period    time.Duration // of what comes and goes; 0: it stays
+	Duty      float64       // the share of Period in which it is there
+	GOGC      int           // memory: 0 leaves it alone
+	Offset    time.Duration // clock
+	Drift     float64       // clock: seconds a second
+	Point     string        // failpoint
 	Loss      float64       // share of transmissions
 	Burst     int           // mean number of them in a row
 	Members   int           // members: so many nodes
@@ -96,11 +104,29 @@ func Inject(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, error)
 	case "kill", "term":
 		return end(ctx, c, s, targets)
 	case "pause":
-		return pause(ctx, s, targets)
+		return stopProcesses(ctx, s, targets)
 	case "partition", "isolate":
 		return cut(ctx, c, s, targets)
-	case "latency", "loss":
-		return slow(c, s, targets)
+	case "split":
+		return split(ctx, c, s, targets)
+	case "bridge":
+		return bridge(ctx, c, s, targets)
+	case "ring":
+		return ring(ctx, c, s)
+	case "dials":
+		return blockDials(ctx, c, s, targets)
+	case "latency", "loss", "bandwidth", "slice", "slow-close", "cut-after":
+		return shape(ctx, c, s, targets)
+	case "starve":
+		return starve(s, targets)
+	case "memory":
+		return squeeze(ctx, c, s, targets)
+	case "fd-limit":
+		return limitFiles(ctx, s, targets)
+	case "clock":
+		return moveClock(s, targets)
+	case "failpoint":
+		return failpoint(ctx, c, s, targets)
 	case "reset":
 		return reset(c, s, targets)
 	case "leader-switch":
@@ -125,8 +151,8 @@ func resolve(ctx context.Context, c *cluster.Cluster, s *Spec) ([]*cluster.Node,
 	}
 	all := c.Nodes()
 	count := max(s.Count, 1)
-	if _, clients := hostile.Kinds[s.Action]; clients {
-		count = 1 // it says how many clients, not how many nodes
+	if _, clients := hostile.Kinds[s.Action]; clients || s.Action == "split" || s.Action == "fd-limit" {
+		count = 1 // it says how many of something else
 	}
 	switch s.Target {
 	case "":
@@ -271,8 +297,8 @@ func end(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Nod
 	return in, nil
 }
 
-// pause stops processes without ending them.
-func pause(ctx context.Context, s Spec, targets []*cluster.Node) (*Injection, error) {
+// stopProcesses stops processes without ending them.
+func stopProcesses(ctx context.Context, s Spec, targets []*cluster.Node) (*Injection, error) {
 	in := &Injection{Targets: names(targets)}
 	in.heal = func(context.Context) error {
 		var errs []error
@@ -355,25 +381,57 @@ func pathNames(ps []path) []string {
 
 // cut is partition and isolate.
 func cut(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
-	others := names(without(c.Nodes(), targets))
-	if s.Action == "partition" && s.From != "rest" {
-		from, err := resolve(ctx, c, &Spec{Target: s.From, Pick: s.Pick >> 32})
-		if err != nil {
+	ps, err := pathsTo(ctx, c, s, targets)
+	if err != nil {
+		return nil, err
+	}
+	if s.Action == "isolate" && s.Clients == "cut" {
+		ps = append(ps, paths(c, names(targets), []string{cluster.Clients}, s.Direction)...)
+	}
+	return sever(ctx, s, ps, names(targets))
+}
+
+// pathsTo lists the traffic between the targets and whom s.From names, in the
+// direction asked for. With several targets no path is there twice.
+func pathsTo(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) ([]path, error) {
+	var far []*cluster.Node
+	switch s.From {
+	case "clients":
+		return paths(c, names(targets), []string{cluster.Clients}, s.Direction), nil
+	case "", "rest":
+		far = c.Nodes()
+	default:
+		var err error
+		if far, err = resolve(ctx, c, &Spec{Target: s.From, Pick: s.Pick >> 32}); err != nil {
 			return nil, err
 		}
-		others = names(without(from, targets))
-		if len(others) == 0 {
-			return nil, fmt.Errorf("%w: %s and %s are the same node now", ErrNotAvailable, s.Target, s.From)
+	}
+	seen := map[string]bool{}
+	var ps []path
+	for _, n := range targets {
+		for _, p := range paths(c, []string{n.Name}, names(without(far, []*cluster.Node{n})), s.Direction) {
+			if !seen[p.String()] {
+				ps = append(ps, p)
+			}
+			seen[p.String()] = true
 		}
 	}
-	ps := paths(c, names(targets), others, s.Direction)
-	clientPaths := paths(c, names(targets), []string{cluster.Clients}, s.Direction)
-	if s.Action == "isolate" && s.Clients == "cut" {
-		ps = append(ps, clientPaths...)
+	if len(ps) == 0 {
+		return nil, fmt.Errorf("%w: %s and %s are the same node now", ErrNotAvailable, s.Target, s.From)
 	}
-	s.begin(targets)
-	if s.Style == "reject" {
+	return ps, nil
+}
+
+// sever cuts paths in the style asked for, all the time or now and then.
+func sever(ctx context.Context, s Spec, ps []path, targets []string) (*Injection, error) {
+	s.beginAt(targets...)
+	switch {
+	case s.Style == "reject":
 		return reject(ctx, ps, targets)
+	case s.Style == "swallow":
+		return swallow(s, ps, targets), nil
+	case s.Period > 0:
+		return flapping(s, ps, targets), nil
 	}
 	return stall(ps, targets), nil
 }
@@ -382,8 +440,8 @@ func cut(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Nod
 // take to be out; what passes later has passed a closed gate.
 const settle = 20 * time.Millisecond
 
-func stall(ps []path, targets []*cluster.Node) *Injection {
-	in := &Injection{Targets: names(targets), Links: pathNames(ps), Detail: "bytes held"}
+func stall(ps []path, targets []string) *Injection {
+	in := &Injection{Targets: targets, Links: pathNames(ps), Detail: "bytes held"}
 	held := func(p path) (chunks, bytes int64) {
 		for _, l := range p.legs {
 			t := l.link.Traffic(l.way)
@@ -463,9 +521,12 @@ func linksOf(ps []path) []*cluster.Link {
 	return links
 }
 
-func reject(ctx context.Context, ps []path, targets []*cluster.Node) (*Injection, error) {
-	in := &Injection{Targets: names(targets), Links: pathNames(ps), Detail: "connections closed, dials refused"}
-	links := linksOf(ps)
+func reject(ctx context.Context, ps []path, targets []string) (*Injection, error) {
+	return rejectLinks(ctx, linksOf(ps), pathNames(ps), targets)
+}
+
+func rejectLinks(ctx context.Context, links []*cluster.Link, paths, targets []string) (*Injection, error) {
+	in := &Injection{Targets: targets, Links: paths, Detail: "connections closed, dials refused"}
 	var rejected []*cluster.Link
 	in.heal = func(context.Context) error {
 		var errs []error
@@ -497,54 +558,6 @@ func refused(ctx context.Context, links []*cluster.Link) (bool, string) {
 		return false, "nobody had used these links"
 	}
 	return true, fmt.Sprintf("dials refused on %d links", len(links))
-}
-
-// slow delays all traffic between the targets and every other node, or a share
-// of it as a lossy network does.
-func slow(c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
-	hit := map[leg]bool{}
-	var ps []path
-	for _, n := range targets {
-		for _, p := range paths(c, []string{n.Name}, names(without(c.Nodes(), []*cluster.Node{n})), s.Direction) {
-			if !hit[p.legs[0]] { // with several targets each path comes twice
-				ps = append(ps, p)
-			}
-			for _, l := range p.legs {
-				hit[l] = true
-			}
-		}
-	}
-	in := &Injection{Targets: names(targets), Links: pathNames(ps), Detail: fmt.Sprintf("%v ±%v one way", s.Latency, s.Jitter)}
-	what := cluster.Conditions{Latency: s.Latency, Jitter: s.Jitter}
-	delayed := func(p path) (n int64) {
-		for _, l := range p.legs {
-			n += l.link.Traffic(l.way).Delayed
-		}
-		return n
-	}
-	if s.Action == "loss" {
-		what = cluster.Conditions{Loss: s.Loss, Burst: float64(max(s.Burst, 1))}
-		in.Detail = fmt.Sprintf("%g%% late by a retransmission timeout, in bursts of %d", 100*s.Loss, max(s.Burst, 1))
-	}
-	before := make([]int64, len(ps))
-	for i, p := range ps {
-		before[i] = delayed(p)
-	}
-	s.begin(targets)
-	lift := apply(ps, what)
-	in.heal = func(context.Context) error { lift(); return nil }
-	in.bit = func(context.Context) (bool, string) {
-		var total int64
-		for i, p := range ps {
-			n := delayed(p) - before[i]
-			if n == 0 {
-				return false, fmt.Sprintf("nothing was delayed on %s", p)
-			}
-			total += n
-		}
-		return true, fmt.Sprintf("%d transmissions delayed on %d paths", total, len(ps))
-	}
-	return in, nil
 }
 
 // reset closes every connection between the targets and other nodes once.

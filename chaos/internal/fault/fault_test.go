@@ -33,15 +33,19 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// binary builds the node once for all tests.
-var binary = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(dir, "cachenode")
-	out, err := exec.Command("go", "build", "-o", path, "github.com/hacache/hacache/cachenode").CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("%w: %s", err, out)
+// binary builds the node once for all tests, hooked one that has fault hooks.
+var binary, hooked = sync.OnceValues(build("")), sync.OnceValues(build("faults"))
+
+func build(tags string) func() (string, error) {
+	return func() (string, error) {
+		path := filepath.Join(dir, "cachenode"+tags)
+		out, err := exec.Command("go", "build", "-tags", tags, "-o", path, "github.com/hacache/hacache/cachenode").CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return path, err
 	}
-	return path, err
-})
+}
 
 // events collects what the processes of a cluster did.
 type events struct {
@@ -77,12 +81,16 @@ func upWith(t *testing.T, spec cluster.Spec) (*cluster.Cluster, *events) {
 	if testing.Short() {
 		t.Skip("starts processes")
 	}
-	path, err := binary()
+	built := binary
+	if spec.Hooks {
+		built = hooked
+	}
+	path, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}
 	seen := new(events)
-	spec.Binary, spec.Nodes, spec.LogDir, spec.Seed, spec.OnProcess = path, 3, cmp.Or(spec.LogDir, t.TempDir()), 1, seen.add
+	spec.Binary, spec.Nodes, spec.LogDir, spec.Seed, spec.OnProcess = path, max(spec.Nodes, 3), cmp.Or(spec.LogDir, t.TempDir()), 1, seen.add
 	c, err := cluster.Start(spec)
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +145,18 @@ func TestInject(t *testing.T) {
 		{Action: "reset", Target: "link", Pick: 3 | 1<<32},
 		{Action: "stall", Target: "link", Pick: 4},
 		{Action: "leader-switch"},
+		{Action: "latency", Target: "all", Latency: 20 * time.Millisecond, Jitter: 10 * time.Millisecond, Spread: "pareto", Direction: "both"},
+		{Action: "bandwidth", Target: "all", Bytes: 1 << 20, Direction: "both"},
+		{Action: "slice", Target: "leader", Bytes: 8, Direction: "out"},
+		{Action: "cut-after", Target: "leader", Bytes: 2000, Direction: "both"},
+		{Action: "isolate", Target: "leader", Style: "swallow", Direction: "both", Clients: "kept"},
+		{Action: "isolate", Target: "follower", Style: "stall", Direction: "both", Period: 200 * time.Millisecond, Duty: 0.5},
+		{Action: "split", Target: "leader", Style: "stall"},
+		{Action: "bridge", Target: "leader", Style: "stall"},
+		{Action: "dials", Target: "leader", Style: "reject", Direction: "out"},
+		{Action: "starve", Target: "follower", Period: 50 * time.Millisecond, Duty: 0.5},
+		{Action: "memory", Target: "follower", Bytes: 32 << 20, GOGC: 20},
+		{Action: "fd-limit", Target: "leader"},
 	} {
 		t.Run(fmt.Sprintf("%s %s %s %s", s.Action, s.Target, s.Style, s.Direction), func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
@@ -151,10 +171,10 @@ func TestInject(t *testing.T) {
 			if !slices.Equal(begun, in.Targets) || len(begun) == 0 {
 				t.Errorf("begun on %v, hit %v", begun, in.Targets)
 			}
-			if s.Target == "leader" && !slices.Equal(in.Targets, []string{leader.Name}) {
+			if s.Target == "leader" && s.Action != "bridge" && !slices.Equal(in.Targets, []string{leader.Name}) {
 				t.Errorf("hit %v, the leader was %s", in.Targets, leader.Name)
 			}
-			if slices.Contains([]string{"kill", "term"}, s.Action) && seen.count(in.Targets[0]+" 2") == 0 {
+			if slices.Contains([]string{"kill", "term", "memory"}, s.Action) && seen.count(in.Targets[0]+" 2") == 0 {
 				t.Error("no event of the end of the process")
 			}
 			bites(ctx, t, in)
@@ -364,4 +384,143 @@ func TestInject_notAvailable(t *testing.T) {
 		t.Errorf("partition from itself: %v", err)
 	}
 	healthy(t, c)
+}
+
+// TestInject_beside proves the faults that show beside another one only: new
+// connections are held after the old ones were reset, and the end of a
+// connection is late when a process dies.
+func TestInject_beside(t *testing.T) {
+	c, _ := up(t)
+	for _, tt := range []struct{ first, then Spec }{
+		{Spec{Action: "dials", Target: "n1", Style: "stall", Direction: "both"}, Spec{Action: "reset", Target: "n1"}},
+		{Spec{Action: "slow-close", Target: "n1", Latency: time.Second, Direction: "both"}, Spec{Action: "kill", Target: "n1"}},
+	} {
+		t.Run(tt.first.Action, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+			defer cancel()
+			in, err := Inject(ctx, c, tt.first)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bit, evidence := in.Bit(ctx); bit {
+				t.Errorf("it took effect although nothing had happened: %s", evidence)
+			}
+			then, err := Inject(ctx, c, tt.then)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bites(ctx, t, in)
+			for _, in := range []*Injection{in, then} {
+				if err := in.Heal(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			healthy(t, c)
+		})
+	}
+}
+
+// TestInject_ring proves that five nodes in a ring of majorities are cut in
+// just so many places, that the evidence says so, and that they recover.
+func TestInject_ring(t *testing.T) {
+	c, _ := upWith(t, cluster.Spec{Nodes: 5})
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	in, err := Inject(ctx, c, Spec{Action: "ring", Style: "stall", Pick: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := map[string]int{}
+	for _, l := range in.Links {
+		from, _, _ := strings.Cut(l, ">")
+		cut[from]++
+	}
+	for _, n := range c.Names() {
+		if cut[n] != 2 {
+			t.Errorf("%s does not reach %d of the others, want 2", n, cut[n])
+		}
+	}
+	bites(ctx, t, in)
+	if err := in.Heal(ctx); err != nil {
+		t.Fatal(err)
+	}
+	healthy(t, c)
+}
+
+// TestInject_hooks proves that a node with hooks ends at each point that the
+// running of a cluster comes to and is healed, that its wall clock is moved and
+// was looked at, and that a node without hooks refuses.
+func TestInject_hooks(t *testing.T) {
+	c, _ := upWith(t, cluster.Spec{Hooks: true})
+	ctx, cancel := context.WithTimeout(t.Context(), 120*time.Second)
+	defer cancel()
+	if o := write(ctx, t, c, "n1", "something to copy"); o.Err != nil {
+		t.Fatal(o.Err)
+	}
+	heal := func(ins ...*Injection) {
+		t.Helper()
+		for _, in := range ins {
+			bites(ctx, t, in)
+			if err := in.Heal(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		healthy(t, c)
+	}
+	for _, point := range []string{"before-append", "after-append", "before-apply"} {
+		for _, target := range []string{"leader", "follower"} {
+			in, err := Inject(ctx, c, Spec{Action: "failpoint", Target: target, Point: point})
+			if err != nil {
+				t.Fatal(err)
+			}
+			// An idle cluster appends nothing. Whether the node that ends answers is
+			// of no interest.
+			done := make(chan client.Outcome, 1)
+			if err := c.Node(in.Targets[0]).Conn().Start(&client.Op{Kind: client.KindInsert, Cache: "c", Key: "last straw", Value: []byte("v")}, func(o client.Outcome) { done <- o }); err == nil {
+				<-done
+			}
+			heal(in)
+		}
+	}
+	for _, point := range []string{"snapshot-send", "during-swap"} {
+		kill, err := Inject(ctx, c, Spec{Action: "kill", Target: "follower"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := Inject(ctx, c, Spec{Action: "failpoint", Target: "leader", Point: point})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := kill.Heal(ctx); err != nil { // it comes back and wants a copy
+			t.Fatal(err)
+		}
+		heal(in)
+	}
+	clock, err := Inject(ctx, c, Spec{Action: "clock", Target: "leader", Offset: -time.Hour, Drift: 0.1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bit, evidence := clock.Bit(ctx); bit {
+		t.Errorf("the clock counts as read before anybody did: %s", evidence)
+	}
+	// Whoever comes to lead looks at its wall clock.
+	for range 2 {
+		in, err := Inject(ctx, c, Spec{Action: "leader-switch"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		heal(in)
+		if in, err = Inject(ctx, c, Spec{Action: "leader-switch", To: clock.Targets[0]}); err == nil {
+			heal(in)
+			break
+		}
+	}
+	heal(clock)
+
+	bare, _ := up(t)
+	for _, s := range []Spec{{Action: "clock", Target: "n1", Offset: time.Hour}, {Action: "failpoint", Target: "n1", Point: "before-append"}} {
+		if _, err := Inject(ctx, bare, s); !errors.Is(err, ErrNotAvailable) {
+			t.Errorf("%s of a node without hooks: %v", s.Action, err)
+		}
+	}
 }

@@ -79,10 +79,12 @@ type Boot struct {
 	Nodes int
 	// Members is how many of the nodes form the cluster.
 	Members int
-	Env     map[string]string
-	Caches  []scenario.Cache
-	LogDir  string
-	Seed    uint64
+	// Hooks says that the nodes were built with fault hooks, which the plan uses.
+	Hooks  bool
+	Env    map[string]string
+	Caches []scenario.Cache
+	LogDir string
+	Seed   uint64
 	// Direct leaves the proxies out.
 	Direct bool
 	// TLS secures nodes and clients with certificates of the run's own.
@@ -155,7 +157,8 @@ type run struct {
 
 	mu     sync.Mutex // guards what follows
 	events []result.Event
-	file   *os.File // events.jsonl
+	logged chan struct{} // closed, and made anew, when there is another event
+	file   *os.File      // events.jsonl
 	usage  []result.Resource
 	roles  map[string]result.Event
 	states map[string]int // how often the process of a node changed its state
@@ -175,7 +178,7 @@ type active struct {
 // says that nothing could be; a run that failed on its way is a result with a
 // Failure.
 func Run(ctx context.Context, cfg Config) (*result.Run, error) {
-	r := &run{Config: cfg, start: time.Now(), keys: newKeySet(), count: newCounters(), limits: newLimits(cfg.Plan.Scenario), roles: map[string]result.Event{}, states: map[string]int{}, phase: "boot"}
+	r := &run{Config: cfg, start: time.Now(), keys: newKeySet(), count: newCounters(), limits: newLimits(cfg.Plan.Scenario), roles: map[string]result.Event{}, states: map[string]int{}, logged: make(chan struct{}), phase: "boot"}
 	if err := r.prepare(); err != nil {
 		return nil, err
 	}
@@ -238,6 +241,8 @@ func (r *run) log(e result.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.events = append(r.events, e)
+	close(r.logged)
+	r.logged = make(chan struct{})
 	if err := result.EncodeEvents(r.file, e); err != nil && r.facts.HistoryError == "" {
 		r.facts.HistoryError = err.Error()
 	}
@@ -271,7 +276,7 @@ func (r *run) execute(ctx context.Context) (err error) {
 	}
 
 	s := r.Plan.Scenario
-	boot := Boot{Nodes: s.Cluster.Nodes, Members: s.Cluster.Members, Env: r.environment(), Caches: s.Cluster.Caches, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed, Direct: !s.Cluster.Proxied(), TLS: s.Cluster.TLS}
+	boot := Boot{Nodes: s.Cluster.Nodes, Members: s.Cluster.Members, Hooks: s.NeedsHooks(), Env: r.environment(), Caches: s.Cluster.Caches, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed, Direct: !s.Cluster.Proxied(), TLS: s.Cluster.TLS}
 	boot.Process = func(node string, state result.State, detail string) {
 		r.log(result.Event{T: r.now(), Kind: result.Process, Node: node, State: state, Detail: detail})
 		r.mu.Lock()
@@ -425,6 +430,16 @@ func (r *run) carryOut(ctx context.Context, in *scenario.Injection) bool {
 			return true
 		}
 	}
+	if in.Fault.On != "" {
+		if !r.waitUntil(ctx, in.At-in.Phase) {
+			return false
+		}
+		if !r.await(ctx, in.Fault.On) {
+			r.note("fault %s: no %s was seen", in.Name, in.Fault.On)
+			return ctx.Err() == nil
+		}
+		at = r.now() - r.origin + in.Phase
+	}
 	if !r.waitUntil(ctx, at) {
 		return false
 	}
@@ -494,7 +509,7 @@ func (r *run) link(path, action string) {
 	switch action {
 	case "":
 		state = result.LinkUp
-	case "latency":
+	case "latency", "loss", "bandwidth", "slice", "slow-close", "cut-after":
 		state = result.LinkDegraded
 	}
 	r.log(result.Event{T: r.now(), Kind: result.Link, From: from, To: to, State: state})

@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/proc"
@@ -19,7 +20,7 @@ func Processes(binary string) func(context.Context, Boot) (System, error) {
 	return func(_ context.Context, b Boot) (System, error) {
 		states := [...]result.State{cluster.Running: result.ProcessRunning, cluster.Paused: result.ProcessStopped, cluster.Ended: result.ProcessExited}
 		c, err := cluster.Start(cluster.Spec{
-			Binary: binary, Nodes: b.Nodes, Members: b.Members, Env: b.Env, Caches: policies(b.Caches), LogDir: b.LogDir, Seed: b.Seed, Direct: b.Direct, TLS: b.TLS,
+			Binary: binary, Nodes: b.Nodes, Members: b.Members, Hooks: b.Hooks, Env: b.Env, Caches: policies(b.Caches), LogDir: b.LogDir, Seed: b.Seed, Direct: b.Direct, TLS: b.TLS,
 			OnProcess: func(node string, s cluster.State, detail string) { b.Process(node, states[s], detail) },
 		})
 		if err != nil {
@@ -93,7 +94,8 @@ func (p processes) Inject(ctx context.Context, in *scenario.Injection, begin fun
 	f := in.Fault
 	what, err := fault.Inject(ctx, p.Cluster, fault.Spec{
 		Action: f.Action, Target: f.Target, From: f.From, Style: f.Style, Direction: f.Direction, Clients: f.Clients,
-		Latency: f.Latency.D(), Jitter: f.Jitter.D(), Loss: float64(f.Loss), Burst: f.Burst, Members: f.Members, To: f.To,
+		Latency: f.Latency.D(), Jitter: f.Jitter.D(), Spread: f.Spread, Bytes: int64(f.Bytes), Period: f.Period.D(), Duty: float64(f.Duty),
+		GOGC: f.GOGC, Offset: time.Duration(f.Offset), Drift: float64(f.Drift), Point: f.Point, Loss: float64(f.Loss), Burst: f.Burst, Members: f.Members, To: f.To,
 		Count: int(f.Count), Rate: float64(f.Rate), Value: int(f.Value), Turn: in.Turn, Pick: in.Pick, Begin: begin,
 	})
 	if err != nil {

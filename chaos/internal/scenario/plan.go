@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -171,7 +172,7 @@ func (p *Plan) Print(w io.Writer) error {
 func (f *Fault) describe() string {
 	s := f.Action
 	for _, part := range []struct{ label, value string }{
-		{"", f.Target}, {"from", f.From}, {"to", f.To}, {"style", f.Style}, {"direction", f.Direction}, {"clients", f.Clients},
+		{"", f.Target}, {"from", strings.TrimPrefix(f.From, "rest")}, {"to", f.To}, {"style", f.Style}, {"direction", f.Direction}, {"clients", f.Clients},
 	} {
 		if part.value != "" {
 			s += " " + part.label
@@ -189,6 +190,22 @@ func (f *Fault) describe() string {
 	case f.Count > 1:
 		s += fmt.Sprintf(" (%d at once)", f.Count)
 	}
+	for _, part := range []struct {
+		given bool
+		text  string
+	}{
+		{f.Bytes > 0, fmt.Sprintf("%dB", f.Bytes)},
+		{f.GOGC > 0, fmt.Sprintf("GOGC %d", f.GOGC)},
+		{f.Point != "", "at " + f.Point},
+		{f.Offset != 0, fmt.Sprintf("off by %v", time.Duration(f.Offset))},
+		{f.Drift != 0, fmt.Sprintf("%+g%% faster", 100*float64(f.Drift))},
+		{f.Duty > 0, fmt.Sprintf("for %v of each %v", f.Duty, f.Period)},
+		{f.On != "", "on " + f.On},
+	} {
+		if part.given {
+			s += " " + part.text
+		}
+	}
 	if f.Members > 0 {
 		s += fmt.Sprintf(" n1 to n%d", f.Members)
 	}
@@ -197,6 +214,9 @@ func (f *Fault) describe() string {
 	}
 	if f.Latency > 0 {
 		s += fmt.Sprintf(" %v ±%v", f.Latency, f.Jitter)
+		if f.Jitter > 0 && f.Spread != "uniform" {
+			s += " " + f.Spread
+		}
 	}
 	return s
 }

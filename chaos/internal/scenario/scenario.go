@@ -118,17 +118,26 @@ type Fault struct {
 	For       Duration `json:"for,omitempty" jsonschema:"how long until it heals; without it until the load ends"`
 	Every     Duration `json:"every,omitempty" jsonschema:"the fault is injected again and again, this far apart; each time at another random phase, and only while all nodes are well"`
 	Times     int      `json:"times,omitempty" jsonschema:"how often, with every"`
+	On        string   `json:"on,omitempty" jsonschema:"wait, from at on, until this is seen: leader_elected (another node leads), leader_lost (no node says it leads) or process_started; then comes the random phase"`
 	Action    string   `json:"action" jsonschema:"what breaks, such as kill, partition or latency; or what hostile clients do, such as half-open or overload"`
 	Target    string   `json:"target,omitempty" jsonschema:"leader, follower (one, by seed), followers, any (one, by seed), each (every node in turn), all, or a node: n1, n2 and so on; reset, stall: link (one, by seed) too"`
-	Count     Count    `json:"count,omitempty" jsonschema:"kill, term, pause with target any, follower or each: so many nodes at once, default 1; hostile clients: so many connections, streams, frames or open operations on each target"`
+	Count     Count    `json:"count,omitempty" jsonschema:"kill, term, pause with target any, follower or each: so many nodes at once, default 1; split: nodes on the target's side, default the largest minority; fd-limit: descriptors that the target may still open, default 0; hostile clients: so many connections, streams, frames or open operations on each target"`
 	Rate      Rate     `json:"rate,omitempty" jsonschema:"hostile clients: so many a second on each target"`
 	Value     Size     `json:"value,omitempty" jsonschema:"never-reads, overload: size of values; huge-message: of the message"`
-	From      string   `json:"from,omitempty" jsonschema:"partition: the other side: followers, leader, rest (default) or a node; without clients"`
+	From      string   `json:"from,omitempty" jsonschema:"the other side: followers, leader, rest (default) or a node; for what slows a link clients too"`
 	Clients   string   `json:"clients,omitempty" jsonschema:"isolate: whether the target keeps its clients: kept (default) or cut"`
-	Style     string   `json:"style,omitempty" jsonschema:"partition, isolate: stall (default; bytes wait and are delivered on heal) or reject (connections closed, dials refused)"`
-	Direction string   `json:"direction,omitempty" jsonschema:"partition, isolate with style stall, latency: both (default), in or out, as seen from the target"`
-	Latency   Duration `json:"latency,omitempty" jsonschema:"latency: one way"`
-	Jitter    Duration `json:"jitter,omitempty" jsonschema:"latency: uniform, plus or minus"`
+	Style     string   `json:"style,omitempty" jsonschema:"cuts: stall (default; bytes wait and are delivered on heal), reject (connections closed, dials refused) or swallow (half-open: bytes are gone, connections closed on heal); dials: reject (default; what is open is closed too) or stall (only new connections are held)"`
+	Direction string   `json:"direction,omitempty" jsonschema:"both (default), in or out, as seen from the target; dials: who dials, out by default; style reject knows both only"`
+	Latency   Duration `json:"latency,omitempty" jsonschema:"latency: one way; slice: pause between pieces; slow-close: by how much ends are late"`
+	Jitter    Duration `json:"jitter,omitempty" jsonschema:"latency: plus or minus so much, or the standard deviation where spread says so"`
+	Spread    string   `json:"spread,omitempty" jsonschema:"latency: how jitter is distributed: uniform (default), normal or pareto"`
+	Bytes     Size     `json:"bytes,omitempty" jsonschema:"bandwidth: a second, each way; slice: of one piece; cut-after: of one connection, then it is closed; memory: GOMEMLIMIT"`
+	Period    Duration `json:"period,omitempty" jsonschema:"partition, isolate, split, bridge, ring: the cut comes and goes (flapping), so often; starve: default 100ms"`
+	Duty      Share    `json:"duty,omitempty" jsonschema:"share of each period in which the cut is there, or the process stopped"`
+	GOGC      int      `json:"gogc,omitempty" jsonschema:"memory: GOGC of the process"`
+	Offset    Shift    `json:"offset,omitempty" jsonschema:"clock: by how much the wall clock of the target is wrong"`
+	Drift     Drift    `json:"drift,omitempty" jsonschema:"clock: how much faster or slower it goes"`
+	Point     string   `json:"point,omitempty" jsonschema:"failpoint: where the process ends"`
 	Loss      Percent  `json:"loss,omitempty" jsonschema:"loss: share of transmissions that are late by a retransmission timeout, as TCP makes of lost packets"`
 	Burst     int      `json:"burst,omitempty" jsonschema:"loss: mean number of transmissions in a row that are hit (Gilbert-Elliott); default 3"`
 	Members   int      `json:"members,omitempty" jsonschema:"members: how many nodes, from n1 on, shall make up the cluster"`
@@ -197,6 +206,7 @@ type Action struct {
 	Nodes    int  // the least number of nodes that it makes sense with
 	Instant  bool // it has no duration
 	Links    bool // it needs proxies
+	Hooks    bool // it needs a node with fault hooks
 
 	// Hostile actions break nothing: they are clients. MaxCount and MaxRate bound
 	// what they may be told, Value is the default of its field.
@@ -211,11 +221,24 @@ var Actions = map[string]Action{
 	"kill":          {About: "SIGKILL; the process is started again on heal, empty and as a new member", Required: []string{"target"}, Optional: []string{"for", "count"}, Nodes: 1},
 	"term":          {About: "SIGTERM, the orderly stop; the process is started again on heal", Required: []string{"target"}, Optional: []string{"for", "count"}, Nodes: 1},
 	"pause":         {About: "SIGSTOP, SIGCONT on heal", Required: []string{"target"}, Optional: []string{"for", "count"}, Nodes: 1},
-	"partition":     {About: "the links between target and from are cut; clients are not", Required: []string{"target"}, Optional: []string{"for", "from", "style", "direction"}, Nodes: 2, Links: true},
-	"isolate":       {About: "the target is cut off from all other nodes, and from its clients if asked", Required: []string{"target"}, Optional: []string{"for", "clients", "style", "direction"}, Nodes: 2, Links: true},
+	"partition":     {About: "the links between target and from are cut; clients are not", Required: []string{"target"}, Optional: []string{"for", "from", "style", "direction", "period", "duty"}, Nodes: 2, Links: true},
+	"isolate":       {About: "the target is cut off from all other nodes, and from its clients if asked", Required: []string{"target"}, Optional: []string{"for", "clients", "style", "direction", "period", "duty"}, Nodes: 2, Links: true},
+	"split":         {About: "the target and some others are cut off from the rest", Required: []string{"target"}, Optional: []string{"for", "count", "style", "period", "duty"}, Nodes: 3, Links: true},
+	"bridge":        {About: "two halves do not see each other, and the target sees both", Required: []string{"target"}, Optional: []string{"for", "style", "period", "duty"}, Nodes: 3, Links: true},
+	"ring":          {About: "each node sees a majority, and no two see the same one", Optional: []string{"for", "style", "period", "duty"}, Nodes: 5, Links: true},
+	"dials":         {About: "connections between target and from can be opened by one side only", Required: []string{"target"}, Optional: []string{"for", "from", "style", "direction"}, Nodes: 2, Links: true},
 	"stall":         {About: "one link delivers nothing until it heals, the others are left alone", Required: []string{"target", "for"}, Nodes: 2, Links: true},
-	"latency":       {About: "every link between the target and other nodes becomes slow", Required: []string{"target", "latency"}, Optional: []string{"for", "jitter", "direction"}, Nodes: 2, Links: true},
-	"loss":          {About: "transmissions between the target and other nodes are late, as lost packets are; nothing is missing", Required: []string{"target", "loss"}, Optional: []string{"for", "burst", "direction"}, Nodes: 2, Links: true},
+	"latency":       {About: "every link between the target and from becomes slow", Required: []string{"target", "latency"}, Optional: []string{"for", "jitter", "spread", "direction", "from"}, Nodes: 2, Links: true},
+	"loss":          {About: "transmissions between the target and from are late, as lost packets are; nothing is missing", Required: []string{"target", "loss"}, Optional: []string{"for", "burst", "direction", "from"}, Nodes: 2, Links: true},
+	"bandwidth":     {About: "every link between the target and from carries so many bytes a second", Required: []string{"target", "bytes"}, Optional: []string{"for", "direction", "from"}, Nodes: 1, Links: true},
+	"slice":         {About: "what is sent arrives in small pieces", Required: []string{"target", "bytes"}, Optional: []string{"for", "latency", "direction", "from"}, Nodes: 1, Links: true},
+	"slow-close":    {About: "the end of a connection arrives late", Required: []string{"target", "latency"}, Optional: []string{"for", "direction", "from"}, Nodes: 1, Links: true},
+	"cut-after":     {About: "each connection is closed after so many bytes", Required: []string{"target", "bytes"}, Optional: []string{"for", "direction", "from"}, Nodes: 1, Links: true},
+	"starve":        {About: "the target gets a processor for a part of the time only (SIGSTOP and SIGCONT in turns)", Required: []string{"target", "duty"}, Optional: []string{"for", "period"}, Nodes: 1},
+	"memory":        {About: "the target is stopped in order and started again with little memory (GOMEMLIMIT, GOGC), and on heal without", Required: []string{"target"}, Optional: []string{"for", "bytes", "gogc"}, Nodes: 1},
+	"fd-limit":      {About: "the target can open no more descriptors (prlimit), and has as many as it may", Required: []string{"target"}, Optional: []string{"for", "count"}, Nodes: 1},
+	"clock":         {About: "the wall clock of the target is wrong; needs a node built with the tag faults", Required: []string{"target"}, Optional: []string{"for", "offset", "drift"}, Nodes: 1, Hooks: true},
+	"failpoint":     {About: "the target ends at a point of its code, as by kill -9, and is started again on heal; needs a node built with the tag faults", Required: []string{"target", "point"}, Optional: []string{"for"}, Nodes: 1, Hooks: true},
 	"reset":         {About: "every connection between the target and other nodes is closed once; with target link one connection of one link", Required: []string{"target"}, Nodes: 2, Instant: true, Links: true},
 	"members":       {About: "an operator changes the hosts of the cluster to so many nodes, from n1 on; whatever is started later has the new list", Required: []string{"members"}, Nodes: 2, Instant: true},
 	"leader-switch": {About: "an operator asks the leader to hand over", Optional: []string{"to"}, Nodes: 2, Instant: true},
@@ -253,18 +276,28 @@ func nuisance(about, takes string, maxCount int, maxRate Rate, value Size) Actio
 	return a
 }
 
-// notYet are actions of the design that a file may well ask for; they get a
-// message of their own instead of "unknown".
-var notYet = []string{
-	"bandwidth", "slicer", "slow-close", "limit", "half-open", "bridge", "ring", "flapping",
-	"crash-loop", "cpu", "memory", "fd-limit", "clock", "failpoint",
+// otherNames are what the literature, or another tool, calls something that has
+// another name here.
+var otherNames = map[string]string{
+	"slicer": "slice", "slow_close": "slow-close", "limit_data": "cut-after", "reset_peer": "reset", "timeout": "isolate with style: swallow",
+	"blackhole": "isolate with style: stall", "flapping": "partition with period and duty", "crash-loop": "kill with every and times",
+	"cpu": "starve", "fd": "fd-limit", "skew": "clock with offset", "ring-majorities": "ring", "majorities-ring": "ring",
 }
+
+// Points are the places at which action failpoint can end a process.
+var Points = []string{"before-append", "after-append", "before-apply", "snapshot-send", "snapshot-receive", "during-swap"}
+
+// Occasions are what a fault can wait for.
+var Occasions = []string{"leader_elected", "leader_lost", "process_started"}
 
 // OnLeader reports whether the fault takes the leader away from the cluster,
 // so that the run must show a failover.
 func (f *Fault) OnLeader() bool {
+	if f.Period > 0 { // it may be back before anybody has noticed
+		return false
+	}
 	switch f.Action {
-	case "kill", "term", "pause", "isolate":
+	case "kill", "term", "pause", "isolate", "memory", "failpoint", "split":
 		return f.Target == "leader"
 	case "partition":
 		return f.Target == "leader" && (f.From == "rest" || f.From == "followers")
@@ -281,6 +314,12 @@ func (f *Fault) Restarts() bool { return f.Action == "kill" || f.Action == "term
 // Hostile reports whether the fault is clients that misbehave: it breaks no node
 // and no link.
 func (f *Fault) Hostile() bool { return Actions[f.Action].Hostile }
+
+// NeedsHooks reports whether a fault needs a node that was built with the tag
+// "faults".
+func (s *Scenario) NeedsHooks() bool {
+	return slices.ContainsFunc(s.Faults, func(f *Fault) bool { return Actions[f.Action].Hooks })
+}
 
 // Repeated reports whether the fault is injected more than once.
 func (f *Fault) Repeated() bool { return f.Times > 1 }

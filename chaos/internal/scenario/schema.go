@@ -39,6 +39,9 @@ func Schema() ([]byte, error) {
 		reflect.TypeFor[Count]():    number(`^[0-9.]+[kM]?$`, "a number: 64, 100k, 1M"),
 		reflect.TypeFor[Size]():     number(`^[0-9]+(B|KiB|MiB|GiB)?$`, "a size: 128B, 4KiB, 256MiB"),
 		reflect.TypeFor[Percent]():  text(`^[0-9.]+%$`, "a share: 5%, 0.1%"),
+		reflect.TypeFor[Share]():    text(`^[0-9.]+%$`, "a part of a time: 30%, 99%"),
+		reflect.TypeFor[Shift]():    text(`^[+-]?([0-9.]+(ns|us|µs|ms|s|m|h))+$`, "a duration ahead or behind: 2m, -500ms"),
+		reflect.TypeFor[Drift]():    text(`^[+-]?[0-9.]+%$`, "10%, -5%"),
 		reflect.TypeFor[Op]():       weights(ops),
 		reflect.TypeFor[Ack]():      weights(levels),
 		reflect.TypeFor[Dist]():     text(`^(uniform|sequential|once|zipf\(0?\.[0-9]+\))$`, "uniform, sequential, once or zipf(THETA)"),
@@ -61,7 +64,10 @@ func Schema() ([]byte, error) {
 	s.Title = "hacache chaos scenario"
 	fault := s.Properties["faults"].Items
 	fault.Properties["action"].Enum = anys(sortedKeys(Actions))
-	for field, names := range map[string][]string{"style": {"stall", "reject"}, "direction": {"both", "in", "out"}, "clients": {"kept", "cut"}} {
+	for field, names := range map[string][]string{
+		"style": {"stall", "reject", "swallow"}, "direction": {"both", "in", "out"}, "clients": {"kept", "cut"},
+		"spread": spreads, "point": Points, "on": Occasions,
+	} {
 		fault.Properties[field].Enum = anys(names)
 	}
 	s.Properties["checks"].Properties["loss"].PropertyNames = &jsonschema.Schema{Enum: anys([]string{"once", "leader"})}

@@ -28,6 +28,17 @@ type Percent float64
 
 func (p Percent) String() string { return strconv.FormatFloat(100*float64(p), 'g', 6, 64) + "%" }
 
+// Share is a part of a time. In YAML: 30%, 99%.
+type Share float64
+
+func (s Share) String() string { return Percent(s).String() }
+
+// Shift is a difference between clocks, ahead or behind. In YAML: 2m, -500ms.
+type Shift time.Duration
+
+// Drift is how much faster a clock goes than another. In YAML: 10%, -5%.
+type Drift float64
+
 // Schedule says when operations are intended to start. Exactly one of
 // Constant, Poisson and Closed is set.
 type Schedule struct {
@@ -131,6 +142,43 @@ func (p *Percent) decode(dec *decoder, n *yaml.Node, path string) {
 		return
 	}
 	*p = Percent(v / 100)
+}
+
+func (s *Share) decode(dec *decoder, n *yaml.Node, path string) {
+	v, ok := parsePercent(n)
+	if !ok || v <= 0 || v >= 100 {
+		dec.errorf(n, "%s: %s is not a part of a time; expected more than 0%% and less than 100%%, such as 30%%", path, shown(n))
+		return
+	}
+	*s = Share(v / 100)
+}
+
+// maxShift is a year: further off, a clock is not wrong but of another world.
+const maxShift = 366 * 24 * time.Hour
+
+func (s *Shift) decode(dec *decoder, n *yaml.Node, path string) {
+	v, err := time.ParseDuration(n.Value)
+	if n.Kind != yaml.ScalarNode || err != nil || v == 0 || v.Abs() > maxShift {
+		dec.errorf(n, "%s: %s is not an offset; expected a duration ahead or behind, %v at most, such as 2m or -500ms", path, shown(n), maxShift)
+		return
+	}
+	*s = Shift(v)
+}
+
+func (d *Drift) decode(dec *decoder, n *yaml.Node, path string) {
+	v, ok := parsePercent(n)
+	if !ok || v == 0 || v < -99 || v > 1000 {
+		dec.errorf(n, "%s: %s is not a drift; expected -99%% to 1000%%, such as 10%% or -5%%", path, shown(n))
+		return
+	}
+	*d = Drift(v / 100)
+}
+
+// parsePercent reads a finite number before a percent sign.
+func parsePercent(n *yaml.Node) (float64, bool) {
+	num, ok := strings.CutSuffix(n.Value, "%")
+	v, err := strconv.ParseFloat(num, 64)
+	return v, ok && err == nil && n.Kind == yaml.ScalarNode && !math.IsNaN(v) && !math.IsInf(v, 0)
 }
 
 // parseScaled reads a number with an optional k or M after it.

@@ -232,14 +232,14 @@ func (f *Fault) validate(d *decoder, path string, s *Scenario) {
 	if !known {
 		switch {
 		case d.at[path+".action"] == nil: // reported as missing
-		case slices.Contains(notYet, f.Action):
-			d.errorAt(path+".action", "%s is not built yet; expected one of %s", f.Action, strings.Join(sortedKeys(Actions), ", "))
+		case otherNames[f.Action] != "":
+			d.errorAt(path+".action", "%s has another name here; expected %s", f.Action, otherNames[f.Action])
 		default:
 			d.errorAt(path+".action", "unknown action %q%s; expected one of %s", f.Action, hint(f.Action, sortedKeys(Actions)), strings.Join(sortedKeys(Actions), ", "))
 		}
 		return
 	}
-	for _, field := range []string{"for", "target", "count", "from", "clients", "style", "direction", "latency", "jitter", "loss", "burst", "members", "to", "rate", "value"} {
+	for _, field := range actionFields {
 		given := d.at[path+"."+field] != nil
 		if given && !a.TakesField(field) {
 			d.errorAt(path+"."+field, "action %s has no such field", f.Action)
@@ -269,14 +269,42 @@ func (f *Fault) validate(d *decoder, path string, s *Scenario) {
 		def(&f.Burst, 3)
 		between(d, path+".burst", f.Burst, 1, 100)
 	}
-	if a.TakesField("style") {
-		def(&f.Style, "stall")
+	f.validateCut(d, path, a)
+	f.validateShape(d, path)
+	f.validateProcess(d, path)
+}
+
+// actionFields are those of which each action takes its own.
+var actionFields = []string{
+	"for", "target", "count", "from", "clients", "style", "direction", "latency", "jitter", "spread", "bytes", "period", "duty", "gogc",
+	"offset", "drift", "point", "loss", "burst", "members", "to", "rate", "value",
+}
+
+// spreads are the distributions of a latency.
+var spreads = []string{"uniform", "normal", "pareto"}
+
+// Bounds of the period of what comes and goes: shorter than a scheduler's turn it
+// is noise, longer than a minute it is a fault with every and times.
+const (
+	minPeriod = 20 * time.Millisecond
+	maxPeriod = time.Minute
+)
+
+// validateCut checks how links are cut.
+func (f *Fault) validateCut(d *decoder, path string, a Action) {
+	switch {
+	case f.Action == "dials":
+		def(&f.Style, "reject")
+		def(&f.Direction, "out")
 		oneOf(d, path+".style", f.Style, "stall", "reject")
+	case a.TakesField("style"):
+		def(&f.Style, "stall")
+		oneOf(d, path+".style", f.Style, "stall", "reject", "swallow")
 	}
 	if a.TakesField("direction") {
 		def(&f.Direction, "both")
 		oneOf(d, path+".direction", f.Direction, "both", "in", "out")
-		if f.Style == "reject" && f.Direction != "both" {
+		if f.Style == "reject" && f.Direction != "both" && f.Action != "dials" {
 			d.errorAt(path+".direction", "a rejected connection is closed both ways; expected both, or style stall")
 		}
 	}
@@ -284,13 +312,64 @@ func (f *Fault) validate(d *decoder, path string, s *Scenario) {
 		def(&f.Clients, "kept")
 		oneOf(d, path+".clients", f.Clients, "kept", "cut")
 	}
+	if !a.TakesField("period") {
+		return
+	}
+	if f.Action == "starve" {
+		def(&f.Period, Duration(100*time.Millisecond))
+	}
+	periodGiven, dutyGiven := d.at[path+".period"] != nil, d.at[path+".duty"] != nil
+	switch {
+	case periodGiven && !dutyGiven && f.Action != "starve":
+		d.errorAt(path+".period", "for how much of it is not said; expected the field duty too")
+	case dutyGiven && f.Period == 0:
+		d.errorAt(path+".duty", "a share of what is not said; expected the field period too")
+	case periodGiven && (f.Period.D() < minPeriod || f.Period.D() > maxPeriod):
+		d.errorAt(path+".period", "%v; expected %v to %v", f.Period, minPeriod, maxPeriod)
+	case periodGiven && f.Style == "reject":
+		d.errorAt(path+".period", "with style reject ports would be given up and taken again; expected style stall or swallow")
+	}
+}
+
+// validateShape checks what links do to bytes.
+func (f *Fault) validateShape(d *decoder, path string) {
+	if d.at[path+".latency"] != nil && f.Latency == 0 {
+		d.errorAt(path+".latency", "0; expected more")
+	}
 	if f.Action == "latency" {
-		if d.at[path+".latency"] != nil && f.Latency == 0 {
-			d.errorAt(path+".latency", "0; expected more")
-		}
+		def(&f.Spread, "uniform")
+		oneOf(d, path+".spread", f.Spread, spreads...)
 		if f.Jitter > f.Latency {
 			d.errorAt(path+".jitter", "%v is more than the latency of %v, which would make some delays negative", f.Jitter, f.Latency)
 		}
+	}
+	if f.Action == "bandwidth" && d.at[path+".bytes"] != nil && f.Bytes < 1<<10 {
+		d.errorAt(path+".bytes", "%d a second; expected 1KiB at least", f.Bytes)
+	}
+}
+
+// validateProcess checks what is done to a process.
+func (f *Fault) validateProcess(d *decoder, path string) {
+	switch f.Action {
+	case "memory":
+		if d.at[path+".bytes"] == nil && d.at[path+".gogc"] == nil {
+			d.errorAt(path, "nothing would be scarce; expected bytes, gogc or both")
+		}
+		if d.at[path+".bytes"] != nil && f.Bytes < 1<<20 {
+			d.errorAt(path+".bytes", "%d; expected 1MiB at least", f.Bytes)
+		}
+		if d.at[path+".gogc"] != nil {
+			between(d, path+".gogc", f.GOGC, 1, 1000)
+		}
+	case "clock":
+		if d.at[path+".offset"] == nil && d.at[path+".drift"] == nil {
+			d.errorAt(path, "the clock would be right; expected offset, drift or both")
+		}
+	case "failpoint":
+		if d.at[path+".point"] == nil { // reported as missing
+			return
+		}
+		oneOf(d, path+".point", f.Point, Points...)
 	}
 }
 
@@ -303,7 +382,12 @@ func unlinked() []string {
 // against the length of the load.
 func (f *Fault) validateTimes(d *decoder, path string, s *Scenario, a Action) {
 	timesGiven, everyGiven := d.at[path+".times"] != nil, d.at[path+".every"] != nil
+	if f.On != "" {
+		oneOf(d, path+".on", f.On, Occasions...)
+	}
 	switch {
+	case f.On != "" && everyGiven:
+		d.errorAt(path+".every", "a fault that waits for something comes once; leave out on or every")
 	case timesGiven && !everyGiven:
 		d.errorAt(path+".times", "how far apart is not said; expected the field every too")
 	case everyGiven && !timesGiven:
@@ -335,7 +419,7 @@ func (f *Fault) validateTargets(d *decoder, path string, s *Scenario) {
 	if f.Target != "" {
 		roles := []string{"leader", "follower", "followers", "any", "each", "all"}
 		switch f.Action {
-		case "partition", "isolate":
+		case "partition", "isolate", "split", "bridge", "dials", "memory":
 			roles = []string{"leader", "follower", "any", "each"}
 		case "reset":
 			roles = append(roles, "link")
@@ -350,25 +434,47 @@ func (f *Fault) validateTargets(d *decoder, path string, s *Scenario) {
 			validTarget(d, path+".target", f.Target, s.Cluster.Nodes, roles)
 		}
 	}
-	if d.at[path+".count"] != nil && !f.Hostile() {
+	switch {
+	case d.at[path+".count"] == nil || f.Hostile():
+	case f.Action == "split":
+		between(d, path+".count", int(f.Count), 1, max(s.Cluster.Nodes-1, 1))
+	case f.Action == "fd-limit":
+		between(d, path+".count", int(f.Count), 1, 10_000)
+	default:
 		if !slices.Contains([]string{"any", "follower", "each"}, f.Target) {
 			d.errorAt(path+".count", "target %q leaves no choice; expected target any, follower or each", f.Target)
 		}
 		between(d, path+".count", int(f.Count), 1, max(s.Cluster.Nodes, 1))
 	}
-	if f.Action == "partition" {
-		def(&f.From, "rest")
-		if f.From == "clients" || f.From == "all" {
-			d.errorAt(path+".from", "a partition leaves the clients alone; use action isolate with clients: cut")
-			return
-		}
-		validTarget(d, path+".from", f.From, s.Cluster.Nodes, []string{"rest", "followers", "leader"})
-		if f.From == f.Target {
-			d.errorAt(path+".from", "%s cannot be cut off from itself", f.Target)
-		}
+	if Actions[f.Action].TakesField("from") {
+		f.validateFrom(d, path, s)
 	}
 	if f.To != "" {
 		validTarget(d, path+".to", f.To, s.Cluster.Nodes, nil)
+	}
+}
+
+// validateFrom checks whom a fault of links has on its other side.
+func (f *Fault) validateFrom(d *decoder, path string, s *Scenario) {
+	def(&f.From, "rest")
+	sides := []string{"rest", "followers", "leader"}
+	cuts := f.Action == "partition" || f.Action == "dials"
+	if !cuts {
+		sides = append(sides, "clients")
+	}
+	if cuts && (f.From == "clients" || f.From == "all") {
+		d.errorAt(path+".from", "%s leaves the clients alone; use action isolate with clients: cut", f.Action)
+		return
+	}
+	if f.From == "rest" && s.Cluster.Nodes == 1 {
+		d.errorAt(path+".from", "a cluster of one node has no rest; expected clients")
+		return
+	}
+	if f.From != "rest" || d.at[path+".from"] != nil {
+		validTarget(d, path+".from", f.From, s.Cluster.Nodes, sides)
+		if f.From == f.Target {
+			d.errorAt(path+".from", "%s cannot be cut off from itself", f.Target)
+		}
 	}
 }
 
