@@ -20,7 +20,7 @@ import (
 const (
 	mostPercent   = 400
 	leastPercent  = 50
-	collectorRoom = 128 << 20
+	collectorRoom = 384 << 20
 )
 
 // gcPercent is the percentage by which a heap of so many live bytes may grow before the next collection.
