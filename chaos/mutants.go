@@ -68,7 +68,7 @@ func mutantsCommand(ctx context.Context, c *cli.Command) error {
 	}
 	t := &tribunal{
 		campaign:  &campaign{stdout: c.Root().Writer, live: newLiveLine(c.Root().ErrWriter, c.Bool("quiet")), out: c.String("out"), binary: binary, repeat: 1},
-		scenarios: c.String("scenarios"),
+		scenarios: c.String("scenarios"), seed: c.Uint64("seed"),
 	}
 	return t.hold(ctx, chosen, seeds, correct)
 }
@@ -115,6 +115,7 @@ func knowsMutants(ctx context.Context, binary string) error {
 type tribunal struct {
 	*campaign
 	scenarios string // directory
+	seed      uint64 // the first one; 0: the scenario's own
 }
 
 // outcome is what became of one mutation.
@@ -163,7 +164,7 @@ func (t *tribunal) hunt(ctx context.Context, m mutation, seeds int) (outcome, er
 	}
 	began := time.Now()
 	for i := range seeds {
-		o.seed = s.Seed + uint64(i)
+		o.seed = cmp.Or(t.seed, s.Seed) + uint64(i)
 		r, err := t.try(ctx, s, source, o.seed, m)
 		if err != nil {
 			return o, err
@@ -200,7 +201,7 @@ func (t *tribunal) acquit(ctx context.Context, chosen []mutation, times int) (ba
 		}
 		verdicts := map[string]int{}
 		for i := range times {
-			r, err := t.try(ctx, s, source, s.Seed+uint64(i), distinct[name])
+			r, err := t.try(ctx, s, source, cmp.Or(t.seed, s.Seed)+uint64(i), distinct[name])
 			if err != nil {
 				return bad, err
 			}
@@ -216,7 +217,7 @@ func (t *tribunal) acquit(ctx context.Context, chosen []mutation, times int) (ba
 		for _, v := range slices.Sorted(maps.Keys(verdicts)) {
 			said = append(said, fmt.Sprintf("%d x %s", verdicts[v], v))
 		}
-		fmt.Fprintf(t.stdout, "| %s | %d to %d | %s |\n", name, s.Seed, s.Seed+uint64(times-1), strings.Join(said, "; "))
+		fmt.Fprintf(t.stdout, "| %s | %d to %d | %s |\n", name, cmp.Or(t.seed, s.Seed), cmp.Or(t.seed, s.Seed)+uint64(times-1), strings.Join(said, "; "))
 	}
 	return bad, nil
 }
@@ -241,9 +242,10 @@ func (t *tribunal) load(m mutation) (*scenario.Scenario, []byte, error) {
 // written in full: it is the example of a violated run.
 func (t *tribunal) try(ctx context.Context, s *scenario.Scenario, source []byte, seed uint64, m mutation) (*result.Run, error) {
 	t.scale = m.scale
-	t.env = nil
+	t.env, t.command = nil, []string{os.Args[0], "run", "--seed", fmt.Sprint(seed), "--cachenode", t.binary, filepath.Join(t.scenarios, m.scenario+".yaml")}
 	if m.mutant != "" {
 		t.env = map[string]string{mutantEnv: m.mutant}
+		t.command = []string{os.Args[0], "mutants", "--seed", fmt.Sprint(seed), "--seeds", "1", "--correct", "0", "--cachenode", t.binary, "--scenarios", t.scenarios, m.mutant}
 	}
 	dir, err := result.CreateDir(t.out, strings.Trim(s.Name+"-"+m.mutant, "-"), time.Now())
 	if err != nil {

@@ -97,6 +97,16 @@ func Markdown(w io.Writer, r *result.Run) error {
 			row(e.Level, e.Acked, e.Lost, e.Allowed, e.Window)
 		}
 	}
+	for i, l := range p.Losses {
+		if i == 0 {
+			line("")
+		}
+		if i == mostStories {
+			line("- and more, in report.html")
+			break
+		}
+		line("- %s: %s", l.Kind+map[bool]string{true: ", allowed"}[l.Allowed], escapeMarkdown(l.Story))
+	}
 	if len(p.Numbers) > 0 {
 		line("\n## Load in numbers\n")
 		head("llrrrrrrrr", "phase", "operation", "ok/s", "ok", "fail", "info", "missed", "p50", "p99", "max")
@@ -118,6 +128,9 @@ func Markdown(w io.Writer, r *result.Run) error {
 	}
 	return bw.Flush()
 }
+
+// mostStories is how many losses are told one by one.
+const mostStories = 10
 
 // escapeMarkdown keeps s on one line and out of the way of tables, HTML and emphasis.
 func escapeMarkdown(s string) string {

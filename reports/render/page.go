@@ -128,14 +128,6 @@ type exposureRow struct {
 	Bad                                                              bool
 }
 
-type lossRow struct {
-	Kind, Tone, Key, Version, Level, Node, Found, AckedAt, FromFault string
-	Allowed                                                          bool
-	History                                                          []operationRow
-}
-
-type operationRow struct{ Invoke, Return, Kind, Version, Level, Node, Outcome, Proc string }
-
 type numbersRow struct {
 	Group                                                               string // a heading row
 	Name, Phase, Flag, Offered, Throughput, OK, Fail, Info, Missed, Lag string
@@ -567,55 +559,6 @@ func exposureRows(r *result.Run) []exposureRow {
 		}
 		if e.Acked > 0 {
 			row.PerThousand = threeDigits(1000 * float64(e.Lost) / float64(e.Acked))
-		}
-		out = append(out, row)
-	}
-	return out
-}
-
-func lossRows(r *result.Run) []lossRow {
-	var out []lossRow
-	list := slices.Clone(r.Losses)
-	weight := func(l result.Loss) int { // violations first
-		switch {
-		case l.Kind == result.Indeterminate:
-			return 2
-		case l.Allowed:
-			return 1
-		}
-		return 0
-	}
-	slices.SortStableFunc(list, func(a, b result.Loss) int { return cmp.Or(weight(a)-weight(b), cmp.Compare(a.AckedAt, b.AckedAt)) })
-	for _, l := range list[:min(len(list), maxLosses)] {
-		row := lossRow{
-			Kind: string(l.Kind), Tone: map[bool]string{true: "t-idle", false: "t-violated"}[l.Kind == result.Indeterminate], Allowed: l.Allowed,
-			Key: l.Key, Version: fmt.Sprint(l.Version), Level: cmp.Or(l.Level, none), Node: cmp.Or(l.Node, none), Found: cmp.Or(l.Found, none),
-			AckedAt: formatTime(l.AckedAt), FromFault: none,
-		}
-		if l.Cache != "" {
-			row.Key = l.Cache + "/" + l.Key
-		}
-		if l.Repeat > 0 {
-			row.Key = fmt.Sprintf("#%d %s", l.Repeat, row.Key)
-		}
-		if l.Fault != "" {
-			row.FromFault = formatOffset(l.FromFault) + " (" + l.Fault + ")"
-		}
-		for _, o := range l.History {
-			op := operationRow{
-				Invoke: formatTime(o.Invoke), Return: none, Kind: o.Kind, Version: none, Level: cmp.Or(o.Level, none), Node: cmp.Or(o.Node, none),
-				Outcome: o.Outcome, Proc: fmt.Sprint(o.Proc),
-			}
-			if o.Return > 0 {
-				op.Return = formatTime(o.Return)
-			}
-			if o.Version != 0 {
-				op.Version = fmt.Sprint(o.Version)
-			}
-			if o.Reason != "" {
-				op.Outcome += " (" + o.Reason + ")"
-			}
-			row.History = append(row.History, op)
 		}
 		out = append(out, row)
 	}

@@ -276,7 +276,7 @@ func (l *losses) verdict() result.Check {
 	}
 	switch {
 	case c.Count > 0:
-		c.Verdict = result.Violated
+		c.Verdict, c.Detail = result.Violated, c.Examples[0]+"; "+c.Detail
 	case l.acked == 0:
 		c.Verdict, c.Detail = result.NotExercised, "no write was acknowledged"
 	case l.unread > 0:
