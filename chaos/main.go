@@ -114,6 +114,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "cachenode", Usage: "the `PROGRAM` to test, built with -tags mutants; default is cachenode beside this program, then the one in PATH"},
 					&cli.StringFlag{Name: "scenarios", Value: "scenarios", Usage: "`DIR` of the scenarios"},
+					&cli.Uint64Flag{Name: "seed", Usage: "the first `SEED`, instead of each scenario's own"},
 					&cli.IntFlag{Name: "seeds", Value: 5, Usage: "within how many `SEEDS` a mutant has to be found"},
 					&cli.IntFlag{Name: "correct", Value: 1, Usage: "how many `TIMES` the correct node runs each of the scenarios afterwards"},
 					&cli.StringFlag{Name: "out", Value: "out", Usage: "`DIR` in which the run directories are made"},

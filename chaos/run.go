@@ -29,6 +29,7 @@ type campaign struct {
 	repeat   int
 	scale    float64           // 0: none
 	env      map[string]string // of the nodes, beside the scenario's
+	command  []string          // that makes one run again; nil: the one of this process
 	failFast bool
 	keepAll  bool
 }
@@ -166,9 +167,16 @@ func (c *campaign) once(ctx context.Context, s *scenario.Scenario, source []byte
 	defer c.live.clear()
 	return runner.Run(ctx, runner.Config{
 		Plan: scenario.NewPlan(s, seed), Scale: c.scale, Source: source, Dir: dir, Boot: runner.Processes(c.binary), Env: c.env,
-		Probe:    result.Watch(seed, os.Args),
+		Probe:    result.Watch(seed, c.commandLine()),
 		Progress: func(st runner.Status) { c.live.show(s.Name+which, st) },
 	})
+}
+
+func (c *campaign) commandLine() []string {
+	if c.command != nil {
+		return c.command
+	}
+	return os.Args
 }
 
 // merge adds one repetition to the summary of all.
