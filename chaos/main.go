@@ -2,6 +2,7 @@
 // timeline, and checks that say whether anything was lost.
 //
 //	chaos run scenarios/leader-kill.yaml [--repeat 5]
+//	chaos suite FILE...     many scenarios side by side, one line each
 //	chaos check RUNDIR      judge a run again from its evidence
 //	chaos validate FILE...  chaos plan FILE  chaos list [DIR]  chaos schema
 //
@@ -109,6 +110,17 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 			{Name: "validate", Usage: "check scenario files; every mistake is listed", ArgsUsage: "FILE...", Action: validateCommand},
 			{Name: "list", Usage: "list the scenarios of a directory", ArgsUsage: "[DIR]", Action: listCommand},
 			{Name: "plan", Usage: "print the timeline of a scenario", ArgsUsage: "FILE", Flags: []cli.Flag{seed}, Action: planCommand},
+			{
+				Name: "suite", Usage: "run scenarios side by side, each once, and print one line for each", ArgsUsage: "FILE...",
+				Flags: []cli.Flag{
+					&cli.IntFlag{Name: "jobs", Value: 2, Usage: "how many scenarios run at once: `N`"},
+					&cli.DurationFlag{Name: "longest", Usage: "scenarios that take longer than `TIME` are scaled to it"},
+					seed,
+					&cli.StringFlag{Name: "out", Value: "out", Usage: "`DIR` in which the directories of runs that are no pass are kept"},
+					&cli.StringFlag{Name: "cachenode", Usage: "the `PROGRAM` to test; default is cachenode beside this program, then the one in PATH; cachenode-faults for those that need its hooks"},
+				},
+				Action: suiteCommand,
+			},
 			{
 				Name: "mutants", Usage: "run scenarios against nodes with planted bugs, which they have to find", ArgsUsage: "[MUTANT...]",
 				Flags: []cli.Flag{

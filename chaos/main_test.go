@@ -57,6 +57,8 @@ func TestCommand_mistakes(t *testing.T) {
 		"keep what":            {[]string{"run", good, "--keep", "some"}, []string{`--keep "some"; expected all or failed`}, 1},
 		"no such program":      {[]string{"run", good, "--cachenode", filepath.Join(dir, "nothing")}, []string{"expected an executable file"}, 1},
 		"not a program":        {[]string{"run", good, "--cachenode", file}, []string{"expected an executable file"}, 1},
+		"no jobs":              {[]string{"suite", good, "--jobs", "0"}, []string{"--jobs 0; expected 1 to 64"}, 1},
+		"a node without hooks": {[]string{"run", "../scenarios/clock-skew.yaml", "--cachenode", "/bin/true"}, []string{"clock-skew needs a node with fault hooks, and /bin/true has none; expected one built with go build -tags faults"}, 1},
 		"check of no run":      {[]string{"check", dir}, []string{dir + " is not the directory of a run"}, 1},
 		"list of no scenarios": {[]string{"list", t.TempDir()}, []string{"no scenario (*.yaml)"}, 1},
 		"no such mutant":       {[]string{"mutants", "early"}, []string{`there is no mutant "early"; expected one of ack-before-apply`}, 1},
@@ -263,5 +265,28 @@ func TestLiveLine(t *testing.T) {
 	newLiveLine(&out, true).show("smoke", s)
 	if out.Len() != 0 {
 		t.Errorf("quiet, but wrote %q", out.String())
+	}
+}
+
+// TestSaid proves that the line of a suite names what was wrong: the first check
+// that made the verdict, or the limit that was not kept.
+func TestSaid(t *testing.T) {
+	check := func(name string, v result.Verdict, detail string) result.Check {
+		return result.Check{Name: name, Verdict: v, Detail: detail}
+	}
+	for _, tt := range []struct {
+		run          result.Run
+		verdict, why string
+	}{
+		{result.Run{Checks: []result.Check{check("liveness", result.Pass, "all well")}}, "pass", ""},
+		{result.Run{Checks: []result.Check{check("run validity", result.Pass, ""), check("session", result.Violated, "it went back"), check("lost writes", result.Violated, "3")}}, "violated", "session: it went back"},
+		{result.Run{Checks: []result.Check{check("run validity", result.Unknown, "no fault")}}, "unknown", "run validity: no fault"},
+		{result.Run{Checks: []result.Check{check("liveness", result.Pass, "")}, Thresholds: []result.Threshold{{Metric: "errors", Expr: "rate < 1%", Met: true}, {Metric: "failover", Expr: "max < 1s", Got: "2s"}}}, "missed", "failover max < 1s: 2s"},
+		{result.Run{Failure: "start the cluster: no"}, "failed", "start the cluster: no"},
+	} {
+		tt.run.Judge()
+		if verdict, why := said(&tt.run); verdict != tt.verdict || why != tt.why {
+			t.Errorf("%s (%s), want %s (%s)", verdict, why, tt.verdict, tt.why)
+		}
 	}
 }
