@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -37,25 +38,31 @@ type handshaker struct {
 	credentials.TransportCredentials
 	plain  bool // no TLS
 	failed func(conn net.Conn, reason string, err error)
+	turns  chan struct{} // a place for each handshake that may compute now; nil if plain
 }
 
 func newHandshaker(cfg *tls.Config, failed func(conn net.Conn, reason string, err error)) *handshaker {
 	if cfg == nil {
-		return &handshaker{insecure.NewCredentials(), true, failed}
+		return &handshaker{TransportCredentials: insecure.NewCredentials(), plain: true, failed: failed}
 	}
-	return &handshaker{credentials.NewTLS(cfg), false, failed}
+	return &handshaker{TransportCredentials: credentials.NewTLS(cfg), failed: failed, turns: make(chan struct{}, handshakesAtOnce())}
 }
+
+// handshakesAtOnce is how many handshakes compute at a time. Each takes most of a millisecond of a processor, and the Go
+// scheduler takes goroutines in turn: when a thousand clients come back together the loop would get its next turn after
+// all of them, and its heartbeats with it. On half of the processors they take as long in all, and delay nobody.
+func handshakesAtOnce() int { return max(1, runtime.GOMAXPROCS(0)/2) }
 
 // Clone implements credentials.TransportCredentials.
 func (g *handshaker) Clone() credentials.TransportCredentials {
-	return &handshaker{g.TransportCredentials.Clone(), g.plain, g.failed}
+	return &handshaker{g.TransportCredentials.Clone(), g.plain, g.failed, g.turns}
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (g *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := g.secure(raw)
 	if err == nil {
-		conn, err = awaitPreface(conn)
+		conn, err = g.awaitPreface(conn)
 	}
 	if err != nil {
 		reason := handshakeReason(err)
@@ -77,16 +84,33 @@ func (g *handshaker) secure(raw net.Conn) (net.Conn, credentials.AuthInfo, error
 	if g.plain {
 		return g.TransportCredentials.ServerHandshake(raw)
 	}
-	held := &heldConn{Conn: raw}
+	held := &heldConn{Conn: raw, turns: g.turns}
 	held.hold.Store(true)
-	defer held.hold.Store(false)
+	g.turns <- struct{}{}
+	defer func() {
+		held.hold.Store(false)
+		<-g.turns
+	}()
 	return g.TransportCredentials.ServerHandshake(held)
 }
 
-// heldConn stays open while there may be something to say to the other side: gRPC closes what fails.
+// heldConn stays open while there may be something to say to the other side: gRPC closes what fails. During the handshake
+// it gives the turn to compute away whenever it waits for the other side, so that nobody can keep one by being silent.
 type heldConn struct {
 	net.Conn
-	hold atomic.Bool
+	turns chan struct{}
+	hold  atomic.Bool // the handshake goes on
+}
+
+// Read implements net.Conn.
+func (c *heldConn) Read(p []byte) (int, error) {
+	if !c.hold.Load() {
+		return c.Conn.Read(p)
+	}
+	<-c.turns
+	n, err := c.Conn.Read(p)
+	c.turns <- struct{}{}
+	return n, err
 }
 
 func (c *heldConn) Close() error {
@@ -156,13 +180,13 @@ var (
 // awaitPreface waits until the other side has said that it speaks HTTP/2. gRPC would do that too, after it has allocated
 // what a connection needs, 66 KiB of which half is cleared: thousands that connect and say nothing, or nonsense, cost a
 // goroutine each here and are turned away at their first wrong byte.
-func awaitPreface(conn net.Conn) (net.Conn, error) {
+func (g *handshaker) awaitPreface(conn net.Conn) (net.Conn, error) {
 	read := make([]byte, len(http2.ClientPreface))
 	for have := 0; have < len(read); {
 		n, err := conn.Read(read[have:])
 		have += n
 		switch {
-		case have > 0 && read[0] == handshakeRecord:
+		case have > 0 && read[0] == handshakeRecord && g.plain:
 			return nil, errTLSClient
 		case string(read[:have]) != http2.ClientPreface[:have]:
 			return nil, errNoPreface

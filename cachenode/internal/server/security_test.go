@@ -12,8 +12,10 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,8 +131,8 @@ func TestHandshakeFailures(t *testing.T) {
 			_, _ = conn.Write([]byte(http2.ClientPreface)[:10])
 		}},
 		{name: "garbage within TLS", tls: mutual, reason: refusedProtocol, client: func(t *testing.T, conn net.Conn) {
-			secured := tls.Client(conn, &tls.Config{ServerName: "node", RootCAs: pool, Certificates: []tls.Certificate{own}})
-			if _, err := secured.Write([]byte("GET / HTTP/1.0\r\n\r\n")); err != nil {
+			secured := tls.Client(conn, &tls.Config{ServerName: "node", RootCAs: pool, Certificates: []tls.Certificate{own}, NextProtos: []string{http2.NextProtoTLS}})
+			if _, err := secured.Write([]byte("\x16\x03\x01\r\n\r\n")); err != nil { // as TLS begins, too
 				t.Error(err)
 			}
 			if n, err := secured.Read(make([]byte, 1)); err == nil {
@@ -188,6 +190,73 @@ func TestHandshakeFailures(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHandshakesTakeTurns proves that not more handshakes compute at a time than have turns, and that one whose client falls
+// silent in the middle keeps no turn: others get through.
+func TestHandshakesTakeTurns(t *testing.T) {
+	own, pool := selfSigned(t, "node")
+	var computing, most atomic.Int64
+	cfg := &tls.Config{Certificates: []tls.Certificate{own}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true}
+	cfg.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		n := computing.Add(1)
+		defer computing.Add(-1)
+		for seen := most.Load(); n > seen && !most.CompareAndSwap(seen, n); seen = most.Load() {
+		}
+		for range 100 {
+			runtime.Gosched() // others would come in between if they could
+		}
+		return nil, nil
+	}
+	h := newHandshaker(cfg, func(net.Conn, string, error) {})
+	var servers, clients sync.WaitGroup
+	defer servers.Wait()
+	serve := func() net.Conn {
+		near, far := net.Pipe()
+		_ = far.SetDeadline(time.Now().Add(20 * time.Second))
+		servers.Go(func() {
+			defer far.Close()
+			_, _, _ = h.ServerHandshake(far)
+		})
+		return near
+	}
+	for range 3 * cap(h.turns) { // they say hello and listen, and no more
+		near := serve()
+		defer near.Close()
+		silent := &mute{Conn: near}
+		clients.Go(func() {
+			_ = tls.Client(silent, &tls.Config{ServerName: "node", RootCAs: pool, NextProtos: []string{http2.NextProtoTLS}}).Handshake()
+		})
+	}
+	for range 20 {
+		near := serve()
+		clients.Go(func() {
+			defer near.Close()
+			_ = near.SetDeadline(time.Now().Add(20 * time.Second))
+			secured := tls.Client(near, &tls.Config{ServerName: "node", RootCAs: pool, Certificates: []tls.Certificate{own}, NextProtos: []string{http2.NextProtoTLS}})
+			if _, err := secured.Write([]byte(http2.ClientPreface)); err != nil {
+				t.Errorf("a client beside silent ones: %v", err)
+			}
+		})
+	}
+	clients.Wait()
+	if got := most.Load(); got > int64(cap(h.turns)) {
+		t.Errorf("%d handshakes computed at a time, want %d at most", got, cap(h.turns))
+	}
+}
+
+// mute is a connection that sends one message and drops the rest.
+type mute struct {
+	net.Conn
+	sent bool
+}
+
+func (m *mute) Write(p []byte) (int, error) {
+	if m.sent {
+		return len(p), nil
+	}
+	m.sent = true
+	return m.Conn.Write(p)
 }
 
 // Refusals are all counted and few are logged: the first at once, then one in ten seconds with the number since.
