@@ -32,15 +32,18 @@ if has promtool; then
   check 'alerts: promtool check rules' promtool check rules prometheus/alerts.yaml
   check 'alerts: promtool test rules' promtool test rules prometheus/alerts_test.yaml
   check 'scraping: promtool check config' promtool check config prometheus/prometheus.yaml
-  [ -s "$tmp/metrics" ] && check 'metrics: promtool check metrics' sh -c "promtool check metrics <'$tmp/metrics'"
+  for n in 1 2 3; do
+    [ -s "$tmp/metrics.$n" ] && check "metrics of node $n: promtool check metrics" sh -c "promtool check metrics <'$tmp/metrics.$n'"
+  done
 else
   missing 'alerts, scraping, metrics' 'there is no promtool (Debian: prometheus)'
 fi
 
 if has prometheus; then
-  check 'dashboard: every query returns data' env DEPLOY_PROMETHEUS=prometheus go test -count=1 -run TestDashboardReturnsData .
+  check 'dashboard and alerts: every query returns data' env DEPLOY_PROMETHEUS=prometheus go test -count=1 -v -run TestQueriesReturnData .
+  grep -o '[0-9]* queries of the dashboard.*' "$tmp/out" | sed 's/^/             /'
 else
-  missing 'dashboard: that its queries return data' 'there is no prometheus; that its metrics exist is checked above'
+  missing 'dashboard and alerts: that their queries return data' 'there is no prometheus; that their metrics exist is checked above'
 fi
 
 if has kubectl; then

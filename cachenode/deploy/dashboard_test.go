@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -19,9 +20,10 @@ import (
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
-// Every query of the dashboard returns numbers from a Prometheus that scrapes three
-// nodes under load. It needs a Prometheus, whose program DEPLOY_PROMETHEUS names.
-func TestDashboardReturnsData(t *testing.T) {
+// Every query of the dashboard, and the expression of every alert but for its comparisons, returns numbers from a Prometheus
+// that scrapes three nodes under load and has the alerts as they are; it evaluates each of them. It needs a Prometheus,
+// whose program DEPLOY_PROMETHEUS names.
+func TestQueriesReturnData(t *testing.T) {
 	program := os.Getenv("DEPLOY_PROMETHEUS")
 	if program == "" {
 		t.Skip("DEPLOY_PROMETHEUS names no prometheus; make deploy-check does, if there is one")
@@ -30,14 +32,72 @@ func TestDashboardReturnsData(t *testing.T) {
 	c.keepBusy(t)
 	server := startPrometheus(t, program, c.admins)
 	variables := strings.NewReplacer("$job", "cachenode", "$instance", ".*", "$__rate_interval", "10s")
+	n := 0
 	for title, exprs := range dashboardQueries(t) {
 		for _, expr := range exprs {
 			expr = strings.TrimSuffix(variables.Replace(expr), " > 0") // of annotations
 			if err := awaitNumbers(t, server, expr); err != nil {
 				t.Errorf("%s: %s: %v", title, expr, err)
 			}
+			n++
 		}
 	}
+	rules := alerts(t)
+	for _, a := range rules {
+		if err := awaitNumbers(t, server, unfiltered(a.Expr)); err != nil {
+			t.Errorf("%s: %s: %v", a.Alert, a.Expr, err)
+		}
+	}
+	healthy, active := evaluated(t, server)
+	if healthy != len(rules) {
+		t.Errorf("%d of %d alerts are evaluated", healthy, len(rules))
+	}
+	// Which of them fire depends on the machine; certificates that last an hour expire on any.
+	t.Logf("%d queries of the dashboard and %d alerts return data; active: %q", n, len(rules), active)
+}
+
+var comparison = regexp.MustCompile(` (==|!=|<=|>=|<|>) `)
+
+// unfiltered makes an alert's expression return 0 or 1 where it would return nothing or something.
+func unfiltered(expr string) string { return comparison.ReplaceAllString(expr, " $1 bool ") }
+
+// evaluated waits until Prometheus has evaluated all alerts, for a minute, and returns how many of them it could, and those
+// that are active.
+func evaluated(t *testing.T, server string) (healthy int, active []string) {
+	t.Helper()
+	var answer struct {
+		Data struct {
+			Groups []struct {
+				Rules []struct{ Name, Health, State, LastError string }
+			}
+		}
+	}
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		if err := json.Unmarshal(get(t, "http://"+server+"/api/v1/rules"), &answer); err != nil {
+			t.Fatal(err)
+		}
+		healthy, active = 0, nil
+		unknown := 0
+		for _, g := range answer.Data.Groups {
+			for _, r := range g.Rules {
+				switch r.Health {
+				case "ok":
+					healthy++
+				case "unknown":
+					unknown++
+				default:
+					t.Errorf("%s: %s", r.Name, r.LastError)
+				}
+				if r.State != "inactive" {
+					active = append(active, r.Name)
+				}
+			}
+		}
+		if unknown == 0 && healthy > 0 || t.Failed() {
+			break
+		}
+	}
+	return healthy, active
 }
 
 // keepBusy does operations of every kind and level through every node until the test ends.
@@ -75,7 +135,12 @@ func (c *cluster) keepBusy(t *testing.T) {
 func startPrometheus(t *testing.T, program string, admins []string) string {
 	t.Helper()
 	dir := t.TempDir()
-	cfg := fmt.Sprintf("global: {scrape_interval: 1s}\nscrape_configs:\n  - {job_name: cachenode, static_configs: [{targets: [%q, %q, %q]}]}\n", admins[0], admins[1], admins[2])
+	rules, err := filepath.Abs("prometheus/alerts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%q]\nscrape_configs:\n  - {job_name: cachenode, static_configs: [{targets: [%q, %q, %q]}]}\n",
+		rules, admins[0], admins[1], admins[2])
 	file := filepath.Join(dir, "prometheus.yaml")
 	if err := os.WriteFile(file, []byte(cfg), 0o600); err != nil {
 		t.Fatal(err)
