@@ -57,14 +57,15 @@ elif has kustomize; then
 else
   missing 'kustomize' 'there is neither kubectl nor kustomize'
 fi
-# The schemas: a module of its own, since Kubernetes' and Compose's types are no dependency of a cache.
+# The schemas: a module of its own, since Kubernetes, Compose and BuildKit are no dependencies of a cache.
 if (cd schema && go mod download) >"$tmp/out" 2>&1; then
   for dir in base trial; do
     [ -s "$tmp/$dir.yaml" ] && check "kustomize/$dir: fields that Kubernetes knows" sh -c "cd schema && go run . kubernetes <'$tmp/$dir.yaml'"
   done
   check 'compose.yaml: fields that Compose knows' sh -c 'cd schema && CACHE_AUTH_TOKEN=x go run . compose ../compose.yaml'
+  check 'Dockerfile: the rules of docker build --check' sh -c 'cd schema && go run . dockerfile ../Dockerfile'
 else
-  missing 'fields of kustomize and compose.yaml' 'the modules of schema/ could not be loaded'
+  missing 'fields of kustomize and compose.yaml, Dockerfile: docker build --check' 'the modules of schema/ could not be loaded'
 fi
 missing 'kustomize on a cluster' 'that takes one: kubectl apply --dry-run=server -k kustomize/base'
 
@@ -85,7 +86,7 @@ fi
 if has hadolint; then
   check 'Dockerfile: hadolint' hadolint Dockerfile
 else
-  missing 'Dockerfile: hadolint' 'it is not installed; our own rules are checked above'
+  missing 'Dockerfile: hadolint' 'it is not installed; our own rules and those of docker build --check are checked above'
 fi
 if has docker && docker info >/dev/null 2>&1; then
   check 'Dockerfile: docker build' docker build -q -f Dockerfile -t cachenode:deploy-check "$root"

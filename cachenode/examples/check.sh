@@ -45,12 +45,16 @@ read -ra nodes <<<"$(jobs -p | tr '\n' ' ')"
 expect 'README.md: three nodes, a write and a read' '^42$' sh -c "[ $status = 0 ] && cat '$tmp/nodes.log'"
 expect 'README.md: status' 'voter *leader' cat "$tmp/nodes.log"
 
+# grpcurl is a Go program, so it is there wherever modules are.
+if ! has grpcurl && GOBIN=$tmp/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4 >"$tmp/out" 2>&1; then
+  PATH=$tmp/bin:$PATH
+fi
 if has grpcurl; then
   expect 'grpcurl: insert' '"modRes": true' bash -c "$(block cachenode/examples/README.md grpcurl 1)"
   expect 'grpcurl: get' '"value": "NDI="' bash -c "$(block cachenode/examples/README.md grpcurl 2)"
   expect 'grpcurl: health' '"status": "SERVING"' bash -c "$(block cachenode/examples/README.md grpcurl 3)"
 else
-  skip grpcurl 'not installed (go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest)'
+  skip grpcurl "not installed, and could not be: $(tail -n1 "$tmp/out")"
 fi
 
 if ! has node || ! has npm; then

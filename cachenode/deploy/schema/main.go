@@ -3,6 +3,7 @@
 //
 //	schema kubernetes <FILE     the output of kustomize
 //	schema compose FILE
+//	schema dockerfile FILE      the rules of docker build --check
 package main
 
 import (
@@ -14,6 +15,10 @@ import (
 	"os"
 
 	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
+	"github.com/opencontainers/go-digest"
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
 	networking "k8s.io/api/networking/v1"
@@ -23,12 +28,14 @@ import (
 )
 
 func main() {
-	err := fmt.Errorf("expected kubernetes <FILE, or compose FILE")
+	err := fmt.Errorf("expected kubernetes <FILE, compose FILE, or dockerfile FILE")
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "kubernetes":
 		err = kubernetes(os.Stdin)
 	case len(os.Args) == 3 && os.Args[1] == "compose":
 		err = compose(os.Args[2])
+	case len(os.Args) == 3 && os.Args[1] == "dockerfile":
+		err = dockerfile(os.Args[2])
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "schema:", err)
@@ -76,4 +83,39 @@ func compose(path string) error {
 	}
 	_, err = opts.LoadProject(context.Background())
 	return err
+}
+
+// dockerfile is docker build --check without an engine: BuildKit parses the file, plans the build of every stage, and says
+// what it would warn of.
+func dockerfile(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	source := llb.NewSourceMap(nil, path, "Dockerfile", data)
+	source.Definition = &llb.Definition{} // of where the file comes from, which is not asked
+	found, err := dockerfile2llb.DockerfileLint(context.Background(), data, dockerfile2llb.ConvertOpt{MetaResolver: anyImage{}, SourceMap: source})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	if found.Error != nil {
+		errs = append(errs, errors.New(found.Error.Message))
+	}
+	for _, w := range found.Warnings {
+		line := int32(0)
+		if ranges := w.Location.GetRanges(); len(ranges) > 0 {
+			line = ranges[0].GetStart().GetLine()
+		}
+		errs = append(errs, fmt.Errorf("%s:%d: %s: %s", path, line, w.RuleName, w.Detail))
+	}
+	return errors.Join(errs...)
+}
+
+// anyImage knows every base image, and nothing of it.
+type anyImage struct{}
+
+func (anyImage) ResolveImageConfig(_ context.Context, ref string, _ sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+	config := []byte(`{"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers"}}`)
+	return ref, digest.FromBytes(config), config, nil
 }
