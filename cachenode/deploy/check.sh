@@ -57,15 +57,15 @@ elif has kustomize; then
 else
   missing 'kustomize' 'there is neither kubectl nor kustomize'
 fi
-# The schemas: a module of its own, since Kubernetes, Compose and BuildKit are no dependencies of a cache.
+# The code of who reads them: a module of its own, since Kubernetes, Compose and BuildKit are no dependencies of a cache.
 if (cd schema && go mod download) >"$tmp/out" 2>&1; then
   for dir in base trial; do
-    [ -s "$tmp/$dir.yaml" ] && check "kustomize/$dir: fields that Kubernetes knows" sh -c "cd schema && go run . kubernetes <'$tmp/$dir.yaml'"
+    [ -s "$tmp/$dir.yaml" ] && check "kustomize/$dir: the validation of an API server" sh -c "cd schema && go run . kubernetes <'$tmp/$dir.yaml'"
   done
   check 'compose.yaml: fields that Compose knows' sh -c 'cd schema && CACHE_AUTH_TOKEN=x go run . compose ../compose.yaml'
   check 'Dockerfile: the rules of docker build --check' sh -c 'cd schema && go run . dockerfile ../Dockerfile'
 else
-  missing 'fields of kustomize and compose.yaml, Dockerfile: docker build --check' 'the modules of schema/ could not be loaded'
+  missing 'kustomize by an API server, fields of compose.yaml, Dockerfile: docker build --check' 'the modules of schema/ could not be loaded'
 fi
 missing 'kustomize on a cluster' 'that takes one: kubectl apply --dry-run=server -k kustomize/base'
 

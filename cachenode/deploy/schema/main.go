@@ -1,7 +1,7 @@
-// Command schema holds manifests against the types of who reads them, so that a field with a typo or in the wrong place
-// is found without a cluster or an engine: unknown fields are errors, as they are not for kubectl kustomize.
+// Command schema holds manifests against the code of who reads them, so that a field with a typo or a value that would be
+// refused is found without a cluster or an engine.
 //
-//	schema kubernetes <FILE     the output of kustomize
+//	schema kubernetes <FILE     the output of kustomize, by the validation of an API server
 //	schema compose FILE
 //	schema dockerfile FILE      the rules of docker build --check
 package main
@@ -19,12 +19,24 @@ import (
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
 	"github.com/opencontainers/go-digest"
-	apps "k8s.io/api/apps/v1"
-	core "k8s.io/api/core/v1"
-	networking "k8s.io/api/networking/v1"
-	policy "k8s.io/api/policy/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/util/yaml"
-	strict "sigs.k8s.io/yaml"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/apis/apps"
+	_ "k8s.io/kubernetes/pkg/apis/apps/install"
+	appsvalidation "k8s.io/kubernetes/pkg/apis/apps/validation"
+	"k8s.io/kubernetes/pkg/apis/core"
+	_ "k8s.io/kubernetes/pkg/apis/core/install"
+	corevalidation "k8s.io/kubernetes/pkg/apis/core/validation"
+	"k8s.io/kubernetes/pkg/apis/networking"
+	_ "k8s.io/kubernetes/pkg/apis/networking/install"
+	networkingvalidation "k8s.io/kubernetes/pkg/apis/networking/validation"
+	"k8s.io/kubernetes/pkg/apis/policy"
+	_ "k8s.io/kubernetes/pkg/apis/policy/install"
+	policyvalidation "k8s.io/kubernetes/pkg/apis/policy/validation"
 )
 
 func main() {
@@ -43,37 +55,50 @@ func main() {
 	}
 }
 
-// kinds are what the manifests may hold.
-var kinds = map[string]func() any{
-	"apps/v1 StatefulSet":                func() any { return &apps.StatefulSet{} },
-	"v1 Service":                         func() any { return &core.Service{} },
-	"v1 Secret":                          func() any { return &core.Secret{} },
-	"policy/v1 PodDisruptionBudget":      func() any { return &policy.PodDisruptionBudget{} },
-	"networking.k8s.io/v1 NetworkPolicy": func() any { return &networking.NetworkPolicy{} },
-}
-
+// kubernetes decodes each document as an API server does, with its defaults, and validates it as that does before anything
+// is stored. What comes after that, such as a name that is taken, takes a cluster to be seen.
 func kubernetes(in io.Reader) error {
 	docs := yaml.NewYAMLReader(bufio.NewReader(in))
+	decoder := serializer.NewCodecFactory(legacyscheme.Scheme, serializer.EnableStrict).UniversalDecoder()
+	var errs []error
 	for n := 0; ; n++ {
 		doc, err := docs.Read()
 		if errors.Is(err, io.EOF) && n > 0 {
-			return nil
+			return errors.Join(errs...)
 		} else if err != nil {
 			return err
 		}
-		var head struct{ APIVersion, Kind string }
-		if err := strict.Unmarshal(doc, &head); err != nil {
-			return err
+		object, kind, err := decoder.Decode(doc, nil, nil)
+		if err == nil {
+			err = validate(object).ToAggregate()
 		}
-		name := head.APIVersion + " " + head.Kind
-		blank, ok := kinds[name]
-		if !ok {
-			return fmt.Errorf("%s is not a kind that is known here", name)
-		}
-		if err := strict.UnmarshalStrict(doc, blank()); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("document %d, %v: %w", n+1, kind, err))
 		}
 	}
+}
+
+// validate says what an API server would refuse of the kinds that the manifests may hold. The namespace is that of kubectl.
+func validate(object runtime.Object) field.ErrorList {
+	if meta, err := apimeta.Accessor(object); err == nil && meta.GetNamespace() == "" {
+		meta.SetNamespace("default")
+	}
+	switch o := object.(type) {
+	case *apps.StatefulSet:
+		return appsvalidation.ValidateStatefulSet(o, appsvalidation.StatefulSetValidationOptions{}, corevalidation.PodValidationOptions{})
+	case *core.Service:
+		if o.Spec.ClusterIP != "" {
+			o.Spec.ClusterIPs = []string{o.Spec.ClusterIP} // as the server does for old clients
+		}
+		return corevalidation.ValidateServiceCreate(o)
+	case *core.Secret:
+		return corevalidation.ValidateSecret(o)
+	case *policy.PodDisruptionBudget:
+		return policyvalidation.ValidatePodDisruptionBudget(o, policyvalidation.PodDisruptionBudgetValidationOptions{})
+	case *networking.NetworkPolicy:
+		return networkingvalidation.ValidateNetworkPolicy(o, networkingvalidation.NetworkPolicyValidationOptions{})
+	}
+	return field.ErrorList{field.InternalError(nil, fmt.Errorf("%T is not a kind that is known here", object))}
 }
 
 func compose(path string) error {
