@@ -19,6 +19,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -32,7 +33,22 @@ type interrupt struct{ signal string }
 
 func (i interrupt) Error() string { return "interrupted by " + i.signal }
 
+// gcPercent lets the heap grow to nine times what is alive before it is collected.
+// What is alive is little, and each collection stops the pacer until every other
+// thread has stopped too, which on busy cores takes milliseconds. gcLimit bounds
+// it where the histograms are many.
+const (
+	gcPercent = 800
+	gcLimit   = 1 << 30 // bytes
+)
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(gcLimit)
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)

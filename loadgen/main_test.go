@@ -587,3 +587,17 @@ func isExit(err error, code int) bool {
 	exit, ok := errors.AsType[*exec.ExitError](err)
 	return ok && exit.ExitCode() == code
 }
+
+// The rate that shows the generator's lag is the one closest to half of what was
+// found, and none if no rate is near there.
+func TestHalfway(t *testing.T) {
+	var steps []result.SaturationStep
+	for _, rate := range []float64{1000, 1500, 2250, 3375} {
+		steps = append(steps, result.SaturationStep{Offered: rate, Held: true, Trials: []result.SaturationTrial{{Held: true, LagP99: time.Duration(rate)}}})
+	}
+	for found, want := range map[float64]float64{3300: 1500, 3375: 1500, 2250: 1000, 1500: 1000, 1000: 0, 0: 0} {
+		if rate, lag := halfway(steps, found); rate != want || lag != time.Duration(want) {
+			t.Errorf("half of %g: %g, %s; want %g", found, rate, lag, want)
+		}
+	}
+}

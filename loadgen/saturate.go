@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,6 +55,9 @@ func saturateCommand(ctx context.Context, c *cli.Command) error {
 	if err == nil {
 		err = se.saturate(ctx, search, limits, c.String("schedule"), c.Duration("step"))
 		se.run.Saturation.Limits = texts
+		for i := range limits {
+			se.run.Saturation.P99Limit = max(se.run.Saturation.P99Limit, limits[i].P99Limit())
+		}
 	}
 	return se.finish(ctx, err)
 }
@@ -207,24 +211,40 @@ func printKnee(w io.Writer, sat *result.Saturation) {
 		top = max(top, steps[i].Middle().P99)
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(tw, "\noffered/s\tok/s\tnot ok\tp50\tp99\tmax\t\t \n")
+	fmt.Fprintf(tw, "\noffered/s\tok/s\tnot ok\tp50\tp99\tmax\tlag p99\t\t \n")
 	for i := range steps {
 		m := steps[i].Middle()
 		held := "held"
 		if !steps[i].Held {
 			held = m.Reason
 		}
-		fmt.Fprintf(tw, "%.0f\t%.0f\t%.2f%%\t%s\t%s\t%s\t\t %s %s\n", steps[i].Offered, m.Throughput, 100*m.NotOK, round(m.P50), round(m.P99), round(m.Max), bar(m.P99, top), held)
+		fmt.Fprintf(tw, "%.0f\t%.0f\t%.2f%%\t%s\t%s\t%s\t%s\t\t %s %s\n", steps[i].Offered, m.Throughput, 100*m.NotOK, round(m.P50), round(m.P99), round(m.Max), round(m.LagP99), bar(m.P99, top), held)
 	}
 	tw.Flush()
 	fmt.Fprintf(w, "bars: p99 of response times, each further mark is twice as long; tries of a rate: %d, their middle is shown\n", len(steps[0].Trials))
 	fmt.Fprintf(w, "highest rate that holds %s: %.0f/s\n", strings.Join(sat.Limits, " and "), sat.Rate)
+	if half, lag := halfway(steps, sat.Rate); lag > 0 {
+		fmt.Fprintf(w, "lag of the generator at %.0f/s, about half of that: %s at p99\n", half, round(lag))
+	}
 	if sat.Broken > 0 {
 		fmt.Fprintf(w, "lowest rate above it that does not: %.0f/s\n", sat.Broken)
 	}
 	if sat.Ended != "" {
 		fmt.Fprintln(w, sat.Ended)
 	}
+}
+
+// halfway is the rate closest to half of the one found, and how late operations
+// were sent there: whether the generator is fit for the target is seen where the
+// target is busy but not full. The lag is 0 if no rate was tried near there.
+func halfway(steps []result.SaturationStep, found float64) (rate float64, lag time.Duration) {
+	off := func(r float64) float64 { return math.Abs(r/found - 0.5) }
+	for i := range steps {
+		if r := steps[i].Offered; off(r) < 0.2 && (rate == 0 || off(r) < off(rate)) {
+			rate, lag = r, steps[i].Middle().LagP99
+		}
+	}
+	return rate, lag
 }
 
 // bar is a duration on a logarithmic scale, from 100 µs up.

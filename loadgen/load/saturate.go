@@ -73,6 +73,8 @@ func (s Search) Run(ctx context.Context) (*result.Saturation, error) {
 	switch {
 	case err != nil:
 		found.Ended = err.Error()
+	case found.Rate == 0 && limited:
+		found.Ended = "no rate held: the generator was the limit"
 	case found.Rate == 0:
 		found.Ended = "no rate held"
 	case found.Broken == 0:
@@ -133,7 +135,7 @@ func Trial(ctx context.Context, g *Generator, limits []Threshold) (result.Satura
 		return result.SaturationTrial{}, nil, err
 	}
 	if sum.Aborted != nil {
-		return result.SaturationTrial{}, sum, fmt.Errorf("interrupted at %s: %w", g.Schedule, sum.Aborted)
+		return result.SaturationTrial{}, sum, fmt.Errorf("interrupted at %.0f/s: %w", g.Schedule.Rate(), sum.Aborted)
 	}
 	g.Recorder.Flush()
 	all := Sum(g.Recorder.Totals(func(phase, _, _ string) bool { return phase == g.Phase }))
@@ -146,11 +148,11 @@ func Trial(ctx context.Context, g *Generator, limits []Threshold) (result.Satura
 		t.Throughput = float64(all.Counts.OK) / all.Span.Seconds()
 	}
 	l := result.LatencyOf(all.Response)
-	t.P50, t.P99, t.Max = l.P50, l.P99, l.Max
+	t.P50, t.P99, t.Max, t.LagP99 = l.P50, l.P99, l.Max, result.LatencyOf(all.Lag).P99
 	for i := range limits {
 		of := limits[i].sum(g.Recorder, g.Phase)
 		if needs := limits[i].needs(showSamples); float64(of.Counts.Intended) < needs {
-			return t, sum, fmt.Errorf("%s: %d operations cannot show %s; want at least %.0f in a try: a longer one, or a higher rate", g.Schedule, of.Counts.Intended, limits[i].String(), needs)
+			return t, sum, fmt.Errorf("%.0f/s: %d operations cannot show %s; want at least %.0f in a try: a longer one, or a higher rate", g.Schedule.Rate(), of.Counts.Intended, limits[i].String(), needs)
 		}
 		j := limits[i].judge(of, sum.Limited, showSamples)
 		if j.Met || !t.Held {

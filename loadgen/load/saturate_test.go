@@ -68,6 +68,10 @@ func TestSearchEnds(t *testing.T) {
 	if found.Ended != "the generator was the limit: the target may bear more" {
 		t.Errorf("limited: %+v", found)
 	}
+	found, _ = Search{Try: try(func(float64, int) result.SaturationTrial { return result.SaturationTrial{Limited: true} })}.Run(t.Context())
+	if found.Ended != "no rate held: the generator was the limit" {
+		t.Errorf("limited from the first rate on: %+v", found)
+	}
 	broken := errors.New("broken")
 	found, err = Search{Repeats: 2, Try: func(_ context.Context, rate float64, n int) (result.SaturationTrial, error) {
 		if rate > 2000 && n == 1 {

@@ -187,6 +187,15 @@ func (t *Threshold) Phase() string { return t.phase }
 // loop does not have.
 func (t *Threshold) OfResponse() bool { return t.family == "latency" && t.quantity != "service" }
 
+// P99Limit is the limit on the 99th percentile of all response times, 0 if the
+// threshold is another one.
+func (t *Threshold) P99Limit() time.Duration {
+	if !t.OfResponse() || t.quantity != "response" || t.op+t.level+t.phase != "" || t.function != "p" || t.quantile != 0.99 || t.compare[0] != '<' {
+		return 0
+	}
+	return time.Duration(t.limit)
+}
+
 // Needs is how many operations it takes until the limit can be judged.
 func (t *Threshold) Needs() float64 { return t.needs(gateSamples) }
 

@@ -10,6 +10,23 @@ import (
 	"github.com/hacache/hacache/cachenode/client"
 )
 
+// Only an upper limit on the 99th percentile of all response times is one that
+// can be drawn beside them.
+func TestP99Limit(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"p99 < 5ms": 5 * time.Millisecond, "latency: p(99) <= 1s": time.Second,
+		"p99 > 5ms": 0, "p99.9 < 5ms": 0, "insert: p99 < 5ms": 0, "latency{level:once}: p99 < 5ms": 0, "latency{time:service}: p99 < 5ms": 0, "max < 5ms": 0, "errors < 1%": 0,
+	} {
+		limit, err := ParseThreshold(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := limit.P99Limit(); got != want {
+			t.Errorf("%s: got %s, want %s", text, got, want)
+		}
+	}
+}
+
 // A threshold is written back as it was meant, in one form; every mistake is
 // named, and no unknown metric, label or function is taken for anything.
 func TestParseThreshold(t *testing.T) {

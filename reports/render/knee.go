@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"gonum.org/v1/plot/vg"
 
@@ -12,7 +13,7 @@ import (
 
 // kneeFigures draws the search for the highest rate: response time and throughput against the rate that was offered.
 // Each try is a mark; the curves go through the middle of each rate's tries. What lies to the right of the lowest rate
-// that did not hold is shaded.
+// that did not hold is shaded, and a limit on the 99th percentile is a line.
 func kneeFigures(sat *result.Saturation) []figure {
 	if sat == nil || len(sat.Steps) == 0 {
 		return nil
@@ -20,7 +21,7 @@ func kneeFigures(sat *result.Saturation) []figure {
 	steps := slices.Clone(sat.Steps)
 	slices.SortStableFunc(steps, func(a, b result.SaturationStep) int { return cmp.Compare(a.Offered, b.Offered) })
 	most := steps[len(steps)-1].Offered * 1.03
-	tbl := &table{Head: []string{"offered/s", "held", "ok/s", "not ok", "p50", "p99", "max", "why not"}}
+	tbl := &table{Head: []string{"offered/s", "held", "ok/s", "not ok", "p50", "p99", "max", "lag p99", "why not"}}
 	for i := range steps {
 		for _, t := range steps[i].Trials {
 			held := "yes"
@@ -28,7 +29,7 @@ func kneeFigures(sat *result.Saturation) []figure {
 				held = "no"
 			}
 			tbl.add(formatRate(steps[i].Offered), held, formatRate(t.Throughput), fmt.Sprintf("%.2f %%", 100*t.NotOK),
-				formatDuration(t.P50), formatDuration(t.P99), formatDuration(t.Max), t.Reason)
+				formatDuration(t.P50), formatDuration(t.P99), formatDuration(t.Max), formatDuration(t.LagP99), t.Reason)
 		}
 	}
 	draw := func(name, title, desc string, height float64, fill func(c *chart)) figure {
@@ -46,6 +47,9 @@ func kneeFigures(sat *result.Saturation) []figure {
 	}
 	var figures []figure
 	lo, hi, measured := logRange(func(yield func(float64) bool) {
+		if sat.P99Limit > 0 && !yield(float64(sat.P99Limit)) {
+			return
+		}
 		for i := range steps {
 			for _, t := range steps[i].Trials {
 				if !yield(float64(t.P50)) || !yield(float64(t.P99)) {
@@ -60,6 +64,11 @@ func kneeFigures(sat *result.Saturation) []figure {
 			func(c *chart) {
 				c.Y.Scale, c.Y.Min, c.Y.Max, c.Y.Tick.Marker = logScale{}, lo, hi, latencyTicks{}
 				c.Add(gridLines{c.line(stroke{grid, 1, nil}, 1, ""), true})
+				if limit := vg.Length(sat.P99Limit); limit > 0 {
+					look := stroke{fault, 1.2, []vg.Length{4, 3}}
+					c.Add(curve{points: []vg.Point{{X: 0, Y: limit}, {X: vg.Length(most), Y: limit}}, style: c.line(look, 1, "")})
+					c.legend = append(c.legend, entry{Label: "limit on p99, " + formatDuration(sat.P99Limit), Swatch: swatch(&look, nil, noGlyph)})
+				}
 				kneeCurve(c, steps, "p99", orange, triangle, func(t result.SaturationTrial) float64 { return float64(t.P99) })
 				kneeCurve(c, steps, "p50", blue, disc, func(t result.SaturationTrial) float64 { return float64(t.P50) })
 			}))
@@ -104,8 +113,15 @@ func kneeTile(sat *result.Saturation) (tile, bool) {
 	t := tile{Label: "Highest rate that holds its limits", Value: formatRate(sat.Rate) + "/s", Note: sat.Ended}
 	if sat.Rate == 0 {
 		t.Value, t.Tone = none, "t-unknown"
-	} else if sat.Broken > 0 && t.Note == "" {
-		t.Note = formatRate(sat.Broken) + "/s does not"
+		return t, true
+	}
+	for i := range sat.Steps {
+		if st := &sat.Steps[i]; st.Offered == sat.Rate {
+			t.Note = strings.TrimSuffix("p99 there "+formatDuration(st.Middle().P99)+"; "+t.Note, "; ")
+		}
+	}
+	if sat.Broken > 0 && sat.Ended == "" {
+		t.Note += "; " + formatRate(sat.Broken) + "/s does not hold"
 	}
 	return t, true
 }

@@ -219,8 +219,8 @@ func newPage(r *result.Run, ps pictures) *page {
 		{len(p.Checks) > 0, section{"checks", "Checks"}},
 		{len(r.Thresholds) > 0, section{"thresholds", "Thresholds"}},
 		{len(p.Repeats) > 0, section{"repeats", "Repetitions"}},
-		{len(p.Time) > 0, section{"time", "Over time"}},
 		{len(p.Knee) > 0, section{"saturation", "Saturation"}},
+		{len(p.Time) > 0, section{"time", "Over time"}},
 		{len(p.Spectra) > 0, section{"spectrum", "Spectrum"}},
 		{len(p.Failovers) > 0, section{"failover", "Failover"}},
 		{len(p.Exposures)+len(p.Losses) > 0, section{"losses", "Lost writes"}},
@@ -437,7 +437,7 @@ func tiles(r *result.Run) []tile {
 	if t, ok := peakTile(r); ok {
 		out = append(out, t)
 	}
-	if t, ok := latencyTile(r); ok {
+	if t, ok := latencyTile(r); ok && r.Saturation == nil { // of a search it would list every try
 		out = append(out, t)
 	}
 	var all result.Counts

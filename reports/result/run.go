@@ -230,6 +230,8 @@ type Segment struct {
 // Saturation is a search for the highest offered rate at which some limits hold.
 type Saturation struct {
 	Limits []string `json:"limits"`
+	// P99Limit is the one of Limits on the 99th percentile of all response times; 0: there is none.
+	P99Limit time.Duration `json:"p99_limit_ns,omitempty"`
 	// Rate is the highest rate that held; 0 if none did. Broken is the lowest rate above it that did not, 0 if the search
 	// ended before.
 	Rate   float64 `json:"rate_per_s"`
@@ -257,6 +259,7 @@ type SaturationTrial struct {
 	P50        time.Duration `json:"p50_ns"`
 	P99        time.Duration `json:"p99_ns"`
 	Max        time.Duration `json:"max_ns"`
+	LagP99     time.Duration `json:"lag_p99_ns"` // by how much operations were sent late; 0: too few to say
 }
 
 // Middle is the trial with the middle p99 of those that agree with the step's judgement.
@@ -494,6 +497,9 @@ func (r *Run) Validate() error {
 		bad("segment: index %d of %d", s.Index, s.Of)
 	}
 	if s := r.Saturation; s != nil {
+		if s.P99Limit < 0 {
+			bad("saturation: p99_limit_ns: %d is negative", s.P99Limit)
+		}
 		for i, st := range s.Steps {
 			if !(st.Offered > 0) || len(st.Trials) == 0 {
 				bad("saturation: steps[%d]: %g/s with %d trials, expected a rate above 0 and a trial", i, st.Offered, len(st.Trials))

@@ -51,9 +51,9 @@ func full() *Run {
 		}},
 		Segment: &Segment{Index: 1, Of: 8},
 		Saturation: &Saturation{
-			Limits: []string{"latency: p(99) < 5ms"}, Rate: 9000, Broken: 9270, Ended: "the generator was the limit",
+			Limits: []string{"latency: p(99) < 5ms"}, P99Limit: 5 * ms, Rate: 9000, Broken: 9270, Ended: "the generator was the limit",
 			Steps: []SaturationStep{{Offered: 9000, Held: true, Trials: []SaturationTrial{{
-				Phase: "9000/s, try 1", Held: true, Reason: "late", Limited: true, Throughput: 8999, NotOK: 0.01, P50: 1 * ms, P99: 2 * ms, Max: 3 * ms,
+				Phase: "9000/s, try 1", Held: true, Reason: "late", Limited: true, Throughput: 8999, NotOK: 0.01, P50: 1 * ms, P99: 2 * ms, Max: 3 * ms, LagP99: ms / 10,
 			}}}},
 		},
 		Failovers: []Failover{{
