@@ -331,13 +331,13 @@ func TestReadmeExampleCompiles(t *testing.T) {
 	}
 }
 
-// Links of the documents lead somewhere, and every make target that they name exists.
+// Links of the documents lead somewhere, to a heading if they name one, and every make target that they name exists.
 func TestDocumentsTellTheTruth(t *testing.T) {
 	makefile, err := os.ReadFile("Makefile")
 	if err != nil {
 		t.Fatal(err)
 	}
-	link := regexp.MustCompile(`\]\(([^)#]+)`)
+	link := regexp.MustCompile(`\]\(([^)#]*)(?:#([^)]*))?\)`)
 	target := regexp.MustCompile("`make ([a-z-]+)|(?m)^make ([a-z-]+)")
 	walkTree(t, func(file string) {
 		if !strings.HasSuffix(file, ".md") || strings.Contains(file, "testdata") {
@@ -351,8 +351,14 @@ func TestDocumentsTellTheTruth(t *testing.T) {
 			if strings.Contains(m[1], "://") {
 				continue
 			}
-			if _, err := os.Stat(filepath.Join(filepath.Dir(file), filepath.FromSlash(m[1]))); err != nil {
+			to := filepath.Join(filepath.Dir(file), filepath.FromSlash(m[1]))
+			if m[1] == "" {
+				to = file
+			}
+			if _, err := os.Stat(to); err != nil {
 				t.Errorf("%s: the link %s leads nowhere", file, m[1])
+			} else if m[2] != "" && !slices.Contains(anchors(t, to), m[2]) {
+				t.Errorf("%s: there is no heading #%s in %s", file, m[2], to)
 			}
 		}
 		for _, m := range target.FindAllStringSubmatch(string(text), -1) {
@@ -362,6 +368,20 @@ func TestDocumentsTellTheTruth(t *testing.T) {
 			}
 		}
 	})
+}
+
+// anchors returns the names under which the headings of a document can be linked to.
+func anchors(t *testing.T, file string) (all []string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(text), -1) {
+		name := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		all = append(all, strings.ReplaceAll(name, " ", "-"))
+	}
+	return all
 }
 
 // walkTree calls visit with the path of each file that belongs to the repository.

@@ -15,7 +15,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// certs DIR NAME writes a CA (ca.pem) and a certificate with a name (cert.pem, key.pem) into a directory.
+// certs DIR NAME [expired] writes a CA (ca.pem) and a certificate with a name (cert.pem, key.pem) into a directory. One that
+// has expired did so on the first of January 2020.
 func certs(ts *testscript.TestScript, _ bool, args []string) {
 	dir, name := ts.MkAbs(args[0]), args[1]
 	ts.Check(os.MkdirAll(dir, 0o700))
@@ -40,6 +41,9 @@ func certs(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	leaf := template(2, name)
 	leaf.KeyUsage = x509.KeyUsageDigitalSignature
+	if len(args) > 2 {
+		leaf.NotBefore, leaf.NotAfter = time.Date(2019, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+	}
 	der, err = x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
 	ts.Check(err)
 	write("cert.pem", "CERTIFICATE", der)
