@@ -124,7 +124,7 @@ type Fault struct {
 	Count     Count    `json:"count,omitempty" jsonschema:"kill, term, pause with target any, follower or each: so many nodes at once, default 1; split: nodes on the target's side, default the largest minority; fd-limit: descriptors that the target may still open, default 0; hostile clients: so many connections, streams, frames or open operations on each target"`
 	Rate      Rate     `json:"rate,omitempty" jsonschema:"hostile clients: so many a second on each target"`
 	Value     Size     `json:"value,omitempty" jsonschema:"never-reads, overload: size of values; huge-message: of the message"`
-	From      string   `json:"from,omitempty" jsonschema:"the other side: followers, leader, rest (default) or a node; for what slows a link clients too"`
+	From      string   `json:"from,omitempty" jsonschema:"the other side: followers, follower (one, by seed), leader, rest (default) or a node; for what slows a link clients too"`
 	Clients   string   `json:"clients,omitempty" jsonschema:"isolate: whether the target keeps its clients: kept (default) or cut"`
 	Style     string   `json:"style,omitempty" jsonschema:"cuts: stall (default; bytes wait and are delivered on heal), reject (connections closed, dials refused) or swallow (half-open: bytes are gone, connections closed on heal); dials: reject (default; what is open is closed too) or stall (only new connections are held)"`
 	Direction string   `json:"direction,omitempty" jsonschema:"both (default), in or out, as seen from the target; dials: who dials, out by default; style reject knows both only"`

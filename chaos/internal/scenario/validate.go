@@ -457,7 +457,7 @@ func (f *Fault) validateTargets(d *decoder, path string, s *Scenario) {
 // validateFrom checks whom a fault of links has on its other side.
 func (f *Fault) validateFrom(d *decoder, path string, s *Scenario) {
 	def(&f.From, "rest")
-	sides := []string{"rest", "followers", "leader"}
+	sides := []string{"rest", "followers", "follower", "leader"}
 	cuts := f.Action == "partition" || f.Action == "dials"
 	if !cuts {
 		sides = append(sides, "clients")
