@@ -12,13 +12,16 @@ CHAOSFLAGS ?=
 SEEDS      ?= 1-200
 JOBS       ?= 2
 LONGEST    ?= 60s
+# What make gate compares.
+BASE       ?= HEAD~1
+HEAD       ?= HEAD
 
 COMMANDS := cachenode loadgen chaos reports
 FAILOVER := kill kill-loaded isolated paused term switch
 CALM     := idle latency-100-jitter-100 loss-5pct reset-1s stall-250ms gogc-5
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race bench perf self sidebyside saturate sim mutants smoke scenarios drill examples-check deploy-check lint generate tidy verify clean
+.PHONY: help build test race bench perf self sidebyside saturate sim mutants smoke gate gate-calibrate scenarios drill examples-check deploy-check lint generate tidy verify clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +79,12 @@ failover: build ## 220 failovers by kill, kill under load, cut links, SIGSTOP, S
 
 calm: build ## no leader may change, no write may fail: idle, slow, lossy, resets, stalls, GC; ten minutes each, an hour in all
 	bin/chaos run --out $(OUT) $(CHAOSFLAGS) $(CALM:%=scenarios/calm-%.yaml)
+
+gate: ## is HEAD= (this commit) slower than BASE= (the one before)? Both side by side on this machine, 8 to 15 minutes, idle machine
+	OUT=$(OUT) GO=$(GO) reports/gate.sh $(BASE) $(HEAD)
+
+gate-calibrate: ## how often the gate is wrong: TIMES=20 gates of a commit against itself, 20 with a planted delay, one with planted work; hours, can be resumed
+	OUT=$(OUT) GO=$(GO) reports/gate-calibrate.sh
 
 examples-check: ## the commands of the README files and the clients in other languages, as far as their tools are there
 	cachenode/examples/check.sh

@@ -30,14 +30,15 @@ const modulePath = "github.com/hacache/hacache"
 // The leaves know nothing of ours. The node is seen from outside only through its client and its process, so the
 // harness cannot measure anything a user could not. Reports read results, never live objects.
 var imports = map[string][]string{
-	"proto/cachepb":             {},
-	"cachenode/seedtest/seedpb": {}, // the same names as cachepb: nothing may import both
-	"cachenode/internal/config": {},
-	"cachenode/internal/mutant": {},
-	"cachenode/internal/faults": {},
-	"chaos/internal/history":    {},
-	"chaos/internal/scenario":   {},
-	"reports/result":            {},
+	"proto/cachepb":               {},
+	"cachenode/seedtest/seedpb":   {}, // the same names as cachepb: nothing may import both
+	"cachenode/internal/config":   {},
+	"cachenode/internal/mutant":   {},
+	"cachenode/internal/handicap": {},
+	"cachenode/internal/faults":   {},
+	"chaos/internal/history":      {},
+	"chaos/internal/scenario":     {},
+	"reports/result":              {},
 
 	"cachenode/internal/store":                       {"proto/cachepb", "cachenode/internal/mutant"},
 	"cachenode/internal/wire":                        {"proto/cachepb"},
@@ -45,7 +46,7 @@ var imports = map[string][]string{
 	"cachenode/internal/replication":                 {"proto/cachepb", "cachenode/internal/mutant", "cachenode/internal/faults"},
 	"cachenode/internal/replication/replicationtest": {"proto/cachepb", "cachenode/internal/mutant", "cachenode/internal/replication"},
 	"cachenode/internal/gateway":                     {"proto/cachepb", "cachenode/internal/mutant", "cachenode/internal/replication", "cachenode/internal/store", "cachenode/internal/wire"},
-	"cachenode/internal/server":                      {"proto/cachepb", "cachenode/internal/gateway", "cachenode/internal/store", "cachenode/internal/peer"},
+	"cachenode/internal/server":                      {"proto/cachepb", "cachenode/internal/handicap", "cachenode/internal/gateway", "cachenode/internal/store", "cachenode/internal/peer"},
 	"cachenode/internal/admin":                       {"proto/cachepb"},
 	"cachenode/node":                                 {"proto/cachepb", "cachenode/client", "cachenode/internal/..."},
 
@@ -68,7 +69,7 @@ var imports = map[string][]string{
 	},
 	"chaos": {"proto/cachepb", "cachenode/client", "cachenode/proc", "chaos/internal/...", "reports/result", "reports/render"},
 
-	"reports/render":  {"reports/result"},
+	"reports/render":  {"reports/result", "reports/compare"},
 	"reports/compare": {"reports/result"},
 	"reports":         {"reports/..."},
 

@@ -2,22 +2,30 @@
 //
 //	reports render DIR...
 //	reports merge --out DIR DIR...     the segments of one load as one run
+//	reports compare A B [C...]         by how much B, C and so on differ from A
+//	reports gate BASE HEAD             whether HEAD is worse than BASE by more than may be
+//	reports trend DIR...               a row of medians for each, in a table for Apache Otava
 //
-// It exits with 0, with 1 when a page could not be written, or with 2 when the command line or a run directory cannot
-// be used.
+// It exits with 0, with 1 when something could not be written, with 2 when the command line or a run directory cannot be
+// used; gate exits with 98 for a regression and with 96 when nothing can be concluded.
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/hacache/hacache/reports/compare"
 	"github.com/hacache/hacache/reports/render"
 	"github.com/hacache/hacache/reports/result"
 )
@@ -34,81 +42,19 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// exitError is an exit code whose reason has been printed.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
 // run is the whole program but for the process around it: it returns the exit code. Errors are one line on stderr.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	usage := func(_ context.Context, _ *cli.Command, err error, _ bool) error { return usageError{err} }
-	app := &cli.Command{
-		Name:            "reports",
-		Usage:           "turn the results of runs into pages",
-		Writer:          stdout,
-		ErrWriter:       stderr,
-		HideHelpCommand: true,
-		OnUsageError:    usage,
-		ExitErrHandler:  func(context.Context, *cli.Command, error) {}, // the exit code is decided below
-		Action: func(_ context.Context, c *cli.Command) error {
-			if name := c.Args().First(); name != "" {
-				return usageError{fmt.Errorf("unknown command %q, expected render or merge; see reports --help", name)}
-			}
-			return usageError{errors.New("no command given, expected render or merge; see reports --help")}
-		},
-		Commands: []*cli.Command{{
-			Name:         "render",
-			Usage:        "make report.html, report.md and plots/*.svg of each run directory again",
-			ArgsUsage:    "DIR...",
-			OnUsageError: usage,
-			Action: func(ctx context.Context, c *cli.Command) error {
-				if c.Args().Len() == 0 {
-					return usageError{errors.New("render: no run directory given, expected: reports render DIR")}
-				}
-				for _, dir := range c.Args().Slice() {
-					if err := ctx.Err(); err != nil {
-						return err
-					}
-					r, err := result.Read(dir)
-					if err != nil {
-						return usageError{err} // which names the file, and the line where there is one
-					}
-					page, err := render.Write(dir, r)
-					if err != nil {
-						return err
-					}
-					fmt.Fprintln(stdout, page)
-				}
-				return nil
-			},
-		}, {
-			Name:         "merge",
-			Usage:        "add up the runs of several load generators, bucket by bucket",
-			ArgsUsage:    "DIR...",
-			OnUsageError: usage,
-			Flags:        []cli.Flag{&cli.StringFlag{Name: "out", Value: "out", Usage: "`DIR` in which the run directory is made"}},
-			Action: func(_ context.Context, c *cli.Command) error {
-				if c.Args().Len() == 0 {
-					return usageError{errors.New("merge: no run directory given; expected one or more")}
-				}
-				m, err := result.Merge(c.Args().Slice())
-				if err != nil {
-					return usageError{err}
-				}
-				dir, err := result.CreateDir(c.String("out"), m.Run.Name+"-merged", m.Run.Started)
-				if err != nil {
-					return err
-				}
-				if err := m.Write(dir); err != nil {
-					return err
-				}
-				page, err := render.Write(dir, m.Run)
-				if err != nil {
-					return err
-				}
-				fmt.Fprintln(stdout, page)
-				return nil
-			},
-		}},
-	}
-	err := app.Run(ctx, args)
+	err := newCommand(stdout, stderr).Run(ctx, args)
 	if err == nil {
 		return result.ExitOK
+	}
+	if code, ok := errors.AsType[exitError](err); ok {
+		return int(code)
 	}
 	if errors.Is(err, context.Canceled) {
 		fmt.Fprintln(stderr, "reports: interrupted")
@@ -119,4 +65,230 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return result.ExitUsage
 	}
 	return result.ExitFailure
+}
+
+const commands = "render, merge, compare, gate or trend"
+
+func newCommand(stdout, stderr io.Writer) *cli.Command {
+	usage := func(_ context.Context, _ *cli.Command, err error, _ bool) error { return usageError{err} }
+	outFlag := func(about string) cli.Flag { return &cli.StringFlag{Name: "out", Usage: about} }
+	return &cli.Command{
+		Name:            "reports",
+		Usage:           "turn the results of runs into pages, and compare them",
+		Writer:          stdout,
+		ErrWriter:       stderr,
+		HideHelpCommand: true,
+		OnUsageError:    usage,
+		ExitErrHandler:  func(context.Context, *cli.Command, error) {}, // run decides
+		Action: func(_ context.Context, c *cli.Command) error {
+			if name := c.Args().First(); name != "" {
+				return usageError{fmt.Errorf("unknown command %q, expected %s; see reports --help", name, commands)}
+			}
+			return usageError{errors.New("no command given, expected " + commands + "; see reports --help")}
+		},
+		Commands: []*cli.Command{{
+			Name:      "render",
+			Usage:     "make report.html, report.md, junit.xml and plots/ of each run directory again",
+			ArgsUsage: "DIR...", OnUsageError: usage, Action: renderCommand,
+			Flags: []cli.Flag{&cli.BoolFlag{Name: "png", Usage: "the pictures as PNG too"}},
+		}, {
+			Name:      "merge",
+			Usage:     "add up the runs of several load generators, bucket by bucket",
+			ArgsUsage: "DIR...", OnUsageError: usage, Action: mergeCommand,
+			Flags: []cli.Flag{&cli.StringFlag{Name: "out", Value: "out", Usage: "`DIR` in which the run directory is made"}},
+		}, {
+			Name:        "compare",
+			Usage:       "by how much runs differ from the first: effect and interval of each metric",
+			Description: "A, B and so on are run directories, or directories with several of them: repetitions of one thing.",
+			ArgsUsage:   "A B [C...]", OnUsageError: usage, Action: compareCommand,
+			Flags: []cli.Flag{outFlag("write the page and its files into `DIR`")},
+		}, {
+			Name:        "gate",
+			Usage:       "whether HEAD is worse than BASE by more than its limits allow; 98 if so, 96 if that cannot be told",
+			Description: "BASE and HEAD are directories with a run directory, or a directory of them, for each round. make gate makes them.",
+			ArgsUsage:   "BASE HEAD", OnUsageError: usage, Action: gateCommand,
+			Flags: []cli.Flag{
+				&cli.BoolFlag{Name: "paired", Usage: "the rounds of the same name were made together"},
+				&cli.BoolFlag{Name: "final", Usage: "there will be no more rounds: what is inconclusive is neutral, and passes"},
+				&cli.StringFlag{Name: "command", Usage: "the `COMMAND` that the page says repeats it", Hidden: true},
+				outFlag("write the page and its files into `DIR`"),
+			},
+		}, {
+			Name:        "trend",
+			Usage:       "append the medians of each DIR to a table, with a configuration by which Apache Otava finds changes in it",
+			Description: "DIR is a run directory, or one with several of them, whose medians make one row.",
+			ArgsUsage:   "DIR...", OnUsageError: usage, Action: trendCommand,
+			Flags: []cli.Flag{&cli.StringFlag{Name: "csv", Value: "trend.csv", Usage: "the table's `FILE`; otava.yaml is written beside it"}},
+		}},
+	}
+}
+
+func renderCommand(ctx context.Context, c *cli.Command) error {
+	if c.Args().Len() == 0 {
+		return usageError{errors.New("render: no run directory given, expected: reports render DIR")}
+	}
+	for _, dir := range c.Args().Slice() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		r, err := result.Read(dir)
+		if err != nil {
+			return usageError{err} // which names the file, and the line where there is one
+		}
+		page, err := render.Write(dir, r)
+		if err != nil {
+			return err
+		}
+		if c.Bool("png") {
+			if err := render.PNG(dir, r); err != nil {
+				return err
+			}
+		}
+		fmt.Fprintln(c.Root().Writer, page)
+	}
+	return nil
+}
+
+func mergeCommand(_ context.Context, c *cli.Command) error {
+	if c.Args().Len() == 0 {
+		return usageError{errors.New("merge: no run directory given; expected one or more")}
+	}
+	m, err := result.Merge(c.Args().Slice())
+	if err != nil {
+		return usageError{err}
+	}
+	dir, err := result.CreateDir(c.String("out"), m.Run.Name+"-merged", m.Run.Started)
+	if err != nil {
+		return err
+	}
+	if err := m.Write(dir); err != nil {
+		return err
+	}
+	page, err := render.Write(dir, m.Run)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(c.Root().Writer, page)
+	return nil
+}
+
+// readSides reads the directories of a comparison, and gives each a name of its own.
+func readSides(dirs []string) ([]*compare.Side, error) {
+	var sides []*compare.Side
+	taken := map[string]bool{}
+	for _, dir := range dirs {
+		s, err := compare.ReadSide(dir)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		if taken[s.Name] {
+			s.Name = filepath.ToSlash(filepath.Clean(dir))
+		}
+		taken[s.Name] = true
+		sides = append(sides, s)
+	}
+	return sides, nil
+}
+
+func compareCommand(_ context.Context, c *cli.Command) error {
+	if c.Args().Len() < 2 {
+		return usageError{fmt.Errorf("compare: %d directories given, expected: reports compare A B [C...]", c.Args().Len())}
+	}
+	sides, err := readSides(c.Args().Slice())
+	if err != nil {
+		return err
+	}
+	cmp := &render.Comparison{Title: "compare", Command: "reports compare " + strings.Join(c.Args().Slice(), " ")}
+	for _, head := range sides[1:] {
+		g, err := compare.Judge(sides[0], head, compare.Options{Describe: true})
+		if err != nil {
+			return usageError{fmt.Errorf("%s, %s: %w", sides[0].Name, head.Name, err)}
+		}
+		cmp.Gates = append(cmp.Gates, g)
+	}
+	return writeComparison(c, cmp)
+}
+
+func gateCommand(_ context.Context, c *cli.Command) error {
+	if c.Args().Len() != 2 {
+		return usageError{fmt.Errorf("gate: %d directories given, expected: reports gate BASE HEAD", c.Args().Len())}
+	}
+	sides, err := readSides(c.Args().Slice())
+	if err != nil {
+		return err
+	}
+	g, err := compare.Judge(sides[0], sides[1], compare.Options{Paired: c.Bool("paired"), Final: c.Bool("final")})
+	if err != nil {
+		return usageError{fmt.Errorf("%s, %s: %w", sides[0].Name, sides[1].Name, err)}
+	}
+	if err := writeComparison(c, &render.Comparison{Title: "gate", Gates: []*compare.Gate{g}, Judged: true, Command: c.String("command")}); err != nil {
+		return err
+	}
+	if code := g.ExitCode(); code != result.ExitOK {
+		return exitError(code)
+	}
+	return nil
+}
+
+// writeComparison prints a comparison, and makes its page if there is a place for it.
+func writeComparison(c *cli.Command, cmp *render.Comparison) error {
+	if err := cmp.Text(c.Root().Writer); err != nil {
+		return err
+	}
+	out := c.String("out")
+	if out == "" {
+		return nil
+	}
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return err
+	}
+	page, err := render.WriteComparison(out, cmp)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(c.Root().Writer, "report:", page)
+	return nil
+}
+
+func trendCommand(_ context.Context, c *cli.Command) error {
+	if c.Args().Len() == 0 {
+		return usageError{errors.New("trend: no run directory given, expected: reports trend DIR")}
+	}
+	path := c.String("csv")
+	trend := new(compare.Trend)
+	f, err := os.Open(path)
+	switch {
+	case err == nil:
+		trend, err = compare.ReadTrend(f, path)
+		f.Close()
+		if err != nil {
+			return usageError{err}
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	for _, dir := range c.Args().Slice() {
+		s, err := compare.ReadSide(dir)
+		if err == nil {
+			err = trend.Append(s)
+		}
+		if err != nil {
+			return usageError{fmt.Errorf("%s: %w", dir, err)}
+		}
+	}
+	var table, config bytes.Buffer
+	if err := trend.WriteCSV(&table); err != nil {
+		return err
+	}
+	if err := trend.WriteOtava(&config, filepath.Base(path)); err != nil {
+		return err
+	}
+	if err := result.ReplaceFile(path, table.Bytes()); err != nil {
+		return err
+	}
+	if err := result.ReplaceFile(filepath.Join(filepath.Dir(path), "otava.yaml"), config.Bytes()); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.Root().Writer, "%s: %d rows\n", path, len(trend.Rows))
+	return nil
 }

@@ -23,8 +23,8 @@ func TestBadInput(t *testing.T) {
 		args []string
 		want string
 	}{
-		{"no command", nil, "reports: no command given, expected render or merge; see reports --help"},
-		{"unknown command", []string{"rendr"}, `reports: unknown command "rendr", expected render or merge; see reports --help`},
+		{"no command", nil, "reports: no command given, expected render, merge, compare, gate or trend; see reports --help"},
+		{"unknown command", []string{"rendr"}, `reports: unknown command "rendr", expected render, merge, compare, gate or trend; see reports --help`},
 		{"unknown flag", []string{"--fast"}, "reports: flag provided but not defined: -fast"},
 		{"unknown flag of a command", []string{"render", "--fast", empty}, "reports: flag provided but not defined: -fast"},
 		{"no directory", []string{"render"}, "reports: render: no run directory given, expected: reports render DIR"},

@@ -12,6 +12,7 @@ import (
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
+	plottext "gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgsvg"
@@ -101,6 +102,11 @@ type figure struct {
 	Width, Height     float64
 	X0, X1            float64 // the data area, in the picture's own units
 	body              string  // SVG elements, with CSS variables for colours
+
+	// What it takes to draw it again on something else.
+	inks   *inks
+	text   plottext.Handler
+	redraw func(draw.Canvas)
 }
 
 // table is the same thing in words.
@@ -151,6 +157,10 @@ func (c *chart) draw(left, right vg.Length) figure {
 		Name: c.name, Title: plainText(c.title, 160), Desc: plainText(c.desc, 1000), Legend: c.legend, Table: c.table, Live: c.live,
 		Width: c.width, Height: c.height, X0: data.Min.X.Points(), X1: data.Max.X.Points(),
 		body: c.rewrite(buf.String()),
+		inks: &c.inks, text: c.Title.TextStyle.Handler,
+		redraw: func(canvas draw.Canvas) {
+			c.Plot.Draw(draw.Crop(canvas, max(0, left-ownLeft), -max(0, right-ownRight), 0, -2))
+		},
 	}
 }
 

@@ -24,8 +24,10 @@ var (
 	pageJS string
 	//go:embed page.gohtml
 	pageSource string
+	//go:embed comparison.gohtml
+	comparisonSource string
 
-	pageTemplate = template.Must(template.New("").Parse(pageSource))
+	pageTemplate = template.Must(template.New("").Parse(pageSource + comparisonSource))
 )
 
 // maxLosses bounds the losses listed on the page; summary.json has what the run kept.

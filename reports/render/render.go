@@ -1,5 +1,5 @@
 // Package render turns the result of a run into what a person reads: one HTML page that works offline, a short
-// Markdown summary, and each picture as an SVG file. It reads results only; it never talks to a cluster.
+// Markdown summary, a JUnit file, and each picture as an SVG file. It reads results only; it never talks to a cluster.
 //
 // Whatever a run does not have is left out and named: a partial run gives a smaller page, not a broken one.
 package render
@@ -13,7 +13,7 @@ import (
 	"github.com/hacache/hacache/reports/result"
 )
 
-// Dir renders the run in dir into dir: report.html, report.md and plots/*.svg. It returns the path of the page.
+// Dir renders the run in dir into dir: report.html, report.md, junit.xml and plots/*.svg. It returns the path of the page.
 func Dir(dir string) (string, error) {
 	r, err := result.Read(dir)
 	if err != nil {
@@ -27,14 +27,8 @@ func Dir(dir string) (string, error) {
 func Write(dir string, r *result.Run) (string, error) {
 	drawn := drawAll(r)
 	plots := filepath.Join(dir, result.PlotsDir)
-	old, err := filepath.Glob(filepath.Join(plots, "*.svg"))
-	if err != nil {
-		return "", fmt.Errorf("render: %w", err)
-	}
-	for _, f := range old {
-		if err := os.Remove(f); err != nil {
-			return "", fmt.Errorf("render: remove an old picture: %w", err)
-		}
+	if err := removePictures(plots); err != nil {
+		return "", err
 	}
 	if figures := drawn.all(); len(figures) > 0 {
 		if err := os.MkdirAll(plots, 0o755); err != nil {
@@ -46,11 +40,17 @@ func Write(dir string, r *result.Run) (string, error) {
 			}
 		}
 	}
-	var md, page bytes.Buffer
+	var md, junit, page bytes.Buffer
 	if err := Markdown(&md, r); err != nil {
 		return "", fmt.Errorf("render %s: %w", result.MarkdownFile, err)
 	}
 	if err := result.ReplaceFile(filepath.Join(dir, result.MarkdownFile), md.Bytes()); err != nil {
+		return "", fmt.Errorf("render: %w", err)
+	}
+	if err := JUnit(&junit, r); err != nil {
+		return "", fmt.Errorf("render %s: %w", result.JUnitFile, err)
+	}
+	if err := result.ReplaceFile(filepath.Join(dir, result.JUnitFile), junit.Bytes()); err != nil {
 		return "", fmt.Errorf("render: %w", err)
 	}
 	if err := newPage(r, drawn).write(&page); err != nil {

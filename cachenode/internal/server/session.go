@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/hacache/hacache/cachenode/internal/handicap"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -92,6 +93,14 @@ type call struct {
 
 // Deliver implements Responder.
 func (c *call) Deliver(ack *cachepb.Ack) {
+	if handicap.On {
+		handicap.Deliver(func() { c.deliver(ack) })
+		return
+	}
+	c.deliver(ack)
+}
+
+func (c *call) deliver(ack *cachepb.Ack) {
 	c.s.mu.Lock()
 	if !c.s.ended {
 		c.s.queueLocked(ack, c.mark)
