@@ -65,8 +65,12 @@ if [ -z "$rate" ]; then
   rate=$((rate / 2))
 fi
 
+# A p99 is judged with a hundred samples beyond it, of inserts as of gets.
+each=$((21000 / rate + 1))
+each=$((each < 4 ? 4 : each > 12 ? 12 : each))
+
 load() { # ROUND
-  "$trees/bin/loadgen" pair --quiet --base "$trees/base.bin" --head "$trees/head.bin" --rate "$rate" --seed "$((10#$1))" --out "$dir" --round "$1" >/dev/null ||
+  "$trees/bin/loadgen" pair --quiet --base "$trees/base.bin" --head "$trees/head.bin" --rate "$rate" --each "${each}s" --seed "$((10#$1))" --out "$dir" --round "$1" >/dev/null ||
     say "round $1: loadgen pair ended with $?" # its verdict is in its result
 }
 

@@ -105,7 +105,7 @@ func Measure(r *result.Run) []Measurement {
 				continue
 			}
 			m := Metric{Name: s.ID() + " " + q.name, Unit: Duration, Phase: s.Phase, Limit: q.limit, Floor: q.floor}
-			if float64(s.Response.Count)*(1-q.at) < 100-1e-6 {
+			if float64(s.Response.Count)*(1-q.at) < 100-1e-6 || r.Kind == result.KindScenario { // under faults it depends on their phase
 				m.Limit = 0
 			}
 			ms = append(ms, Measurement{m, float64(q.value), s.Limited})
