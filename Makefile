@@ -21,7 +21,7 @@ FAILOVER := kill kill-loaded isolated paused term switch
 CALM     := idle latency-100-jitter-100 loss-5pct reset-1s stall-250ms gogc-5
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race bench perf self sidebyside saturate sim mutants smoke gate gate-calibrate scenarios drill examples-check deploy-check lint generate tidy verify clean
+.PHONY: help build test race bench perf self sidebyside saturate sim mutants soak smoke gate gate-calibrate scenarios drill examples-check deploy-check lint generate tidy verify clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ mutants: build ## planted bugs: the simulation has to find those of the core, sc
 	$(GO) test -count=1 -timeout 1h -tags mutants -run TestMutants -v ./cachenode/internal/replication/replicationtest
 	$(GO) build -trimpath -tags mutants -o $(OUT)/mutants/cachenode ./cachenode
 	bin/chaos mutants --cachenode $(OUT)/mutants/cachenode --out $(OUT)/mutants $(CHAOSFLAGS)
+
+# Each round is judged by itself, with the next seed, so the harness needs no more memory after hours than after one.
+soak: build ## random faults of all kinds for 40 minutes, five minutes with each seed; CHAOSFLAGS='--seed N --for 8h'
+	bin/chaos run --out $(OUT) --keep failed --for 40m --seed 1 $(CHAOSFLAGS) scenarios/soak.yaml
 
 smoke: build ## one short scenario with a fault on real processes, judged by its exit code
 	bin/chaos run --out $(OUT) scenarios/smoke.yaml

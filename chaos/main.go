@@ -95,6 +95,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 			{
 				Name: "run", Usage: "run scenarios", ArgsUsage: "FILE...",
 				Flags: []cli.Flag{
+					&cli.DurationFlag{Name: "for", Usage: "run each scenario again, with the next seed, until so much `TIME` has passed"},
 					&cli.IntFlag{Name: "repeat", Value: 1, Usage: "run each scenario `N` times, with the seeds SEED, SEED+1 and so on"},
 					seed,
 					&cli.Float64Flag{Name: "duration-scale", Usage: "`FACTOR` by which load and faults are shortened for a quick look, such as 0.1; of repeated faults there are fewer"},

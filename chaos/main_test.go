@@ -52,6 +52,8 @@ func TestCommand_mistakes(t *testing.T) {
 		"the same, validated":  {[]string{"validate", file, good}, []string{file + ":5:58:", file + ":6:1:"}, 2},
 		"repeat of nothing":    {[]string{"run", good, "--repeat", "0"}, []string{"--repeat 0; expected 1 to 10000"}, 1},
 		"repeat of a word":     {[]string{"run", good, "--repeat", "x"}, []string{"repeat"}, 1},
+		"for no time":          {[]string{"run", good, "--for", "0s"}, []string{"--for 0s; expected more than 0"}, 1},
+		"for and repeat":       {[]string{"run", good, "--for", "1m", "--repeat", "2"}, []string{"--for and --repeat; expected one of them"}, 1},
 		"scaled to nothing":    {[]string{"run", good, "--duration-scale", "0"}, []string{"--duration-scale 0; expected more than 0 and 1 at most"}, 1},
 		"scaled up":            {[]string{"run", good, "--duration-scale", "10"}, []string{"--duration-scale 10; expected more than 0"}, 1},
 		"keep what":            {[]string{"run", good, "--keep", "some"}, []string{`--keep "some"; expected all or failed`}, 1},

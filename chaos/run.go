@@ -27,12 +27,16 @@ type campaign struct {
 	binary   string
 	out      string
 	repeat   int
+	lasts    time.Duration     // repeat for so long, whatever repeat says; 0: no
 	scale    float64           // 0: none
 	env      map[string]string // of the nodes, beside the scenario's
 	command  []string          // that makes one run again; nil: the one of this process
 	failFast bool
 	keepAll  bool
 }
+
+// maxCampaign is how long a scenario may be repeated: a weekend.
+const maxCampaign = 72 * time.Hour
 
 func runCommand(ctx context.Context, c *cli.Command) error {
 	paths, err := files(c)
@@ -49,6 +53,12 @@ func runCommand(ctx context.Context, c *cli.Command) error {
 	}
 	if r.repeat < 1 || r.repeat > 10_000 {
 		return usagef("run: --repeat %d; expected 1 to 10000", r.repeat)
+	}
+	if r.lasts = c.Duration("for"); r.lasts < 0 || c.IsSet("for") && r.lasts == 0 || r.lasts > maxCampaign {
+		return usagef("run: --for %v; expected more than 0 and %v at most", r.lasts, maxCampaign)
+	}
+	if r.lasts > 0 && c.IsSet("repeat") {
+		return usagef("run: --for and --repeat; expected one of them")
 	}
 	if c.IsSet("duration-scale") {
 		if r.scale = c.Float64("duration-scale"); !(r.scale > 0 && r.scale <= 1) {
@@ -94,7 +104,7 @@ func (c *campaign) scenario(ctx context.Context, s *scenario.Scenario, source []
 	if err != nil {
 		return 0, err
 	}
-	if c.repeat == 1 {
+	if c.repeat == 1 && c.lasts == 0 {
 		r, err := c.once(ctx, s, source, seed, dir, "")
 		if err != nil {
 			return 0, err
@@ -104,14 +114,14 @@ func (c *campaign) scenario(ctx context.Context, s *scenario.Scenario, source []
 	}
 	all := &result.Run{Kind: result.KindScenario, Name: s.Name, About: s.About, Started: started}
 	probe := result.Watch(seed, os.Args)
-	fmt.Fprintf(c.stdout, "%s, %d times from seed %d\n", s.Name, c.repeat, seed)
-	for i := range c.repeat {
+	fmt.Fprintf(c.stdout, "%s, %s from seed %d\n", s.Name, c.often(), seed)
+	for i := 0; c.lasts > 0 && (i == 0 || time.Since(started) < c.lasts) || c.lasts == 0 && i < c.repeat; i++ {
 		name := fmt.Sprintf("%0*d", len(strconv.Itoa(c.repeat)), i+1)
 		sub := filepath.Join(dir, name)
 		if err := os.Mkdir(sub, 0o755); err != nil {
 			return 0, err
 		}
-		r, err := c.once(ctx, s, source, seed+uint64(i), sub, fmt.Sprintf(" %d/%d", i+1, c.repeat))
+		r, err := c.once(ctx, s, source, seed+uint64(i), sub, fmt.Sprintf(" %d of %s", i+1, c.often()))
 		if err != nil {
 			return 0, err
 		}
@@ -170,6 +180,14 @@ func (c *campaign) once(ctx context.Context, s *scenario.Scenario, source []byte
 		Probe:    result.Watch(seed, c.commandLine()),
 		Progress: func(st runner.Status) { c.live.show(s.Name+which, st) },
 	})
+}
+
+// often says how often a scenario is run.
+func (c *campaign) often() string {
+	if c.lasts > 0 {
+		return "as often as fits into " + c.lasts.String()
+	}
+	return fmt.Sprintf("%d times", c.repeat)
 }
 
 func (c *campaign) commandLine() []string {

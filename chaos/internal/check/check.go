@@ -55,6 +55,8 @@ type Planned struct {
 	// Series names the repeated fault that it belongs to; empty: it comes once.
 	// An injection of a series is made only while all nodes are ready.
 	Series string
+	// Drawn says that the series is of faults that were drawn, each another one.
+	Drawn bool
 }
 
 // Cache says how entries of a cache may go without being removed.

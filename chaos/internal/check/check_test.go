@@ -804,16 +804,18 @@ func TestFailedWrites(t *testing.T) {
 }
 
 // TestInjections proves that a series tolerates a few injections that were
-// skipped or did nothing, says so, and no more than a few; and that a fault
-// that stands alone tolerates none.
+// skipped or did nothing, says so, and no more than a few, of what was drawn
+// some more; and that a fault that stands alone tolerates none.
 func TestInjections(t *testing.T) {
 	for name, c := range map[string]struct {
 		bad, all int
 		alone    bool
 		ok       bool
+		drawn    bool
 	}{
-		"all took effect": {0, 10, false, true}, "one in ten": {1, 10, false, true}, "two in ten": {2, 10, false, false},
-		"five in fifty": {5, 50, false, true}, "one of one": {1, 1, true, false},
+		"all took effect": {0, 10, false, true, false}, "one in ten": {1, 10, false, true, false}, "two in ten": {2, 10, false, false, false},
+		"five in fifty": {5, 50, false, true, false}, "one of one": {1, 1, true, false, false},
+		"a third of what was drawn": {3, 9, false, true, true}, "half of it": {4, 8, false, false, true},
 	} {
 		var text strings.Builder
 		for i := range c.all {
@@ -826,7 +828,7 @@ func TestInjections(t *testing.T) {
 		in := evidence(t, text.String())
 		for i := range in.Planned {
 			if !c.alone {
-				in.Planned[i].Series = "k"
+				in.Planned[i].Series, in.Planned[i].Drawn = "k", c.drawn
 			}
 		}
 		got := validity(in, faultWindows(in.Events, in.end()))

@@ -159,10 +159,7 @@ func expect(in *check.Input, p *scenario.Plan) {
 	in.ProbeInterval = s.Probes.Interval(s.Cluster.Nodes)
 	for i := range p.Injections {
 		j := &p.Injections[i]
-		p := check.Planned{Name: j.Name, Action: j.Fault.Action, OnLeader: j.Fault.OnLeader(), Hostile: j.Fault.Hostile()}
-		if j.Fault.Repeated() {
-			p.Series = j.Fault.Title()
-		}
+		p := check.Planned{Name: j.Name, Action: j.Fault.Action, OnLeader: j.Fault.OnLeader(), Hostile: j.Fault.Hostile(), Series: j.Series, Drawn: j.Nemesis}
 		in.Planned = append(in.Planned, p)
 	}
 	demands := map[check.Demand]bool{}

@@ -373,10 +373,18 @@ func (r *run) timeline(ctx context.Context, stop context.CancelCauseFunc) error 
 	}
 	r.enter("load")
 	r.rec.Phase("before")
-	series := map[*scenario.Fault][]*scenario.Injection{}
+	type sequence struct {
+		fault   *scenario.Fault
+		nemesis string
+	}
+	series := map[sequence][]*scenario.Injection{}
 	for i := range r.Plan.Injections {
 		in := &r.Plan.Injections[i]
-		series[in.Fault] = append(series[in.Fault], in)
+		s := sequence{fault: in.Fault}
+		if in.Nemesis {
+			s = sequence{nemesis: in.Series}
+		}
+		series[s] = append(series[s], in)
 	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -407,15 +415,14 @@ func (r *run) timeline(ctx context.Context, stop context.CancelCauseFunc) error 
 // returns false when ctx is done.
 func (r *run) carryOut(ctx context.Context, in *scenario.Injection) bool {
 	at := in.At
-	if in.Fault.Repeated() {
+	if in.Room > 0 {
 		if !r.waitUntil(ctx, in.At-in.Phase) {
 			return false
 		}
 		// Nodes that recovered late are hit late, by as much as leaves the
 		// next injection its time. The phase counts from when they had: else
 		// a late one would always come right after a recovery.
-		patience := in.Fault.Every.D() - in.Fault.For.D() - in.Phase - injectReserve
-		ready, cancel := context.WithTimeout(ctx, patience)
+		ready, cancel := context.WithTimeout(ctx, in.Room-injectReserve)
 		err := r.system.WaitReady(ready)
 		cancel()
 		if ctx.Err() != nil {

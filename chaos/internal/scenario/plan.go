@@ -33,6 +33,14 @@ type Injection struct {
 	Phase time.Duration // the part of At that is random
 	Turn  int           // the how-manieth injection of Fault, from 0
 	Pick  uint64        // chooses among nodes where the target leaves a choice
+
+	// Series names what it belongs to if it is one of many, of which some may
+	// come to nothing. Nemesis says that they were drawn, each another fault.
+	Series  string
+	Nemesis bool
+	// Room is how long it may wait for all nodes to be well and still leave the
+	// next one its time; 0: it does not wait.
+	Room time.Duration
 }
 
 // electionTimeout is the node's default, which scales the random phase of
@@ -53,7 +61,19 @@ func NewPlan(s *Scenario, seed uint64) *Plan {
 	rng := rand.New(rand.NewPCG(seed, 0x63_68_61_6f_73))
 	timeout := s.phase()
 	seen := map[string]int{}
-	for _, f := range s.Faults {
+	faults := slices.Clone(s.Faults)
+	drawn := map[*Fault]string{}
+	if n := s.Nemesis; n != nil {
+		heavy, mild := n.faults(&s.Cluster, p.Length, seed)
+		for _, f := range heavy {
+			drawn[f] = nemesisSeries
+		}
+		for _, f := range mild {
+			drawn[f] = nemesisBeside
+		}
+		faults = slices.Concat(faults, heavy, mild)
+	}
+	for _, f := range faults {
 		// Drawn for every fault, used or not: adding a field to one
 		// fault must not move the others. Repetitions have a source of
 		// their own for the same reason.
@@ -74,6 +94,15 @@ func NewPlan(s *Scenario, seed uint64) *Plan {
 				in.Heal = p.Length
 			default:
 				in.Heal = in.At + f.For.D()
+			}
+			switch {
+			case drawn[f] != "":
+				in.Series, in.Nemesis = drawn[f], true
+				if drawn[f] == nemesisSeries {
+					in.Room = s.Nemesis.Every.D() - f.For.D() - phase
+				}
+			case f.Repeated():
+				in.Series, in.Room = f.Title(), f.Every.D()-f.For.D()-phase
 			}
 			in.At, in.Heal = min(in.At, p.Length), min(in.Heal, p.Length)
 			p.Injections = append(p.Injections, in)
@@ -112,6 +141,9 @@ func (s *Scenario) Scale(factor float64) {
 		}
 		end := f.At + Duration(f.Times-1)*f.Every + f.For + Duration(s.phase())
 		need = max(need, end+max(f.Every-f.For, Duration(2*time.Second)))
+	}
+	if n := s.Nemesis; n != nil { // what it draws is what the load leaves time for
+		need = max(need, n.At+4*n.Every)
 	}
 	if l := s.Checks.Linearizable; l != nil {
 		l.Keys = min(l.Keys, max(leastRegisters, int(math.Ceil(float64(l.Keys)*factor))))

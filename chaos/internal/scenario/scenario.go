@@ -27,6 +27,7 @@ type Scenario struct {
 	Preload    *Preload               `json:"preload,omitempty" jsonschema:"entries that are there before the load begins"`
 	Load       map[string]*Workload   `json:"load" jsonschema:"workloads by name; all start together"`
 	Probes     Probes                 `json:"probes,omitempty" jsonschema:"the harness's own steady writes, through every node in turn; they time failovers"`
+	Nemesis    *Nemesis               `json:"nemesis,omitempty" jsonschema:"faults of all kinds, drawn by the seed"`
 	Faults     []*Fault               `json:"faults,omitempty" jsonschema:"the faults, in any order"`
 	Checks     Checks                 `json:"checks,omitempty" jsonschema:"what must hold; run validity is always checked first"`
 	Thresholds map[string][]Threshold `json:"thresholds,omitempty" jsonschema:"limits by metric: an operation such as insert or insert{phase:recovery,level:quorum}, errors, failed_writes, failover, recovery, back_to_normal, ready, leader_changes, memory"`
@@ -318,8 +319,14 @@ func (f *Fault) Hostile() bool { return Actions[f.Action].Hostile }
 // NeedsHooks reports whether a fault needs a node that was built with the tag
 // "faults".
 func (s *Scenario) NeedsHooks() bool {
+	if s.Nemesis != nil && slices.ContainsFunc(s.Nemesis.Actions, func(name string) bool { return Actions[name].Hooks }) {
+		return true
+	}
 	return slices.ContainsFunc(s.Faults, func(f *Fault) bool { return Actions[f.Action].Hooks })
 }
+
+// calm reports whether there is no fault at all.
+func (s *Scenario) calm() bool { return len(s.Faults) == 0 && s.Nemesis == nil }
 
 // Repeated reports whether the fault is injected more than once.
 func (f *Fault) Repeated() bool { return f.Times > 1 }

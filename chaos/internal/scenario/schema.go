@@ -70,6 +70,7 @@ func Schema() ([]byte, error) {
 	} {
 		fault.Properties[field].Enum = anys(names)
 	}
+	s.Properties["nemesis"].Properties["actions"].Items.Enum = anys(sortedKeys(menaces))
 	s.Properties["checks"].Properties["loss"].PropertyNames = &jsonschema.Schema{Enum: anys([]string{"once", "leader"})}
 	s.Properties["probes"].Properties["levels"].Items.Enum = anys(levels)
 	data, err := json.MarshalIndent(s, "", "  ")

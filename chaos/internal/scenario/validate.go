@@ -66,6 +66,7 @@ func (s *Scenario) validate(d *decoder) {
 	for i, f := range s.Faults {
 		f.validate(d, fmt.Sprintf("faults[%d]", i), s)
 	}
+	s.validateNemesis(d)
 	s.validateChecks(d)
 	s.validateThresholds(d)
 }
@@ -552,7 +553,7 @@ func (s *Scenario) validateChecks(d *decoder) {
 	if s.Checks.Recovery > 0 && !slices.Contains(s.Probes.Levels, "quorum") {
 		d.errorAt("checks.recovery", "it is measured with probes at quorum, and probes.levels leaves them out")
 	}
-	if s.Checks.Recovery > 0 && len(s.Faults) == 0 {
+	if s.Checks.Recovery > 0 && s.calm() {
 		d.errorAt("checks.recovery", "there is no fault to recover from, so it would check nothing")
 	}
 	if s.Checks.Converge > Duration(5*time.Minute) {
@@ -610,14 +611,14 @@ func (s *Scenario) validateThresholds(d *decoder) {
 				d.errorAt(at+".abort", "%s %s is known in the end only; what can abort a run are limits on operations, errors and leader_changes", m.Name, t.Expr)
 			case t.Abort && t.After.D() >= s.Length():
 				d.errorAt(at+".after", "%v is after the load has ended (%v)", t.After, s.Length())
-			case t.Relative && len(s.Faults) == 0:
+			case t.Relative && s.calm():
 				d.errorAt(at, "%s compares with the time before the faults, and there are none", t.Expr)
 			}
 		}
 		if m.Family == "latency" && !s.exercises(m) {
 			d.errorAt(path, "no workload has this operation at this level, so it would limit nothing")
 		}
-		if (m.Family == "recovery" || m.Family == "back_to_normal") && len(s.Faults) == 0 {
+		if (m.Family == "recovery" || m.Family == "back_to_normal") && s.calm() {
 			d.errorAt(path, "there is no fault to recover from, so it would limit nothing")
 		}
 		if (m.Family == "ready" || m.Phase == "joining") && !slices.ContainsFunc(s.Faults, (*Fault).Restarts) {
