@@ -181,17 +181,18 @@ type span struct{ from, to time.Time }
 func (s span) overlaps(from, to time.Time) bool { return !to.Before(s.from) && !from.After(s.to) }
 
 // rollingRestart runs the recipe and returns when each node was away: from the moment before it was told to stop, to that
-// at which the recipe found it ready and clients that redial have found it, too.
+// at which the recipe found it ready and clients that redial have had the time to find it, too. So long it waits before it
+// stops the next one: what fails at one node's clients is then of one node's restart.
 func (d *drillCluster) rollingRestart(t *testing.T) map[string]span {
 	t.Helper()
-	const redial = time.Second
+	const redial = 3 * time.Second
 	bin := t.TempDir()
 	if err := os.Symlink(program(t), filepath.Join(bin, "cachenode")); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), "bash", append([]string{
 		"deploy/rolling-restart.sh",
-		`date +%s%N >"$PIDS/$PORT.stopped" && kill -TERM "$(cat "$PIDS/$PORT.pid")"`,
+		`sleep 3 && date +%s%N >"$PIDS/$PORT.stopped" && kill -TERM "$(cat "$PIDS/$PORT.pid")"`,
 	}, d.addrs...)...)
 	cmd.Env = append(os.Environ(), d.env(d.cert, "CLIENT")...)
 	cmd.Env = append(cmd.Env, "PIDS="+d.dir, "CACHENODE="+filepath.Join(bin, "cachenode"), "GORACE=atexit_sleep_ms=0")

@@ -54,11 +54,18 @@
 // messages and what is in them, each with a counter for having been full; see
 // [Stats] and [ClientStats].
 //
+// # Watching
+//
+// [Client.Watch] is a sequence of what changes, whoever changed it: for programs that keep in memory what they have read
+// or derived, and forget it then. A [Gap] says where changes may be missing.
+//
 // # Errors
 //
 //	[OpError]         a node refused, or no node would take it; it has a code and the node's words
 //	[DownError]       no connection, and why
 //	[AuthError]       the token or the certificate was refused
+//	[WatchError]      a node refused a watch
+//	[MgmtError]       a node refused a command of operators
 //	[ErrTimeout]      the time is over; it is context.DeadlineExceeded, too
 //	[ErrBroken]       the stream ended before the answer
 //	[ErrFull]         the window is full, from Start alone
@@ -73,6 +80,7 @@
 //
 // [Config.Token] is asked for by nodes that have one. [Config.TLS] is used as it is;
 // its ServerName defaults to the host that is dialled, and its Certificates are
-// shown to nodes that ask for one. Both may be tried with package clienttest, which
-// is a node in the process of a test.
+// shown to nodes that ask for one. A program that outlives its certificate sets
+// GetClientCertificate instead. Token and TLS may be tried with package
+// clienttest, which is a node in the process of a test.
 package client

@@ -287,4 +287,9 @@ func TestAlertsHaveRunbooks(t *testing.T) {
 			t.Errorf("README.md has an entry for %s, which is no alert", m[1])
 		}
 	}
+	for _, name := range regexp.MustCompile(`Cachenode\w+`).FindAllString(readme, -1) {
+		if !slices.Contains(names, name) {
+			t.Errorf("README.md sends its reader to %s, which is no alert", name)
+		}
+	}
 }

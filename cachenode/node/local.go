@@ -17,7 +17,8 @@ import (
 const localTimeout = 10 * time.Second
 
 // Get reads a key from this node's own copy: no network, no waiting. found tells an empty value from a miss. The value is
-// the caller's own. A node that cannot prove that its copy is fresh enough says so by a [*client.OpError] with NOT_FRESH.
+// the caller's own. A node that cannot prove that its copy is fresh enough says so by a [*client.OpError] with NOT_FRESH, and
+// so it does for a cache that cannot be, with UNKNOWN_CACHE or INVALID.
 func (n *Node) Get(ctx context.Context, cache, key string) (value []byte, found bool, err error) {
 	value, found, err = n.AppendGet(ctx, nil, cache, key)
 	if found && value == nil {
@@ -33,20 +34,22 @@ func (n *Node) AppendGet(ctx context.Context, dst []byte, cache, key string) (va
 	}
 	view := n.runner.View()
 	held, found, _, fresh := n.gw.Read(view, replication.Now(), math.MaxInt64, cache, key)
-	if err := n.readable(fresh, found); err != nil {
+	if err := n.readable(fresh, found, cache, key); err != nil {
 		return dst, false, err
 	}
 	return append(dst, held...), found, nil
 }
 
 // readable counts a local read, and returns why it is refused, or nil.
-func (n *Node) readable(fresh, found bool) error {
+func (n *Node) readable(fresh, found bool, cache, key string) error {
 	code, detail := cachepb.Code_OK, ""
 	switch {
 	case n.locals.gone():
 		code, detail = cachepb.Code_SHUTTING_DOWN, errStopped.Error()
 	case !fresh:
 		code = cachepb.Code_NOT_FRESH
+	case !found: // and perhaps never can be
+		code, detail = n.store.ValidateRead(cache, key)
 	}
 	n.server.Program().Read(code, found)
 	if code == cachepb.Code_OK {
@@ -126,7 +129,7 @@ func (n *Node) read(op *client.Op) client.Outcome {
 		Found: found, Staleness: age, Cluster: view.Cluster, Term: view.Term, Index: view.Applied,
 		Node: n.identity(), Sent: now, Returned: now,
 	}
-	if err := n.readable(fresh, found); err != nil {
+	if err := n.readable(fresh, found, op.Cache, op.Key); err != nil {
 		o = n.refusal(err)
 		if o.Code == cachepb.Code_NOT_FRESH {
 			o.Refused, o.Leader, o.Cluster, o.Term = true, view.Address, view.Cluster, view.Term

@@ -189,6 +189,28 @@ func TestLocalRefusals(t *testing.T) {
 	}
 }
 
+// A read that finds nothing says so if nothing can be there, as it does over a stream.
+func TestLocalReadOfNoCache(t *testing.T) {
+	nodes, hosts := startCluster(t, 1, func(_ int, cfg *node.Config) { cfg.Caches, cfg.Strict = []node.Cache{{Name: "known"}}, true })
+	n, ctx := nodes[0], t.Context()
+	conn, err := client.NewConn(client.Config{Addr: hosts[0], Token: "secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for cache, want := range map[string]cachepb.Code{"known": cachepb.Code_OK, "unknown": cachepb.Code_UNKNOWN_CACHE, "": cachepb.Code_INVALID} {
+		_, found, err := n.Get(ctx, cache, "k")
+		refused, _ := errors.AsType[*client.OpError](err)
+		if found || (refused == nil) != (want == cachepb.Code_OK) || refused != nil && refused.Code != want {
+			t.Errorf("Get of %q: %v %v, want %v", cache, found, err, want)
+		}
+		op := &client.Op{Kind: client.KindGet, Cache: cache, Key: "k"}
+		if here, there := n.Do(ctx, op), conn.Do(ctx, op); here.Code != want || here.Status != there.Status || here.Code != there.Code || here.Detail != there.Detail {
+			t.Errorf("Do of %q: %+v here, %+v over a stream", cache, here, there)
+		}
+	}
+}
+
 // A node without the others refuses reads once its copy may be old, and writes within their deadline: definitely, since
 // nobody took them.
 func TestLocalCutOff(t *testing.T) {

@@ -20,23 +20,27 @@ type Program struct {
 const readShards = 16
 
 type readShard struct {
-	hits, misses, stale, stopping atomic.Uint64
-	_                             [32]byte // to the end of a cache line
+	hits, misses, stale atomic.Uint64
+	_                   [40]byte // to the end of a cache line
 }
 
-// Read counts a local read that was answered at once: found or not, or refused with NOT_FRESH or SHUTTING_DOWN. It is not
-// timed, since asking for the time would take as long as the read.
+// Read counts a local read, which is answered at once. It is not timed, since asking for the time would take as long as the
+// read.
 func (p *Program) Read(code cachepb.Code, found bool) {
 	shard := &p.reads[rand.Uint32()%readShards]
 	switch {
+	case code == cachepb.Code_OK && found:
+		shard.hits.Add(1)
+	case code == cachepb.Code_OK:
+		shard.misses.Add(1)
 	case code == cachepb.Code_NOT_FRESH:
 		shard.stale.Add(1)
-	case code != cachepb.Code_OK:
-		shard.stopping.Add(1)
-	case found:
-		shard.hits.Add(1)
-	default:
-		shard.misses.Add(1)
+	default: // of a program with a mistake, or a node that has stopped
+		p.count.mu.Lock()
+		defer p.count.mu.Unlock()
+		local := p.count.ofLocked(classGetLocal)
+		local.note(code)
+		local.untimed++
 	}
 }
 
@@ -54,11 +58,10 @@ func (p *Program) mergeInto(t *tallies) {
 	local := &t[classGetLocal]
 	for i := range p.reads {
 		shard := &p.reads[i]
-		hits, misses, stale, stopping := shard.hits.Load(), shard.misses.Load(), shard.stale.Load(), shard.stopping.Load()
+		hits, misses, stale := shard.hits.Load(), shard.misses.Load(), shard.stale.Load()
 		local.codes[outcomePlace[cachepb.Code_OK]] += hits + misses
 		local.codes[outcomePlace[cachepb.Code_NOT_FRESH]] += stale
-		local.codes[outcomePlace[cachepb.Code_SHUTTING_DOWN]] += stopping
 		local.misses += misses
-		local.untimed += hits + misses + stale + stopping
+		local.untimed += hits + misses + stale
 	}
 }

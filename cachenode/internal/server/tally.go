@@ -124,8 +124,13 @@ type tally struct {
 	sum     time.Duration
 }
 
-func (t *tally) add(code cachepb.Code, miss bool, took time.Duration) {
+// note counts a code.
+func (t *tally) note(code cachepb.Code) {
 	t.codes[outcomePlace[min(max(code, 0), cachepb.Code_INDETERMINATE)]]++
+}
+
+func (t *tally) add(code cachepb.Code, miss bool, took time.Duration) {
+	t.note(code)
 	if miss {
 		t.misses++
 	}
