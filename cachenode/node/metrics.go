@@ -87,6 +87,7 @@ var (
 	descRTT         = desc("peer_rtt_seconds", "Smoothed round trip time to a peer; absent before the first.", "peer")
 	descExpiry      = desc("certificate_expiry_timestamp_seconds", "When a certificate in use ends: the first of a chain, the last of a bundle of CAs.", "certificate")
 	descReloads     = desc("certificate_reloads_total", "Changes of the certificate files that were taken over, or could not be.", "result")
+	descMemory      = desc("memory_bound_bytes", "What a part of the node may take at most, but for connections; data is what it takes now.", "part")
 	descBuild       = desc("build_info", "1, with what the program was built from.", "version", "revision", "goversion")
 	descReads       = desc("reads_waiting", "Reads that wait for the leader.")
 	descWatches     = desc("watches", "Streams and loops of this program that watch caches.")
@@ -105,7 +106,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 		descLogEntries, descLogBytes, descPeerLag, descInbox, descInboxFull, descLaneWaits, descForwarded, descResent, descLost, descBatches,
 		descBatched, descQueued, descPending, descOverlay, descGatewayFull, descEntries, descBytes, descEvictions,
 		descExpirations, descStateHash, descStateIndex, descPeerSent, descPeerUp, descPeerQueue, descPeerWaiting, descPeerDials, descRTT,
-		descExpiry, descReloads, descBuild, descReads, descOverridden, descWatches, descWatchTold, descWatchGaps, descWatchKept, descWatchBytes,
+		descExpiry, descReloads, descMemory, descBuild, descReads, descOverridden, descWatches, descWatchTold, descWatchGaps, descWatchKept, descWatchBytes,
 	} {
 		ch <- d
 	}
@@ -123,6 +124,9 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	build := Build()
 	gauge(descBuild, 1, build.Version, build.Revision, build.Go)
+	for part, bytes := range m.n.memoryBounds() {
+		gauge(descMemory, float64(bytes), part)
+	}
 	messages, operations := m.n.runner.Depth()
 	gauge(descInbox, float64(messages), "messages")
 	gauge(descInbox, float64(operations), "operations")

@@ -75,7 +75,9 @@ func TestMetrics(t *testing.T) {
 		`cachenode_role{role="leader"} 1`, `cachenode_role{role="follower"} 0`, `cachenode_ready 1`,
 		`cachenode_leader_changes_total{reason="first"} 1`, `cachenode_leader_changes_total{reason="refused"} 0`,
 		`cachenode_operations_total{code="OK",kind="insert",level="quorum"} 0`,
-		`cachenode_inbox_waiting{kind="operations"} 0`, `cachenode_watches 0`, `cachenode_watch_gaps_total{reason="slow"} 0`, `cachenode_snapshot_transfers{direction="sent"} 0`,
+		`cachenode_inbox_waiting{kind="operations"} 0`, `cachenode_watches 0`, `cachenode_watch_gaps_total{reason="slow"} 0`,
+		`cachenode_memory_bound_bytes{part="answers"} 1.34217728e+08`, `cachenode_memory_bound_bytes{part="peers"} 0`, `cachenode_memory_bound_bytes{part="log"} 1.34217728e+08`,
+		`cachenode_snapshot_transfers{direction="sent"} 0`,
 	} {
 		if !strings.Contains(body, line+"\n") {
 			t.Errorf("there is no line %s", line)

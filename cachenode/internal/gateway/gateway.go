@@ -161,6 +161,10 @@ func New(cfg Config) *Gateway {
 	return g
 }
 
+// MemoryBytes is how much the operations that are kept, those of other gateways, the overlay, and the changes kept for
+// streams that watch take at most. It is safe for concurrent use.
+func (g *Gateway) MemoryBytes() (operations, watch int) { return 3 * g.cfg.MaxBytes, g.cfg.WatchBytes }
+
 // Attach gives the gateway its core, whose Upper it is. It is called once, before anything else.
 func (g *Gateway) Attach(core *replication.Core) {
 	g.core = core

@@ -445,6 +445,19 @@ func (t *Transport) SendAck(slot int, lane Lane, ack *cachepb.Ack) bool {
 	return false
 }
 
+// QueueBytes is how many bytes may be queued for all peers together.
+func (t *Transport) QueueBytes() int {
+	all := 0
+	for _, p := range *t.table.Load() {
+		for lane := range Lane(lanes) {
+			if p != nil {
+				all += 2 * t.cfg.queueBytes(lane) // a stream each way
+			}
+		}
+	}
+	return all
+}
+
 // Probe dials the node of slot now on every outgoing lane that is down, without waiting for the backoff, which starts
 // anew. A dial already under way is followed by another one if it fails.
 func (t *Transport) Probe(slot int) {

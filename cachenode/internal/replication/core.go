@@ -367,6 +367,10 @@ func (c *Core) forget() {
 	}
 }
 
+// LogBytes is how much of the log is in memory at most, while no snapshot is sent: then eight times what is retained
+// is. It is safe for concurrent use.
+func (c *Core) LogBytes() uint64 { return c.cfg.LogRetainBytes + c.cfg.MaxUncommitted }
+
 // boot starts Raft from a log that ends at (index, term) under conf.
 func (c *Core) boot(cluster, index, term uint64, conf *raftpb.ConfState) {
 	c.cluster, c.conf = cluster, conf

@@ -59,6 +59,9 @@ const (
 	callWork     = 8        // what a Call counts for, in operations
 )
 
+// InboxBytes is what the inbox holds at most, but for messages of the control lanes, which are small.
+const InboxBytes = inboxBulk + inboxOpBytes
+
 // Runner is the one goroutine that drives a core. Submit never blocks, nor do the Post methods but for messages on data and
 // snapshot lanes, which wait while the inbox is full of them.
 type Runner struct {

@@ -366,6 +366,13 @@ func (s *Server) handshakeFailed(conn net.Conn, reason string, err error) {
 	}
 }
 
+// AnswerBytes is how many bytes of answers may wait for the sessions that there are.
+func (s *Server) AnswerBytes() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int64(s.limits.all) + int64(len(s.sessions))*int64(s.limits.pressed)
+}
+
 // windowBytes is how many bytes of answers a session may have waiting now.
 func (s *Server) windowBytes() int {
 	if s.held.Load() > int64(s.limits.all) {

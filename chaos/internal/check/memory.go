@@ -12,8 +12,9 @@ import (
 // the most that one of them had at any time, with growth the most by which one
 // grew over what it had when the first fault began, or without faults the load.
 // Samples are half a second apart, so what was taken and given back in between
-// can escape them.
-func memory(in *Input, windows []result.Window, what string) (value float64, got string, ok bool) {
+// can escape them. A relative limit is on the multiple of what the bounds of that
+// node's parts add up to, as it says itself in the end.
+func memory(in *Input, windows []result.Window, t *Threshold) (value float64, got string, ok bool) {
 	from := in.Facts.LoadFrom
 	if len(windows) > 0 {
 		from = windows[0].From
@@ -27,7 +28,7 @@ func memory(in *Input, windows []result.Window, what string) (value float64, got
 			continue
 		}
 		rss := r.RSS
-		if what == "growth" {
+		if t.Func == "growth" {
 			if r.T <= from {
 				base[r.Node] = rss
 			}
@@ -44,5 +45,26 @@ func memory(in *Input, windows []result.Window, what string) (value float64, got
 	if !ok {
 		return 0, "nothing measured", false
 	}
-	return float64(most), fmt.Sprintf("%.1fMiB (%s at %.1fs)", float64(most)/(1<<20), node, at.Seconds()), true
+	got = fmt.Sprintf("%.1fMiB (%s at %.1fs)", float64(most)/(1<<20), node, at.Seconds())
+	bound := memoryBound(in, node)
+	if bound > 0 {
+		got += fmt.Sprintf("; its bounds add up to %.1fMiB", bound/(1<<20))
+	}
+	if !t.Relative {
+		return float64(most), got, true
+	}
+	if bound == 0 {
+		return 0, got + ", and it did not say what its bounds are", false
+	}
+	return float64(most) / bound, fmt.Sprintf("%.2fx: %s", float64(most)/bound, got), true
+}
+
+// memoryBound is what the bounds of a node's parts add up to; 0 is unknown.
+func memoryBound(in *Input, node string) float64 {
+	for _, d := range in.Facts.States {
+		if d.Node == node {
+			return float64(d.MemoryBound)
+		}
+	}
+	return 0
 }

@@ -52,4 +52,23 @@ func TestMemory(t *testing.T) {
 	if r := got["growth"]; r.Met || r.Got != "60.0MiB (n2 at 1.5s)" {
 		t.Errorf("growth: %+v", r)
 	}
+
+	// Compared with what its bounds add up to, which it has to say.
+	relative := func() result.Threshold {
+		v := new(Verdicts)
+		in.Limit.Thresholds = []Threshold{{Name: "memory", Func: "rss", Relative: true, Holds: func(v float64) bool { return v <= 1 }}}
+		v.thresholds(in, faultWindows(in.Events, in.end()))
+		return v.Thresholds[0]
+	}
+	if r := relative(); r.Met {
+		t.Errorf("relative to nothing: %+v", r)
+	}
+	in.Facts.States = []Digest{{Node: "n2", MemoryBound: 1 << 20}, {Node: "n1", MemoryBound: 580 << 20}}
+	if r := relative(); !r.Met || r.Got != "0.50x: 290.0MiB (n1 at 0.5s); its bounds add up to 580.0MiB" {
+		t.Errorf("relative: %+v", r)
+	}
+	in.Facts.States[1].MemoryBound = 145 << 20
+	if r := relative(); r.Met {
+		t.Errorf("twice what the bounds are: %+v", r)
+	}
 }

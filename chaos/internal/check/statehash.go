@@ -19,6 +19,8 @@ type Digest struct {
 	// for want of room and after its time.
 	Evicted map[string]uint64 `json:"evicted,omitempty"`
 	Expired map[string]uint64 `json:"expired,omitempty"`
+	// MemoryBound is what the node's bounds add up to, with its data, in bytes.
+	MemoryBound uint64 `json:"memory_bound,omitempty"`
 }
 
 // stateHash checks that all nodes hold the same in the end: entries, with the

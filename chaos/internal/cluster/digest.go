@@ -78,6 +78,9 @@ type Digest struct {
 	// Evicted and Expired count, by cache, what this process has removed for
 	// want of room and after its time.
 	Evicted, Expired map[string]uint64
+	// MemoryBound is what the parts of the node may take of memory by its
+	// configuration, together with the data that it holds, in bytes.
+	MemoryBound uint64
 }
 
 // scraper has no connections to keep: a node is asked seldom.
@@ -124,6 +127,8 @@ func readDigest(r io.Reader) (Digest, error) {
 			to, found = &d.Applied, found+1
 		case "cachenode_cache_evictions_total", "cachenode_cache_expirations_total":
 			to = new(uint64)
+		case "cachenode_memory_bound_bytes": // one for each part
+			to = new(uint64)
 		default:
 			continue
 		}
@@ -137,6 +142,8 @@ func readDigest(r io.Reader) (Digest, error) {
 			d.Evicted[cache] = *to
 		case "cachenode_cache_expirations_total":
 			d.Expired[cache] = *to
+		case "cachenode_memory_bound_bytes":
+			d.MemoryBound += *to
 		}
 	}
 	if err := sc.Err(); err != nil {

@@ -21,13 +21,15 @@ cachenode_cache_entries{cache="bench"} 12
 cachenode_cache_evictions_total{cache="bench"} 1.5e+06
 cachenode_cache_evictions_total{cache="other"} 0
 cachenode_cache_expirations_total{cache="bench"} 3
+cachenode_memory_bound_bytes{part="data"} 1000
+cachenode_memory_bound_bytes{part="log"} 1.34217728e+08
 go_goroutines 12
 `
 	got, err := readDigest(strings.NewReader(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Digest{Applied: 4711, Hash: 8124919283746301, Evicted: map[string]uint64{"bench": 1_500_000, "other": 0}, Expired: map[string]uint64{"bench": 3}}
+	want := Digest{Applied: 4711, Hash: 8124919283746301, Evicted: map[string]uint64{"bench": 1_500_000, "other": 0}, Expired: map[string]uint64{"bench": 3}, MemoryBound: 1000 + 128<<20}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}

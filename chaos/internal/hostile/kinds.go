@@ -56,7 +56,11 @@ func manyServed(s *Spec, t *Tally, lasted time.Duration) bool {
 	return many(s, t, lasted) && float64(t.Served) >= 0.9*float64(s.Count)
 }
 
-func allFrames(s *Spec, t *Tally, _ time.Duration) bool { return t.Frames >= int64(s.Count) }
+// allFrames says that all frames were sent, or nearly as many as the rate allows
+// in the time there was.
+func allFrames(s *Spec, t *Tally, lasted time.Duration) bool {
+	return t.Frames > 0 && float64(t.Frames) >= min(float64(s.Count), 0.8*s.Rate*lasted.Seconds())
+}
 
 // patience is how long a client waits for a word from the node.
 const patience = 5 * time.Second

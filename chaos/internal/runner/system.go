@@ -75,7 +75,7 @@ func (p processes) Observe(ctx context.Context, node string) (result.Event, erro
 
 func (p processes) Digest(ctx context.Context, node string) (check.Digest, error) {
 	d, err := p.Node(node).Digest(ctx)
-	return check.Digest{Node: node, Applied: d.Applied, Hash: d.Hash, Evicted: d.Evicted, Expired: d.Expired}, err
+	return check.Digest{Node: node, Applied: d.Applied, Hash: d.Hash, Evicted: d.Evicted, Expired: d.Expired, MemoryBound: d.MemoryBound}, err
 }
 
 func (p processes) Target(toAny bool, streams, window int) (load.Target, error) {

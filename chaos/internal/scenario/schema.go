@@ -31,7 +31,7 @@ func Schema() ([]byte, error) {
 	one := func(name string, s *jsonschema.Schema) *jsonschema.Schema {
 		return &jsonschema.Schema{Type: "object", Properties: map[string]*jsonschema.Schema{name: s}, Required: []string{name}, AdditionalProperties: never()}
 	}
-	limit := text(`^(p\([0-9.]+\)|max|rate|count|rss|growth) *<=? *[0-9.]+[a-zA-Zµ%]*$`, "p(99) < 20ms, p(99) <= 2x (of what it was before the faults), max < 600ms, rate < 1%, count <= 1, rss <= 512MiB")
+	limit := text(`^(p\([0-9.]+\)|max|rate|count|rss|growth) *<=? *[0-9.]+[a-zA-Zµ%]*$`, "p(99) < 20ms, p(99) <= 2x (of what it was before the faults), max < 600ms, rate < 1%, count <= 1, rss <= 512MiB, rss <= 1x (of what the bounds of the node add up to)")
 	span := text(`^([0-9.]+(ns|us|µs|ms|s|m|h))+$|^0$`, "a duration: 200ms, 1.5s, 2m")
 	s, err := jsonschema.For[Scenario](&jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{
 		reflect.TypeFor[Duration](): span,

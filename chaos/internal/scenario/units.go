@@ -323,7 +323,7 @@ func (t *Threshold) decode(dec *decoder, n *yaml.Node, path string) {
 	err := t.parse(n.Value)
 	t.Abort, t.After = a.Abort, a.After
 	if err != nil || n.Kind != yaml.ScalarNode {
-		dec.errorf(n, "%s: %s is not a threshold; expected \"p(99) < 20ms\", \"p(99) <= 2x\", \"max < 600ms\", \"rate < 1%%\", \"count <= 1\" or \"rss <= 512MiB\"", path, shown(n))
+		dec.errorf(n, "%s: %s is not a threshold; expected \"p(99) < 20ms\", \"p(99) <= 2x\", \"max < 600ms\", \"rate < 1%%\", \"count <= 1\", \"rss <= 512MiB\" or \"rss <= 1x\"", path, shown(n))
 	}
 }
 
@@ -352,6 +352,11 @@ func (t *Threshold) parse(s string) error {
 		d, err = time.ParseDuration(f[2])
 		t.Limit = float64(d)
 	case "rss", "growth":
+		if factor, relative := strings.CutSuffix(f[2], "x"); relative {
+			t.Relative = true
+			t.Limit, err = strconv.ParseFloat(factor, 64)
+			break
+		}
 		v, ok := parseSize(f[2])
 		if !ok {
 			return fmt.Errorf("memory is a size")

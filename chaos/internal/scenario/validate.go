@@ -605,6 +605,10 @@ func (s *Scenario) validateThresholds(d *decoder) {
 			switch at := fmt.Sprintf("%s[%d]", path, i); {
 			case t.Func != "" && !slices.Contains(funcs, t.Func):
 				d.errorAt(at, "%s has no %s; it has %s", m.Name, t.Func, strings.Join(funcs, " and "))
+			case t.Relative && m.Family == "memory":
+				if t.Func != "rss" {
+					d.errorAt(at, "%s compares with what the bounds of the node add up to; only rss can", t.Expr)
+				}
 			case t.Relative && (m.Family != "latency" || m.Phase == "" || m.Phase == "before"):
 				d.errorAt(at, "%s compares with the time before the faults; only operations with phase:during, phase:joining or phase:recovery have that", t.Expr)
 			case t.Abort && (t.Relative || !slices.Contains([]string{"latency", "errors", "leader_changes"}, m.Family)):
