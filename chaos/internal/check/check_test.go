@@ -923,6 +923,8 @@ func TestLiveness_recovery(t *testing.T) {
 		"a standstill beside a fault":    {"fault k isolate n1 1000..5000\n" + steady(0, 1000) + steady(2800, 9000), "during k no quorum write was acknowledged through another node for 1.85s, from 0.950s on"},
 		"one that a majority is hit by":  {"fault k kill n1,n3 1000..5000\n" + steady(0, 1000) + steady(5200, 9000), ""},
 		"one of two at once":             {"fault k kill n1 1000..5000\nfault l isolate n3 1500..4000\n" + steady(0, 1000) + steady(5200, 9000), ""},
+		"beside links that are slow":     {"fault k bandwidth n1,n2,n3 1000..5000\n" + steady(0, 1000) + steady(5200, 9000), ""},
+		"beside a slow link of one":      {"fault k bandwidth n1 1000..5000\n" + steady(0, 1000) + steady(5200, 9000), "during k no quorum write was acknowledged through another node"},
 		"only through the node it hit":   {"fault k isolate n1 1000..5000\n" + steady(0, 1000) + strings.ReplaceAll(steady(1000, 5000), "n2", "n1") + steady(5000, 9000), "during k no quorum write was acknowledged through another node for 4.05s"},
 		"the next fault comes too early": {"fault k kill n1,n3 1000..2000\nfault l kill n2 2500..2600\n" + steady(0, 1000) + steady(3000, 9000), ""},
 	} {

@@ -59,7 +59,9 @@ func standstills(in *Input, windows []result.Window) (say []string) {
 	}
 	oks := probeOKs(in.History)["quorum"]
 	for _, w := range windows {
-		if in.harmless(w.Fault) || w.To-w.From <= limit || len(hitDuring(in, windows, w)) > minority {
+		// What makes all links slow breaks no node, and leaves none unhit either.
+		slow := !slices.Contains(disturbing, w.Action) && len(w.Targets) > minority
+		if in.harmless(w.Fault) || slow || w.To-w.From <= limit || len(hitDuring(in, windows, w)) > minority {
 			continue
 		}
 		if g, ok := gapAt(oks, w.Targets, w.From, w.To); ok && g.to-g.from > limit {

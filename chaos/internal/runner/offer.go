@@ -144,6 +144,11 @@ func (o *offered) generator(w *scenario.Workload) (*load.Generator, error) {
 		g.InFlight = (w.Schedule.Closed + streams - 1) / streams
 	case w.Schedule.Poisson > 0:
 		g.Schedule = load.Poisson{PerSecond: float64(w.Schedule.Poisson)}
+	case len(w.Schedule.Stages) > 0:
+		g.Schedule = stages(w.Schedule.Stages)
+	case w.Schedule.Burst != nil:
+		b := w.Schedule.Burst
+		g.Schedule = load.Burst{High: float64(b.High), On: b.On.D(), Low: float64(b.Low), Off: b.Off.D()}
 	default:
 		g.Schedule = load.Constant{PerSecond: float64(w.Schedule.Constant)}
 	}
@@ -160,6 +165,15 @@ func (o *offered) generator(w *scenario.Workload) (*load.Generator, error) {
 	}
 	o.targets = append(o.targets, g.Target)
 	return g, nil
+}
+
+func stages(of []scenario.Stage) load.Stages {
+	shapes := map[string]load.Shape{"linear": load.ShapeLinear, "step": load.ShapeStep, "sine": load.ShapeSine}
+	var s load.Stages
+	for _, stage := range of {
+		s.Steps = append(s.Steps, load.Stage{To: float64(stage.To), Over: stage.Over.D(), Shape: shapes[stage.Shape]})
+	}
+	return s
 }
 
 func (o *offered) retrier(as writer, streams, copies int) (load.Target, error) {

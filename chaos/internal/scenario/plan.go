@@ -154,7 +154,18 @@ func (s *Scenario) Scale(factor float64) {
 	longest := Duration(s.Length())
 	for _, w := range s.Load {
 		w.Warmup = scaled(w.Warmup, time.Second)
-		w.Duration = min(w.Duration, max(scaled(w.Duration, leastLength), min(need, longest)))
+		was := w.Duration
+		w.Duration = min(was, max(scaled(was, leastLength), min(need, longest)))
+		w.Schedule.scale(float64(w.Duration) / float64(was))
+		w.Duration = cmp.Or(w.Schedule.Span(), w.Duration)
+	}
+}
+
+// scale makes stages shorter; their rates stay. What comes again and again is
+// not changed.
+func (s *Schedule) scale(factor float64) {
+	for i := range s.Stages {
+		s.Stages[i].Over = Duration(float64(s.Stages[i].Over) * factor)
 	}
 }
 

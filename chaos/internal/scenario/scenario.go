@@ -77,7 +77,7 @@ type Preload struct {
 // Workload is one open or closed loop of operations.
 type Workload struct {
 	Schedule Schedule `json:"schedule" jsonschema:"when operations are intended to start"`
-	Duration Duration `json:"duration" jsonschema:"length of the recorded part"`
+	Duration Duration `json:"duration,omitempty" jsonschema:"length of the recorded part; stages have their own"`
 	Warmup   Duration `json:"warmup,omitempty" jsonschema:"unrecorded load before it"`
 	Streams  int      `json:"streams,omitempty" jsonschema:"streams the operations are spread over; default 4"`
 	InFlight int      `json:"in_flight,omitempty" jsonschema:"operations in flight on one stream at most; default 256"`
@@ -288,6 +288,10 @@ var otherNames = map[string]string{
 // Points are the places at which action failpoint can end a process.
 var Points = []string{"before-append", "after-append", "before-apply", "snapshot-send", "snapshot-receive", "during-swap"}
 
+// anyTime are those that a cluster under load comes to at any time; the others
+// need another node that wants a copy.
+var anyTime = []string{"before-append", "after-append", "before-apply"}
+
 // Occasions are what a fault can wait for.
 var Occasions = []string{"leader_elected", "leader_lost", "process_started"}
 
@@ -298,7 +302,9 @@ func (f *Fault) OnLeader() bool {
 		return false
 	}
 	switch f.Action {
-	case "kill", "term", "pause", "isolate", "memory", "failpoint", "split":
+	case "failpoint":
+		return f.Target == "leader" && slices.Contains(anyTime, f.Point)
+	case "kill", "term", "pause", "isolate", "memory", "split":
 		return f.Target == "leader"
 	case "partition":
 		return f.Target == "leader" && (f.From == "rest" || f.From == "followers")

@@ -39,7 +39,7 @@ func golden(t *testing.T, path string, got []byte) {
 // TestParse_mistakes proves that every mistake of a file is reported at once,
 // each with its place and with what was expected. Read the golden files.
 func TestParse_mistakes(t *testing.T) {
-	for _, name := range []string{"design", "typos", "syntax", "empty", "small", "repeat", "unprobed", "limits", "checks", "hostile", "preload", "stock", "shapes"} {
+	for _, name := range []string{"typos", "syntax", "empty", "small", "repeat", "unprobed", "limits", "checks", "hostile", "preload", "stock", "shapes", "schedules"} {
 		t.Run(name, func(t *testing.T) {
 			data, err := os.ReadFile(filepath.Join("testdata", name+".yaml"))
 			if err != nil {
@@ -95,6 +95,43 @@ func TestParse_valid(t *testing.T) {
 	}
 }
 
+// TestSchedules proves that a rate may change in stages and in bursts, that
+// stages say how long a load lasts, and that a scaled one has the same shape.
+func TestSchedules(t *testing.T) {
+	s := parse(t, `version: 1
+name: schedules
+about: Rates that change.
+cluster: {nodes: 3}
+load:
+  up: {schedule: {stages: [{to: 100/s, over: 10s}, {to: 20/s, over: 30s, shape: step}]}, op: insert}
+  turns: {schedule: {burst: {high: 1k/s, on: 2s, low: 10/s, off: 8s}}, duration: 40s, op: insert}
+`)
+	up := s.Load["up"]
+	if d := cmp.Diff([]Stage{{100, Duration(10 * time.Second), "linear"}, {20, Duration(30 * time.Second), "step"}}, up.Schedule.Stages); d != "" {
+		t.Errorf("stages:\n%s", d)
+	}
+	if up.Duration.D() != 40*time.Second || s.Length() != 40*time.Second {
+		t.Errorf("stages of 40s last %v", up.Duration)
+	}
+	if got := up.Schedule.String(); got != "to 100/s in 10s, to 20/s in 30s step" {
+		t.Errorf("described as %q", got)
+	}
+	s.Scale(0.5)
+	if up.Duration.D() != 20*time.Second || up.Schedule.Stages[0].Over.D() != 5*time.Second || up.Schedule.Stages[1].To != 20 {
+		t.Errorf("scaled by half: %v for %v", up.Schedule, up.Duration)
+	}
+	if b := s.Load["turns"].Schedule.Burst; b.On.D() != 2*time.Second || s.Load["turns"].Duration.D() != 20*time.Second {
+		t.Errorf("scaled bursts: %+v for %v", b, s.Load["turns"].Duration)
+	}
+}
+
+// TestDesign proves that the example of the design is valid as it stands.
+func TestDesign(t *testing.T) {
+	if _, err := Load("testdata/design.yaml"); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestShipped proves that every shipped scenario is valid, named as its file,
 // and accepted by the schema that editors use.
 func TestShipped(t *testing.T) {
@@ -114,13 +151,13 @@ func TestShipped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range append(files, "testdata/valid.yaml") {
+	for _, file := range append(files, "testdata/valid.yaml", "testdata/design.yaml") {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			s, err := Load(file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := strings.TrimSuffix(filepath.Base(file), ".yaml"); s.Name != want && want != "valid" {
+			if want := strings.TrimSuffix(filepath.Base(file), ".yaml"); s.Name != want && want != "valid" && want != "design" {
 				t.Errorf("is called %s", s.Name)
 			}
 			if s.Seed == 0 {

@@ -55,6 +55,14 @@ func Schema() ([]byte, error) {
 		}}},
 		reflect.TypeFor[Schedule](): {AnyOf: []*jsonschema.Schema{
 			one("constant", rate), one("poisson", rate), one("closed", &jsonschema.Schema{Type: "integer", Minimum: new(1.0), Maximum: new(4096.0)}),
+			one("stages", &jsonschema.Schema{Type: "array", MinItems: new(1), MaxItems: new(maxStages), Items: &jsonschema.Schema{
+				Type: "object", Required: []string{"to", "over"}, AdditionalProperties: never(), Description: "the rate at its end, how long it lasts, how it gets there",
+				Properties: map[string]*jsonschema.Schema{"to": rate, "over": span, "shape": {Type: "string", Enum: anys(shapes)}},
+			}}),
+			one("burst", &jsonschema.Schema{
+				Type: "object", Required: []string{"high", "on", "low", "off"}, AdditionalProperties: never(), Description: "high for on, low for off, in turns",
+				Properties: map[string]*jsonschema.Schema{"high": rate, "on": span, "low": rate, "off": span},
+			}),
 		}},
 	}})
 	if err != nil {

@@ -39,16 +39,50 @@ type Shift time.Duration
 // Drift is how much faster a clock goes than another. In YAML: 10%, -5%.
 type Drift float64
 
-// Schedule says when operations are intended to start. Exactly one of
-// Constant, Poisson and Closed is set.
+// Schedule says when operations are intended to start. Exactly one of its
+// fields is set.
 type Schedule struct {
 	Constant Rate
 	Poisson  Rate
 	Closed   int // operations in flight; there is no intended time
+	Stages   []Stage
+	Burst    *Burst
+}
+
+// Stage is one part of a rate that changes, from that of the stage before, or
+// from nothing.
+type Stage struct {
+	To    Rate     `json:"to"`
+	Over  Duration `json:"over"`
+	Shape string   `json:"shape,omitempty"`
+}
+
+// Burst is a rate that is high for a time and low for another, in turns.
+type Burst struct {
+	High Rate     `json:"high"`
+	On   Duration `json:"on"`
+	Low  Rate     `json:"low"`
+	Off  Duration `json:"off"`
+}
+
+// Span is how long stages last; 0 for what goes on.
+func (s *Schedule) Span() (d Duration) {
+	for _, stage := range s.Stages {
+		d += stage.Over
+	}
+	return d
 }
 
 func (s Schedule) String() string {
 	switch {
+	case len(s.Stages) > 0:
+		var parts []string
+		for _, stage := range s.Stages {
+			parts = append(parts, strings.TrimSpace(fmt.Sprintf("%v in %v %s", stage.To, stage.Over, strings.TrimPrefix(stage.Shape, "linear"))))
+		}
+		return "to " + strings.Join(parts, ", to ")
+	case s.Burst != nil:
+		return fmt.Sprintf("%v for %v and %v for %v", s.Burst.High, s.Burst.On, s.Burst.Low, s.Burst.Off)
 	case s.Closed > 0:
 		return fmt.Sprintf("closed loop, %d in flight", s.Closed)
 	case s.Poisson > 0:
@@ -226,7 +260,7 @@ func parseSize(text string) (Size, bool) {
 
 func (s *Schedule) decode(dec *decoder, n *yaml.Node, path string) {
 	if n.Kind != yaml.MappingNode || len(n.Content) != 2 {
-		dec.errorf(n, "%s: expected exactly one of {constant: RATE}, {poisson: RATE}, {closed: NUMBER}", path)
+		dec.errorf(n, "%s: expected exactly one of {constant: RATE}, {poisson: RATE}, {closed: NUMBER}, {stages: [...]}, {burst: {...}}", path)
 		return
 	}
 	key, value := n.Content[0], dec.resolve(n.Content[1])
@@ -240,10 +274,48 @@ func (s *Schedule) decode(dec *decoder, n *yaml.Node, path string) {
 		if s.Closed < 1 || s.Closed > 4096 {
 			dec.errorf(value, "%s.closed: %s operations in flight; expected 1 to 4096", path, shown(value))
 		}
-	case "stages", "burst", "replay":
-		dec.errorf(key, "%s.%s: not built yet in chaos; expected constant, poisson or closed", path, key.Value)
+	case "stages":
+		dec.value(value, reflectOf(&s.Stages), path+".stages")
+		s.checkStages(dec, path+".stages")
+	case "burst":
+		dec.value(value, reflectOf(&s.Burst), path+".burst")
+		for name, part := range map[string]Duration{"on": s.Burst.On, "off": s.Burst.Off} {
+			dec.atLeast(path+".burst."+name, part, leastStage)
+		}
+	case "replay":
+		dec.errorf(key, "%s.replay: a scenario is one file; expected one of %s (loadgen replays files)", path, strings.Join(schedules, ", "))
 	default:
-		dec.errorf(key, "%s: unknown schedule %s%s; expected constant, poisson or closed", path, shown(key), hint(key.Value, []string{"constant", "poisson", "closed"}))
+		dec.errorf(key, "%s: unknown schedule %s%s; expected one of %s", path, shown(key), hint(key.Value, schedules), strings.Join(schedules, ", "))
+	}
+}
+
+var (
+	schedules = []string{"constant", "poisson", "closed", "stages", "burst"}
+	shapes    = []string{"linear", "step", "sine"}
+)
+
+// Bounds of stages, and of the parts of a burst.
+const (
+	maxStages  = 100
+	leastStage = Duration(100 * time.Millisecond)
+)
+
+func (s *Schedule) checkStages(dec *decoder, path string) {
+	if len(s.Stages) < 1 || len(s.Stages) > maxStages {
+		dec.errorAt(path, "%d stages; expected 1 to %d", len(s.Stages), maxStages)
+	}
+	for i := range s.Stages {
+		stage, at := &s.Stages[i], fmt.Sprintf("%s[%d]", path, i)
+		def(&stage.Shape, "linear")
+		oneOf(dec, at+".shape", stage.Shape, shapes...)
+		dec.atLeast(at+".over", stage.Over, leastStage)
+	}
+}
+
+// atLeast reports a duration that is given and too short.
+func (dec *decoder) atLeast(path string, d, least Duration) {
+	if d < least && dec.at[path] != nil {
+		dec.errorAt(path, "%v; expected %v at least", d, least)
 	}
 }
 

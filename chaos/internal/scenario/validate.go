@@ -190,7 +190,16 @@ func (w *Workload) validate(d *decoder, path string) {
 	if w.Ack == nil {
 		w.Ack = Ack{"quorum": 1}
 	}
-	if w.Duration < Duration(time.Second) && d.at[path+".duration"] != nil {
+	given := d.at[path+".duration"] != nil
+	switch span := w.Schedule.Span(); {
+	case span > 0 && given && w.Duration != span:
+		d.errorAt(path+".duration", "%v; the stages last %v, leave it out", w.Duration, span)
+	case span > 0:
+		w.Duration = span
+	case !given:
+		d.errorAt(path, "field duration is missing")
+	}
+	if w.Duration < Duration(time.Second) && given {
 		d.errorAt(path+".duration", "%v; expected 1s at least", w.Duration)
 	}
 	between(d, path+".streams", w.Streams, 1, maxStreams)
