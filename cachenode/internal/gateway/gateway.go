@@ -258,7 +258,7 @@ func (g *Gateway) submitTwin(first, o *op) {
 	}
 	first.twins = append(first.twins, twin{o.to, o.reqID, o.hasReqID, o.level})
 	if first.acked {
-		g.answerReached(first, first.level, first.index, first.term)
+		g.answerReached(first, first.level, first.place(), first.term)
 	}
 	if first.waiters() > 0 && first.bucket < 0 {
 		first.deadline = g.core.Now() + min(cmp.Or(o.deadline, g.cfg.Deadline), maxPatience)
@@ -549,7 +549,7 @@ func (g *Gateway) answered(o *op) {
 		g.overlay.put(o)
 	}
 	o.acked = true
-	g.answerReached(o, o.level, o.index, o.term)
+	g.answerReached(o, o.level, o.place(), o.term)
 	if o.waiters() == 0 {
 		g.wheel.remove(o) // else a twin at a stronger level keeps the deadline
 	}
@@ -1028,6 +1028,15 @@ func (g *Gateway) answerReached(o *op, reached level, index, term uint64) {
 		g.deliver(o, t, out)
 		return true
 	})
+}
+
+// place is where an operation that is not applied yet stands in the log, 0 if that is not known: of several copies only
+// the first counts, and the leader named the place of another one. A client may have sent copies through other nodes.
+func (o *op) place() uint64 {
+	if o.copies > 1 || !o.own {
+		return 0
+	}
+	return o.index
 }
 
 // waiters returns how many still wait for an answer.

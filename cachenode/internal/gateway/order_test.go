@@ -203,6 +203,48 @@ func TestOrderAfterLoss(t *testing.T) {
 	}
 }
 
+// TestIndexOfCopies proves that an acknowledgement at leader names no place in the log but the one at which the operation
+// took effect: with two copies of it on their way, the leader knows where it put the second, and only the first counts.
+func TestIndexOfCopies(t *testing.T) {
+	cryptotest.SetGlobalRandom(t, 9)
+	cut, lost := false, 0
+	w := newWorld(t, replicationtest.Options{Seed: 9, Nodes: 3, Eat: func(m proto.Message) bool {
+		switch m := m.(type) {
+		case *cachepb.CacheRequest:
+			return cut && m.GetReplicate() != nil // nothing is committed meanwhile
+		case *cachepb.Ack:
+			if cut && lost == 0 && m.GetPutAck() != nil {
+				lost++
+				return true
+			}
+		}
+		return false
+	}})
+	w.start()
+	n := w.follower()
+	n.Step(func() { w.submit(n, delOf("opens the session")) })
+	w.sim.Run(50 * time.Millisecond)
+	cut = true
+	var acked *answer
+	n.Step(func() {
+		req := insertOf("k", "v", nil)
+		req.GetInsert().AckLevel = &cachepb.AckLevel{AckLevel: &cachepb.AckLevel_LevelLeader{LevelLeader: &cachepb.Empty{}}}
+		acked = w.submit(n, req)
+	})
+	w.sim.Run(2500 * time.Millisecond) // until the gateway takes the first copy for lost and sends another
+	if lost != 1 || acked.got != 1 || !acked.ack.GetPutAck().GetModRes() {
+		t.Fatalf("%d acknowledgements lost, %d answers: %v", lost, acked.got, acked.ack)
+	}
+	cut = false
+	if err := w.sim.Run(4 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	_, at, ok := w.nodes[n].store.Get("c", "k", 0)
+	if got := acked.ack.GetPutAck().GetOutcome().GetIndex(); !ok || got != 0 && got != at {
+		t.Errorf("acknowledged at index %d, took effect at %d (there: %t)", got, at, ok)
+	}
+}
+
 // TestOrderUnderOverload proves that a leader without room keeps the order of what it was sent, and that what was
 // acknowledged on arrival is sent again until it is taken: a Put that was refused must not come back over its Del, and
 // neither of them is lost.

@@ -62,6 +62,7 @@ func targeted(targets ...string) func(dice) string {
 
 // menaces are what a nemesis draws from, by action. What ends a majority, or
 // changes the members, is not among them: most of a run would prove nothing then.
+// Nor is slow-close, which does nothing unless connections end.
 var menaces = map[string]menace{
 	"kill":  {fields: targeted("leader", "any")},
 	"term":  {fields: targeted("leader", "any")},
@@ -99,10 +100,9 @@ var menaces = map[string]menace{
 	"bandwidth": {beside: true, fields: func(d dice) string {
 		return fmt.Sprintf("target: %s, bytes: %dKiB", d.one("all", "any"), 512<<d.IntN(4))
 	}},
-	"slice":      {beside: true, fields: func(d dice) string { return fmt.Sprintf("target: any, bytes: %dB", 64<<d.IntN(5)) }},
-	"slow-close": {beside: true, fields: func(d dice) string { return "target: any, latency: " + d.ms(10, 500) }},
+	"slice": {beside: true, fields: func(d dice) string { return fmt.Sprintf("target: any, bytes: %dB", 64<<d.IntN(5)) }},
 	"cut-after": {beside: true, fields: func(d dice) string {
-		return fmt.Sprintf("target: any, bytes: %dKiB", 64<<d.IntN(5))
+		return fmt.Sprintf("target: all, bytes: %dKiB", 4<<d.IntN(3))
 	}},
 	"reset":           {beside: true, fields: targeted("any", "leader", "link")},
 	"stall":           {beside: true, fields: always("target: link")},
