@@ -257,6 +257,9 @@ func (s *Store) Apply(index uint64, b *cachepb.Batch, res func(i int, r Result))
 	st.observe = s.observe
 	st.advance(index, b.GetClusterMs(), len(b.GetOps()))
 	for i, req := range b.GetOps() {
+		if i%ahead == 0 {
+			st.lookAhead(b.GetOps()[i:])
+		}
 		r := st.applyOp(newStamp(index, i), req)
 		if res != nil {
 			res(i, r)
@@ -471,6 +474,7 @@ type state struct {
 	expiry    expiry
 	expiryLRU expiry // of LRU caches
 	sessions  sessions
+	touched   uint64       // by lookAhead, so that it is not optimized away
 	bytes     atomic.Int64 // of all caches
 	hash      uint64       // guarded by mu: of caches and entries
 }

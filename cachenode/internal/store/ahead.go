@@ -1,0 +1,64 @@
+package store
+
+import "github.com/hacache/hacache/proto/cachepb"
+
+// ahead is how many operations are looked up together before they are applied.
+//
+// An entry is behind four addresses that each say where the next one is: table, page, data, and the data itself. With more
+// entries than the processor's caches hold, each costs a wait for memory, one after the other: that was half of what applying
+// took. Looked up together, the waits of different operations overlap, since none needs the result of another. Nothing comes
+// of it but that the lines are at hand when the operations are applied, right after. Why not more? They would be gone again.
+const ahead = 32
+
+// cacheLine is what one access to memory brings, and dataLines is how many of an entry are worth asking for: those after
+// them the processor asks for by itself.
+const (
+	cacheLine = 64
+	dataLines = 4
+)
+
+// lookAhead touches what the next operations will look at, ahead of them at most. It belongs to the apply goroutine.
+func (st *state) lookAhead(ops []*cachepb.CacheRequest) {
+	var (
+		slots  [ahead]*uint64 // in a table
+		values [ahead]uint64  // what is there
+		tags   [ahead]uint32
+		shards [ahead]*shard
+		data   [ahead][]byte
+		n      int
+		touch  uint64
+	)
+	byName := st.catalog.Load().byName
+	for _, req := range ops[:min(ahead, len(ops))] {
+		name, key, _, _, _ := operands(req)
+		c := byName[name]
+		if c == nil {
+			continue
+		}
+		number, tag := fold(st.hasher.sumString(c, key))
+		sh := &st.shards[number]
+		if len(sh.table) == 0 {
+			continue
+		}
+		slots[n], tags[n], shards[n] = &sh.table[tag&uint32(len(sh.table)-1)], tag, sh
+		n++
+	}
+	for i := range n {
+		values[i] = *slots[i]
+	}
+	for i := range n {
+		// Where it is not in its first place it is not worth the search.
+		if values[i] != 0 && uint32(values[i]>>32) == tags[i] {
+			d, m := shards[i].entry(uint32(values[i]) - 1)
+			data[i] = *d
+			touch += uint64(m.stamp)
+		}
+	}
+	for i := range n {
+		d := data[i]
+		for at := 0; at < min(len(d), dataLines*cacheLine); at += cacheLine {
+			touch += uint64(d[at])
+		}
+	}
+	st.touched = touch
+}
