@@ -131,6 +131,12 @@ type Gateway struct {
 	feeds   feeds
 	acks    [][]*cachepb.Ack // by slot, sent at the end of the turn
 
+	// Memory that is used again and again.
+	blank   []op // to be used next
+	taken   []*op
+	decoder wire.Decoder
+	done    *cachepb.Outcome // of the last operation that had an effect; those of one entry of the log share it
+
 	stats Stats
 }
 
@@ -178,7 +184,7 @@ func (g *Gateway) Submit(s replication.Submission) {
 		g.submitRead(s.To, get)
 		return
 	}
-	o, ok := parse(s.Req)
+	o, ok := g.parse(s.Req)
 	if !ok {
 		return // the session has answered whatever is no operation
 	}
@@ -411,10 +417,11 @@ func (g *Gateway) giveBack(o *op) {
 	g.back = append(g.back, o)
 }
 
-// take removes up to a batch of operations from the queue. Each is tagged; one that cannot be tagged yet ends the batch,
-// so that operations leave in their order.
+// take removes up to a batch of operations from the queue; what it returns is valid until it is called again. Each is
+// tagged; one that cannot be tagged yet ends the batch, so that operations leave in their order.
 func (g *Gateway) take() []*op {
-	var batch []*op
+	clear(g.taken)
+	batch := g.taken[:0]
 	bytes := 0
 	for g.head < len(g.queue) && len(batch) < batchOps && bytes < batchBytes {
 		o := g.queue[g.head]
@@ -442,6 +449,7 @@ func (g *Gateway) take() []*op {
 		g.queue, g.head = g.queue[:0], 0
 	}
 	g.drain.now += bytes
+	g.taken = batch
 	return batch
 }
 
@@ -474,7 +482,7 @@ func (g *Gateway) propose() bool {
 		if o.own {
 			o.first = g.session.base
 		}
-		requests[i] = o.request(true)
+		requests[i] = o.logged()
 	}
 	index, ok := g.append(requests)
 	if !ok {
@@ -631,7 +639,7 @@ func (g *Gateway) PeerRequest(slot int, id uint64, req *cachepb.CacheRequest) {
 		g.tell(slot, &cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: g.leaderRead(get)}})
 		return
 	}
-	o, ok := parse(req)
+	o, ok := g.parse(req)
 	if !ok || o.session == 0 {
 		return
 	}
@@ -799,7 +807,8 @@ func (g *Gateway) Apply(index, term uint64, data []byte) {
 		g.proposals = slices.Delete(g.proposals, 0, 1)
 	} else {
 		var err error
-		if batch, err = decodeBatch(data); err != nil {
+		defer g.decoder.Free()
+		if batch, err = decodeBatch(&g.decoder, data); err != nil {
 			// Every replica reads the same bytes, so all skip it. It cannot have been proposed by a gateway of this version.
 			g.log.Error("an entry of the log is not a batch", "index", index, "term", term, "error", err)
 			batch = &cachepb.Batch{}
@@ -837,9 +846,9 @@ func opTag(req *cachepb.CacheRequest) *cachepb.OpTag {
 // maxClusterMs bounds cluster time, so that a ttl can be added to it. It is in the year 287396.
 const maxClusterMs = 1 << 53
 
-// decodeBatch reads the payload of a log entry.
-func decodeBatch(data []byte) (*cachepb.Batch, error) {
-	b, err := wire.Batch(data)
+// decodeBatch reads the payload of a log entry, into memory of the decoder.
+func decodeBatch(d *wire.Decoder, data []byte) (*cachepb.Batch, error) {
+	b, err := d.Batch(data)
 	if err != nil {
 		return nil, err
 	}
@@ -891,7 +900,7 @@ func (g *Gateway) complete(o *op, r store.Result, index, term uint64) {
 // only copy it had no effect, and goes on under the next session.
 func (g *Gateway) expelled(o *op) {
 	if o.copies == 1 && g.sendable(o) {
-		o.copies = 0
+		o.copies, o.req = 0, nil
 	}
 	g.renewSession()
 }
@@ -967,6 +976,7 @@ func (g *Gateway) finish(o *op) {
 		g.dead++
 	}
 	o.state = stateDone
+	o.req = nil
 	g.bytes -= o.size
 	g.wheel.remove(o)
 	g.overlay.drop(o)
@@ -984,12 +994,16 @@ func (g *Gateway) finish(o *op) {
 	o.value = nil
 }
 
+// outcome is what became of an operation. It may be shared, and is not to be changed.
 func (g *Gateway) outcome(code cachepb.Code, detail string, index, term uint64) *cachepb.Outcome {
+	if d := g.done; code == cachepb.Code_OK && detail == "" && d != nil && d.Index == index && d.Term == term && d.Cluster == g.core.Cluster() {
+		return d
+	}
 	out := &cachepb.Outcome{Code: code, Detail: detail, Cluster: g.core.Cluster(), Term: term, Index: index}
-	if code != cachepb.Code_OK {
-		if l := g.core.Leader(); l >= 0 {
-			out.Leader = g.core.Host(l)
-		}
+	if code == cachepb.Code_OK {
+		g.done = out
+	} else if l := g.core.Leader(); l >= 0 {
+		out.Leader = g.core.Host(l)
 	}
 	return out
 }

@@ -254,7 +254,7 @@ func TestOrderUnderOverload(t *testing.T) {
 		cryptotest.SetGlobalRandom(t, seed)
 		w := newWorld(t, replicationtest.Options{
 			Seed: seed, Nodes: 5, Delay: 300 * time.Microsecond, Jitter: 10 * time.Microsecond, Batch: true,
-		}, func(c *gateway.Config) { c.MaxBytes = 16 << 10 })
+		}, func(c *gateway.Config) { c.MaxBytes = 24 << 10 })
 		w.start()
 		for _, n := range w.followers() {
 			n.Step(func() { w.submit(n, delOf("opens the session")) })

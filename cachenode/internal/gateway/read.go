@@ -112,10 +112,10 @@ func (g *Gateway) fill(ack *cachepb.GetAck, clusterMs int64) {
 // explain says why an entry that was not found cannot be there, if that is so. It is safe for concurrent use.
 func (g *Gateway) explain(ack *cachepb.GetAck) {
 	if code, detail := g.store.ValidateRead(ack.GetCacheName(), ack.GetEntry()); code != cachepb.Code_OK {
-		if ack.Outcome == nil {
-			ack.Outcome = &cachepb.Outcome{}
+		was := ack.GetOutcome() // others may have it too
+		ack.Outcome = &cachepb.Outcome{
+			Code: code, Detail: detail, Cluster: was.GetCluster(), Term: was.GetTerm(), Index: was.GetIndex(), Leader: was.GetLeader(),
 		}
-		ack.Outcome.Code, ack.Outcome.Detail = code, detail
 	}
 }
 

@@ -66,9 +66,11 @@ type (
 // boxes hands out structs for the operations of one message, several in one allocation. What is kept of a message keeps
 // a chunk, so chunks are small.
 type boxes struct {
-	copying bool   // what is decoded must not share memory with its source
-	block   []byte // where to copy to
-	left    int    // operations that are still to come, this one included
+	copying bool                    // what is decoded must not share memory with its source
+	block   []byte                  // where to copy to
+	list    []*cachepb.CacheRequest // room for the operations, if it suffices
+	left    int                     // operations that are still to come, this one included
+	slabs   *slabs                  // where structs come from, if they are given back; else from the chunks below
 	gets    []getBox
 	puts    []putBox
 	inserts []insertBox
@@ -77,6 +79,49 @@ type boxes struct {
 }
 
 const boxesAtOnce = 16
+
+// slab hands out structs, and takes all of them back at once.
+type slab[T any] struct {
+	chunks     [][]T
+	full, next int // chunks that are handed out, and structs of the one after them
+}
+
+func (s *slab[T]) take() *T {
+	if s.full == len(s.chunks) {
+		s.chunks = append(s.chunks, make([]T, boxesAtOnce))
+	}
+	x := &s.chunks[s.full][s.next]
+	if s.next++; s.next == boxesAtOnce {
+		s.full, s.next = s.full+1, 0
+	}
+	return x
+}
+
+func (s *slab[T]) reset() {
+	for _, chunk := range s.chunks[:s.full] {
+		clear(chunk)
+	}
+	if s.next > 0 {
+		clear(s.chunks[s.full][:s.next])
+	}
+	s.full, s.next = 0, 0
+}
+
+type slabs struct {
+	gets    slab[getBox]
+	puts    slab[putBox]
+	inserts slab[insertBox]
+	dels    slab[delBox]
+	removes slab[removeBox]
+}
+
+func (s *slabs) reset() {
+	s.gets.reset()
+	s.puts.reset()
+	s.inserts.reset()
+	s.dels.reset()
+	s.removes.reset()
+}
 
 func take[T any](chunk *[]T, left int) *T {
 	if len(*chunk) == 0 {
@@ -168,7 +213,10 @@ func (bx *boxes) items(b []byte, tag uint64, n int) ([]*cachepb.CacheRequest, bo
 	if n == 0 {
 		return nil, true
 	}
-	list := make([]*cachepb.CacheRequest, 0, n)
+	list := bx.list[:0]
+	if cap(list) < n {
+		list = make([]*cachepb.CacheRequest, 0, n)
+	}
 	bx.left = n
 	for r := (reader{b: b}); r.more(); {
 		t, _, p := r.next()
@@ -213,7 +261,12 @@ func (bx *boxes) get(b []byte) *cachepb.CacheRequest {
 		tagMode     = 2<<3 | typeVarint
 		tagMaxStale = 3<<3 | typeVarint
 	)
-	x := take(&bx.gets, bx.left)
+	var x *getBox
+	if bx.slabs != nil {
+		x = bx.slabs.gets.take()
+	} else {
+		x = take(&bx.gets, bx.left)
+	}
 	r := reader{b: b}
 	for r.more() {
 		switch tag, _, p := r.next(); tag {
@@ -252,7 +305,12 @@ func (bx *boxes) get(b []byte) *cachepb.CacheRequest {
 
 func (bx *boxes) put(b []byte) *cachepb.CacheRequest {
 	const tagReqID = 4<<3 | typeBytes
-	x := take(&bx.puts, bx.left)
+	var x *putBox
+	if bx.slabs != nil {
+		x = bx.slabs.puts.take()
+	} else {
+		x = take(&bx.puts, bx.left)
+	}
 	r := reader{b: b}
 	for r.more() {
 		switch tag, _, p := r.next(); tag {
@@ -284,7 +342,12 @@ func (bx *boxes) insert(b []byte) *cachepb.CacheRequest {
 		tagReqID = 4<<3 | typeBytes
 		tagLevel = 5<<3 | typeBytes
 	)
-	x := take(&bx.inserts, bx.left)
+	var x *insertBox
+	if bx.slabs != nil {
+		x = bx.slabs.inserts.take()
+	} else {
+		x = take(&bx.inserts, bx.left)
+	}
 	r := reader{b: b}
 	for r.more() {
 		switch tag, _, p := r.next(); tag {
@@ -314,7 +377,12 @@ func (bx *boxes) insert(b []byte) *cachepb.CacheRequest {
 
 func (bx *boxes) del(b []byte) *cachepb.CacheRequest {
 	const tagReqID = 3<<3 | typeBytes
-	x := take(&bx.dels, bx.left)
+	var x *delBox
+	if bx.slabs != nil {
+		x = bx.slabs.dels.take()
+	} else {
+		x = take(&bx.dels, bx.left)
+	}
 	r := reader{b: b}
 	for r.more() {
 		switch tag, _, p := r.next(); tag {
@@ -344,7 +412,12 @@ func (bx *boxes) remove(b []byte) *cachepb.CacheRequest {
 		tagReqID = 3<<3 | typeBytes
 		tagLevel = 4<<3 | typeBytes
 	)
-	x := take(&bx.removes, bx.left)
+	var x *removeBox
+	if bx.slabs != nil {
+		x = bx.slabs.removes.take()
+	} else {
+		x = take(&bx.removes, bx.left)
+	}
 	r := reader{b: b}
 	for r.more() {
 		switch tag, _, p := r.next(); tag {
@@ -429,23 +502,40 @@ func (r *reader) level(b []byte, had *cachepb.AckLevel) *cachepb.AckLevel {
 	return nil
 }
 
-// Batch decodes the payload of a log entry. It shares memory with b.
-func Batch(b []byte) (*cachepb.Batch, error) {
-	out := &cachepb.Batch{}
+// Decoder decodes the payloads of log entries into the same memory again and again. The zero value is ready; it is used by
+// one goroutine.
+type Decoder struct {
+	slabs slabs
+	list  []*cachepb.CacheRequest
+	batch cachepb.Batch
+}
+
+// Batch decodes the payload of a log entry. What it returns shares memory with b, and is the caller's until Free or the next
+// call.
+func (d *Decoder) Batch(b []byte) (*cachepb.Batch, error) {
+	d.Free()
 	if n := count(b, tagOps, tagClusterMs); n >= 0 {
 		for r := (reader{b: b}); r.more(); {
 			if tag, v, _ := r.next(); tag == tagClusterMs {
-				out.ClusterMs = int64(v)
+				d.batch.ClusterMs = int64(v)
 			}
 		}
-		bx := boxes{}
+		bx := boxes{slabs: &d.slabs, list: d.list}
 		if ops, ok := bx.items(b, tagOps, n); ok {
-			out.Ops = ops
-			return out, nil
+			d.list, d.batch.Ops = ops, ops
+			return &d.batch, nil
 		}
 	}
-	out = &cachepb.Batch{}
+	out := &cachepb.Batch{}
 	return out, proto.Unmarshal(b, out)
+}
+
+// Free forgets what Batch returned, so that it holds on to nothing.
+func (d *Decoder) Free() {
+	d.slabs.reset()
+	clear(d.list)
+	d.list = d.list[:0]
+	d.batch.Ops, d.batch.ClusterMs = nil, 0
 }
 
 // replicate decodes a Replicate that carries a letter of Raft and nothing else.
