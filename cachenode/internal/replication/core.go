@@ -486,8 +486,10 @@ func (c *Core) ready() {
 		if len(rd.Entries) > 0 {
 			faults.Point(faults.AfterAppend)
 		}
-		for _, m := range rd.Messages {
-			c.post(m)
+		for i, m := range rd.Messages {
+			if !superseded(m, rd.Messages[i+1:]) {
+				c.post(m)
+			}
 		}
 		if len(rd.CommittedEntries) > 0 {
 			faults.Point(faults.BeforeApply)

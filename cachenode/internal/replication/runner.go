@@ -174,7 +174,7 @@ func (r *Runner) signal() {
 func (r *Runner) PostRequest(slot int, id uint64, lane Lane, req *cachepb.CacheRequest) {
 	e := event{kind: eventRequest, slot: slot, id: id, lane: lane, req: req, work: max(len(req.GetBatch().GetItems()), 1)}
 	if lane != LaneControl {
-		e.size = proto.Size(req)
+		e.size = requestBytes(req)
 	}
 	r.post(e)
 }
@@ -183,7 +183,7 @@ func (r *Runner) PostRequest(slot int, id uint64, lane Lane, req *cachepb.CacheR
 func (r *Runner) PostAck(slot int, id uint64, lane Lane, ack *cachepb.Ack) {
 	e := event{kind: eventAck, slot: slot, id: id, lane: lane, ack: ack, work: max(len(ack.GetBatch().GetItems()), 1)}
 	if lane != LaneControl {
-		e.size = proto.Size(ack)
+		e.size = ackBytes(ack)
 	}
 	r.post(e)
 }
@@ -237,6 +237,44 @@ func operandBytes(req *cachepb.CacheRequest) int {
 		return len(m.Get.GetCacheName()) + len(m.Get.GetEntry())
 	}
 	return 0
+}
+
+// messageOverhead is about what a message takes beside what is counted.
+const messageOverhead = 64
+
+// requestBytes is about what a peer's request takes. The usual ones are not measured exactly, which costs as much as to
+// write them.
+func requestBytes(req *cachepb.CacheRequest) int {
+	switch m := req.GetMethod().(type) {
+	case *cachepb.CacheRequest_Replicate:
+		if m.Replicate.GetChunk() == nil {
+			return messageOverhead + len(m.Replicate.GetPeer().GetRaft())
+		}
+	case *cachepb.CacheRequest_Batch:
+		n := messageOverhead
+		for _, item := range m.Batch.GetItems() {
+			n += messageOverhead + operandBytes(item)
+		}
+		return n
+	}
+	return proto.Size(req)
+}
+
+// ackBytes is the same for a peer's answer.
+func ackBytes(ack *cachepb.Ack) int {
+	switch m := ack.GetMethod().(type) {
+	case *cachepb.Ack_ReplicateAck:
+		if m.ReplicateAck.GetChunkAck() == nil {
+			return messageOverhead + len(m.ReplicateAck.GetPeer().GetRaft())
+		}
+	case *cachepb.Ack_Batch:
+		n := messageOverhead
+		for _, item := range m.Batch.GetItems() {
+			n += messageOverhead + len(item.GetGetAck().GetValue())
+		}
+		return n
+	}
+	return proto.Size(ack)
 }
 
 // Call runs f on the runner's goroutine and waits for it. It returns ctx's error or ErrStopped if f may not have run.
