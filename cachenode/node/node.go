@@ -149,6 +149,7 @@ func (n *Node) assemble() error {
 	n.greetings, n.healths = newInquiry(n.LeaderInfo), newInquiry(n.Health)
 	n.server = server.New(server.Config{
 		Backend: backend{n}, Token: string(n.cfg.Token), PeerToken: string(n.cfg.PeerToken), MaxConnections: n.cfg.MaxConnections,
+		KeepaliveInterval: n.cfg.KeepaliveInterval, KeepaliveTimeout: n.cfg.KeepaliveTimeout,
 		TLS: n.serverTLS(), Logger: n.log,
 	})
 	return nil

@@ -81,8 +81,9 @@ type Config struct {
 	// environment works unchanged; queues here are bounded in bytes and messages of their own. 1 to 1 048 576;
 	// defaults 128 and 64.
 	BufServer, BufClient int
-	// KeepaliveInterval and KeepaliveTimeout are HTTP/2 keepalive of idle connections. 1 s to 1 h, default 5 s each,
-	// as in the seed. gRPC raises an interval below 10 s to 10 s, so failure detection does not rest on it.
+	// KeepaliveInterval is how long a connection may be silent before the node asks for a sign of life, and
+	// KeepaliveTimeout how long it then waits before it ends the connection: for clients whose hosts vanish. 1 s to 1 h,
+	// default 5 s each, as in the seed. Failure of nodes is found by other means, in less time.
 	KeepaliveInterval, KeepaliveTimeout time.Duration
 	// ReconnectLower and ReconnectUpper are the seed's bounds of the pause before a redial. 1 ms to 1 min, defaults
 	// 500 ms and 2 s. Upper bounds here: redials begin at 20 ms and never pause longer than 250 ms, nor longer than

@@ -132,8 +132,12 @@ func entrantOf(ctx context.Context) *entrant {
 	return addr.entrant
 }
 
-// limitSend ends the connection when data in the kernel has not been taken by the other end for the keepalive timeout.
-// gRPC would do it, but only on connections that nobody has wrapped.
+// sendTimeout is how long data in the kernel may wait for the other end to take it. It is longer than a sign of life may
+// take, since a client that was slow to read is ended for that, with a reason that is counted.
+const sendTimeout = 20 * time.Second
+
+// limitSend ends the connection when data in the kernel has not been taken by the other end for sendTimeout. gRPC would do it,
+// but only on connections that nobody has wrapped.
 func limitSend(conn net.Conn) {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
@@ -144,6 +148,6 @@ func limitSend(conn net.Conn) {
 		return
 	}
 	_ = raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(keepaliveTimeout/time.Millisecond))
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(sendTimeout/time.Millisecond))
 	})
 }

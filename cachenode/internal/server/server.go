@@ -94,9 +94,8 @@ const (
 	// connectionIdle ends connections without streams. There is no limit to the age of one: a stream lives as long as
 	// its client, and to end it would cost operations.
 	connectionIdle = 5 * time.Minute
-	// A client whose host vanished is noticed by these; without them its session would stay for hours.
-	keepaliveTime    = 30 * time.Second
-	keepaliveTimeout = 20 * time.Second
+	// DefaultKeepalive is what Config.KeepaliveInterval and KeepaliveTimeout mean by 0: the original cache's.
+	DefaultKeepalive = 5 * time.Second
 )
 
 // Backend is what the sessions talk to. All methods are safe for concurrent use.
@@ -148,6 +147,10 @@ type Config struct {
 	Token, PeerToken string
 	// MaxConnections bounds the connections of clients. 0 means DefaultConnections.
 	MaxConnections int
+	// KeepaliveInterval is how long a connection may be silent before it is asked for a sign of life, at least a second, and
+	// KeepaliveTimeout how long that may take: a client whose host vanished would otherwise keep its session for hours. 0
+	// means DefaultKeepalive.
+	KeepaliveInterval, KeepaliveTimeout time.Duration
 	// TLS of the listener; nil serves in plain text.
 	TLS *tls.Config
 	// Logger is told of refused streams and the like; nil discards.
@@ -186,6 +189,8 @@ func New(cfg Config) *Server {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, DefaultConnections)
+	cfg.KeepaliveInterval = cmp.Or(cfg.KeepaliveInterval, DefaultKeepalive)
+	cfg.KeepaliveTimeout = cmp.Or(cfg.KeepaliveTimeout, DefaultKeepalive)
 	s := &Server{
 		cfg:        cfg,
 		auth:       newAuth(cfg.Token, cfg.PeerToken),
@@ -209,7 +214,7 @@ func New(cfg Config) *Server {
 		grpc.ConnectionTimeout(handshakeTimeout),
 		// The seed pings every 5 s, also without streams. gRPC's default answers that with GOAWAY.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, MaxConnectionIdle: connectionIdle}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: cfg.KeepaliveInterval, Timeout: cfg.KeepaliveTimeout, MaxConnectionIdle: connectionIdle}),
 	)
 	s.grpc = grpc.NewServer(opts...)
 	cachepb.RegisterCacheServer(s.grpc, s)

@@ -3,11 +3,15 @@ package server
 import (
 	"bytes"
 	"context"
+	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/hacache/hacache/proto/cachepb"
 )
@@ -58,6 +62,90 @@ func TestStalled(t *testing.T) {
 			t.Errorf("after an hour the quiet one got %s", text(ack))
 		}
 	})
+}
+
+// frozenConn is a connection whose other end vanishes without a word when its channel is closed: nothing comes, and what is
+// sent goes nowhere.
+type frozenConn struct {
+	net.Conn
+	frozen, closed chan struct{}
+	once           *sync.Once
+}
+
+func (c frozenConn) Write(p []byte) (int, error) {
+	select {
+	case <-c.frozen:
+		return len(p), nil
+	default:
+		return c.Conn.Write(p)
+	}
+}
+
+func (c frozenConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	select {
+	case <-c.frozen:
+		<-c.closed
+		return 0, net.ErrClosed
+	default:
+		return n, err
+	}
+}
+
+func (c frozenConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// A client that has vanished is given up after the interval and the timeout of the configuration, by default 5 s each; one
+// that is only silent is not.
+func TestVanishedClient(t *testing.T) {
+	for name, tc := range map[string]struct {
+		cfg               Config
+		interval, timeout time.Duration
+	}{
+		"default":    {Config{}, 5 * time.Second, 5 * time.Second},
+		"configured": {Config{KeepaliveInterval: 2 * time.Second, KeepaliveTimeout: 30 * time.Second}, 2 * time.Second, 30 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tc.cfg.Backend = newBackend()
+				n := start(t, tc.cfg)
+				defer n.stop()
+				silent := n.greeted(t, t.Context())
+				frozen := make(chan struct{})
+				conn, err := grpc.NewClient("passthrough:///n1", grpc.WithTransportCredentials(insecure.NewCredentials()),
+					grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+						conn, err := n.dial()
+						return frozenConn{conn, frozen, make(chan struct{}), new(sync.Once)}, err
+					}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				stream, err := cachepb.NewCacheClient(conn).StreamValues(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				recv(t, stream)
+				time.Sleep(time.Minute) // both are silent, and both answer
+				close(frozen)
+				sessions := func() float64 { synctest.Wait(); return series(t, n.Server)["sessions{}"] }
+				time.Sleep(tc.timeout - time.Second)
+				if got := sessions(); got != 2 {
+					t.Errorf("%v sessions, want 2 as yet", got)
+				}
+				time.Sleep(tc.interval + 2*time.Second)
+				if got := sessions(); got != 1 {
+					t.Errorf("%v sessions, want that of the silent client", got)
+				}
+				send(t, silent, ping())
+				if ack := recv(t, silent); ack.GetMgmtAck().GetPong() == nil {
+					t.Errorf("the silent one got %s", text(ack))
+				}
+			})
+		})
+	}
 }
 
 // A client that reads, however slowly, is not taken for one that does not.
