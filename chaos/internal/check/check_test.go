@@ -28,7 +28,7 @@ import (
 // A line that begins with "register" is of the sampled keys: reads of it are
 // linearizable, and each has a process of its own unless it names one. "@12" at
 // the end of a line is its index in the log, "%2" the term, "#3" its number in a
-// session.
+// session, "!B" the cluster whose log that is.
 func evidence(t *testing.T, text string) *Input {
 	t.Helper()
 	in := &Input{
@@ -90,12 +90,18 @@ func evidence(t *testing.T, text string) *Input {
 			f = f[1:]
 		}
 		o := history.Op{Proc: int64(1000 + len(in.History.Ops)), Kind: f[0], Phase: history.Load, Node: "n1", Outcome: history.OK}
-		for ; strings.ContainsAny(f[len(f)-1][:1], "p@#%"); f = f[:len(f)-1] {
-			n, err := strconv.ParseInt(f[len(f)-1][1:], 10, 64)
+		for ; strings.ContainsAny(f[len(f)-1][:1], "p@#%!"); f = f[:len(f)-1] {
+			base := 10
+			if f[len(f)-1][0] == '!' {
+				base = 16
+			}
+			n, err := strconv.ParseInt(f[len(f)-1][1:], base, 64)
 			if err != nil {
 				break
 			}
 			switch f[len(f)-1][0] {
+			case '!':
+				o.Cluster = uint64(n)
 			case 'p':
 				o.Proc = n
 			case '@':
@@ -581,6 +587,20 @@ func TestStaleReads(t *testing.T) {
 			fault k2 kill n2 200..1000
 			observe n1 leader 2 1500 cluster B
 			get a=- n2 1600..1601`},
+		{name: "a miss after a legal reset, whose leader was seen much later", verdict: result.Pass, history: `
+			observe n1 leader 2 5
+			insert a=1 quorum 10..20 ok
+			fault k1 kill n1 100..1000
+			fault k2 kill n2 200..1000
+			get a=- n2 1200..1201 !B
+			observe n1 leader 2 1500 cluster B`},
+		{name: "a miss in the old cluster, right before the leader of the new one is seen", verdict: result.Violated, worst: 1430 * time.Millisecond, losses: "stale a v1 quorum on n2 allowed=false\n", history: `
+			observe n1 leader 2 5
+			insert a=1 quorum 10..20 ok
+			fault k1 kill n1 100..1000
+			fault k2 kill n2 200..1000
+			get a=- n2 1450..1451 !A
+			observe n1 leader 2 1500 cluster B`},
 		{name: "too old, in the epoch after a legal reset", verdict: result.Violated, worst: 590 * time.Millisecond, losses: "stale a v2 quorum on n2 allowed=false\n", history: `
 			observe n1 leader 2 5
 			insert a=1 quorum 10..20 ok

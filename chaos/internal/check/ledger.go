@@ -97,6 +97,7 @@ type ledger struct {
 	in       *Input
 	windows  []result.Window
 	resets   resets
+	epochs   map[uint64]int // of the logs, by cluster
 	records  map[key]*record
 	versions map[int64]*history.Op
 
@@ -111,6 +112,7 @@ type logName struct{ cluster, term uint64 }
 func newLedger(in *Input, windows []result.Window) *ledger {
 	l := &ledger{in: in, windows: windows, logs: map[logName]*commits{}, exits: map[string][]time.Duration{}}
 	l.resets, _ = resetsOf(in, windows)
+	l.epochs = epochsOf(in, l.resets)
 	l.records, l.versions = recordsOf(in.History, in.forgets)
 	for i := range in.History.Ops {
 		if o := &in.History.Ops[i]; placed(o) {
@@ -228,3 +230,12 @@ func (l *ledger) life(node string, o *history.Op) (n int, ok bool) {
 
 // lifeMargin is how long after the end of a process its answers may arrive.
 const lifeMargin = 50 * time.Millisecond
+
+// epoch returns in which epoch an operation was: that of the log which it names,
+// else that of a moment.
+func (l *ledger) epoch(o *history.Op, at time.Duration) int {
+	if e, known := l.epochs[o.Cluster]; known && o.Cluster != 0 {
+		return e
+	}
+	return l.resets.epoch(at)
+}

@@ -3,6 +3,7 @@ package check
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/hacache/hacache/reports/result"
@@ -48,6 +49,23 @@ func resetsOf(in *Input, windows []result.Window) (legal resets, illegal []strin
 		previous = e.T
 	}
 	return legal, illegal
+}
+
+// epochsOf says in which epoch the log of each cluster is. Under load a leader
+// may be seen long after its nodes have served, so what an operation says of
+// its log counts for more than when it was.
+func epochsOf(in *Input, legal resets) map[uint64]int {
+	epochs := map[uint64]int{}
+	for _, e := range in.Events {
+		if e.Kind != result.Observe || e.Role != result.RoleLeader {
+			continue
+		}
+		id, err := strconv.ParseUint(e.Cluster, 16, 64)
+		if _, known := epochs[id]; err == nil && !known {
+			epochs[id] = legal.epoch(e.T)
+		}
+	}
+	return epochs
 }
 
 // majorityFailed reports whether at some moment between two others a majority

@@ -111,7 +111,7 @@ func (l *ledger) removedBefore(r *record, w, read *history.Op, bound time.Durati
 	if r.removes == nil {
 		r.removes = l.replacements(r, (*history.Op).Removes)
 	}
-	by, at := r.removes[l.resets.epoch(read.Send+resetSlack)].first(w)
+	by, at := r.removes[l.epoch(read, read.Send+resetSlack)].first(w)
 	if by == nil || read.Send-at <= bound {
 		return nil
 	}

@@ -36,7 +36,7 @@ func (v *Verdicts) staleReads(l *ledger, bound time.Duration) {
 				v.stale(&c, l, k, read, w, kind, 0)
 				continue
 			}
-			p := replaced[l.resets.epoch(read.Send+resetSlack)]
+			p := replaced[l.epoch(read, read.Send+resetSlack)]
 			by, at := p.first(w)
 			if by == nil {
 				continue
@@ -117,7 +117,7 @@ func (l *ledger) replacements(r *record, counts func(*history.Op) bool) []*repla
 		if at == never || !counts(w) {
 			continue
 		}
-		p := epochs[l.resets.epoch(at)]
+		p := epochs[l.epoch(w, at)]
 		x := replacing{w, w, at}
 		p.bySend = append(p.bySend, x)
 		if w.Index > 0 {
