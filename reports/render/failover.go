@@ -147,7 +147,7 @@ func failoverBars(fs []result.Failover) (figure, bool) {
 }
 
 func lookOfPart(c *chart, i int) look {
-	return look{fill: draw.LineStyle{Color: c.color(paint{partLooks[i].variable, 0.75, ""})}, height: partLooks[i].height}
+	return look{fill: draw.LineStyle{Color: c.color(paint{partLooks[i].variable, 0.8, ""})}, height: partLooks[i].height}
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -271,6 +271,25 @@ func sampleViolated() *result.Run {
 	return r
 }
 
+// sampleUnknown is a run of which nothing can be concluded: its fault was never seen to bite, and a checker ran out of time.
+func sampleUnknown() *result.Run {
+	r := sampleScenario(5)
+	r.Name, r.About = "follower-isolated", "A follower hears nothing from the others for 5 s."
+	r.Checks[0] = result.Check{Name: "run validity", Verdict: result.Unknown, Count: 1, Checked: 9, Detail: "the fault isolate-follower was injected and never seen to take effect"}
+	r.Checks[2] = result.Check{Name: "linearizability", Verdict: result.Unknown, Checked: 64, Detail: "3 of 64 keys were not decided within 30 s each"}
+	r.Losses = nil
+	for i := range r.Exposures {
+		r.Exposures[i].Lost, r.Exposures[i].Allowed, r.Exposures[i].Window = 0, 0, 0
+	}
+	for i := range r.Events {
+		if e := &r.Events[i]; e.Kind == result.Heal {
+			e.Bit = new(false)
+		}
+	}
+	r.Judge()
+	return r
+}
+
 // sampleRepeated is the summary of a repeated scenario.
 func sampleRepeated(n int) *result.Run {
 	r := sampleScenario(3)

@@ -356,7 +356,7 @@ func (t *timeline) stages() {
 	c.table = tbl
 	c.desc = fmt.Sprintf("%d phases and %d faults on the time axis of the run.", len(t.run.Phases), len(t.windows))
 	phase.fill, phase.edge = c.line(stroke{grid, 0, nil}, 1, ""), c.line(stroke{surface, 2, nil}, 1, "")
-	fill := look{fill: c.line(stroke{fault, 0, nil}, 0.45, ""), edge: c.line(stroke{fault, 1, nil}, 1, ""), height: 0.8}
+	fill := look{fill: c.line(stroke{fault, 0, nil}, 0.35, ""), edge: c.line(stroke{fault, 1, nil}, 1, ""), height: 0.8}
 	for i := range segments {
 		if i < first {
 			segments[i].look = phase
@@ -768,7 +768,7 @@ func (t *timeline) roles() {
 	}
 	c := t.laneChart("roles", "Nodes: role as observed", names)
 	looks := map[string]look{
-		string(result.RoleLeader):     {fill: c.line(stroke{blue, 0, nil}, 0.85, ""), height: 0.82},
+		string(result.RoleLeader):     {fill: c.line(stroke{blue, 0, nil}, 1, ""), height: 0.82},
 		string(result.RoleFollower):   {fill: c.line(stroke{sky, 0, nil}, 0.4, ""), height: 0.42},
 		string(result.RoleRequested):  {fill: c.line(stroke{orange, 0, nil}, 0.9, ""), height: 0.62},
 		string(result.RoleDead):       {edge: c.line(stroke{orange, 1.2, nil}, 1, ""), height: 0.42},
@@ -917,7 +917,7 @@ func (t *timeline) links() {
 	c := t.laneChart("links", "Links: state", names)
 	looks := map[string]look{
 		string(result.LinkUp):       {fill: c.line(stroke{green, 0, nil}, 0.55, ""), height: 0.18},
-		string(result.LinkDegraded): {fill: c.line(stroke{orange, 0, nil}, 0.55, ""), height: 0.5},
+		string(result.LinkDegraded): {fill: c.line(stroke{orange, 0, nil}, 0.38, ""), height: 0.5},
 		string(result.LinkDown):     {edge: c.line(stroke{red, 1.3, nil}, 1, ""), height: 0.72},
 	}
 	tbl := &table{Head: []string{"link", "from", "to", "state"}}
