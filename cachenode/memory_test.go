@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -126,12 +127,69 @@ func measureMemory(b *testing.B, entries int) {
 	}
 }
 
+// BenchmarkMemoryPerStream opens connections to a node of its own process that do nothing, and reports what each of them, or
+// each of their streams, costs: of the live heap, of stacks, and of resident memory right after the garbage was collected.
+//
+//	go test -run - -bench MemoryPerStream -benchtime 1x ./cachenode
+func BenchmarkMemoryPerStream(b *testing.B) {
+	for _, c := range []struct {
+		name           string
+		conns, streams int // streams on each
+	}{{"silent", 2000, 0}, {"alone", 2000, 1}, {"shared", 100, 100}} {
+		b.Run(c.name, func(b *testing.B) {
+			for b.Loop() {
+				measureStreams(b, c.conns, c.streams)
+			}
+		})
+	}
+}
+
+func measureStreams(b *testing.B, conns, streams int) {
+	n := benchNode(b)
+	n.fill(b, 0, 1000)
+	before := n.measure(b)
+	for range conns {
+		if streams == 0 {
+			conn, err := net.Dial("tcp", n.addr)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { conn.Close() })
+			continue
+		}
+		channel, err := client.NewChannel(client.ChannelConfig{Addr: n.addr})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for range streams {
+			conn, err := client.Dial(b.Context(), client.Config{Channel: channel})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { _ = conn.Close() })
+		}
+	}
+	for range 2 { // what is pooled outlives one collection
+		n.measure(b)
+	}
+	after := n.measure(b)
+	each := float64(conns * max(streams, 1))
+	b.ReportMetric((after.live-before.live)/each, "heap-B/each")
+	b.ReportMetric((after.stacks-before.stacks)/each, "stack-B/each")
+	b.ReportMetric((after.resident-before.resident)/each, "rss-B/each")
+	b.ReportMetric(0, "ns/op")
+	if err := n.process.Stop(10 * time.Second); err != nil {
+		b.Error(err)
+	}
+}
+
 // memory is what a process occupies, in bytes.
-type memory struct{ resident, live, log float64 }
+type memory struct{ resident, live, stacks, log float64 }
 
 type benchedNode struct {
 	process *proc.Process
 	conn    *client.Conn
+	addr    string
 	admin   string
 }
 
@@ -143,7 +201,7 @@ func (n *benchedNode) measure(b *testing.B) memory {
 	found := 0
 	for line := range strings.Lines(n.get(b, "/metrics")) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		to := map[string]*float64{"go_gc_heap_live_bytes": &m.live, "cachenode_log_retained_bytes": &m.log}[name]
+		to := map[string]*float64{"go_gc_heap_live_bytes": &m.live, "go_memstats_stack_inuse_bytes": &m.stacks, "cachenode_log_retained_bytes": &m.log}[name]
 		if to == nil {
 			continue
 		}
@@ -153,8 +211,8 @@ func (n *benchedNode) measure(b *testing.B) memory {
 		}
 		found++
 	}
-	if found != 2 {
-		b.Fatalf("%d of 2 metrics found", found)
+	if found != 3 {
+		b.Fatalf("%d of 3 metrics found", found)
 	}
 	return m
 }
@@ -219,7 +277,7 @@ func benchNode(b *testing.B) *benchedNode {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = conn.Close() })
-	return &benchedNode{p, conn, admin}
+	return &benchedNode{p, conn, addr, admin}
 }
 
 // fill writes the entries from one number to another.

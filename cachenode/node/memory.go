@@ -1,15 +1,10 @@
 package node
 
-import (
-	"math"
-	runtimemetrics "runtime/metrics"
+import "github.com/hacache/hacache/cachenode/internal/replication"
 
-	"github.com/hacache/hacache/cachenode/internal/replication"
-)
-
-// memoryBounds is how many bytes each part of the node may take, besides the data, which is what it takes now: with what
-// its connections cost, which depends on how many there are, that is what the process can come to. Some parts hold the
-// same bytes, so the sum is never reached.
+// memoryBounds is how many bytes each part of the node may hold by its configuration, and the data, which is what it holds
+// now. With what its connections cost, which depends on how many there are, that is what can be alive; some parts hold the
+// same bytes, so the sum is never reached. Beside it is the garbage that the collector leaves.
 func (n *Node) memoryBounds() map[string]int64 {
 	operations, watch := n.gw.MemoryBytes()
 	parts := map[string]int64{
@@ -19,29 +14,10 @@ func (n *Node) memoryBounds() map[string]int64 {
 		"log":        int64(n.core.LogBytes()),
 		"peers":      int64(n.peers.QueueBytes()),
 		"answers":    n.server.AnswerBytes(),
+		"data":       0,
 	}
 	for _, c := range n.store.Stats().Caches {
 		parts["data"] += c.Bytes
 	}
-	var live int64
-	for _, b := range parts {
-		live += b
-	}
-	parts["garbage"] = garbage(live)
 	return parts
-}
-
-// garbage is how much the heap may grow beyond what is live before it is collected.
-func garbage(live int64) int64 {
-	samples := []runtimemetrics.Sample{{Name: "/gc/gogc:percent"}, {Name: "/gc/gomemlimit:bytes"}}
-	runtimemetrics.Read(samples)
-	percent, limit := samples[0].Value.Uint64(), samples[1].Value.Uint64()
-	if percent > math.MaxInt32 { // collection is off but for the limit
-		percent = math.MaxInt32
-	}
-	most := int64(math.MaxInt64)
-	if limit < math.MaxInt64 {
-		most = max(0, int64(limit)-live)
-	}
-	return int64(min(float64(live)/100*float64(percent), float64(most)))
 }

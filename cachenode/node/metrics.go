@@ -87,7 +87,7 @@ var (
 	descRTT         = desc("peer_rtt_seconds", "Smoothed round trip time to a peer; absent before the first.", "peer")
 	descExpiry      = desc("certificate_expiry_timestamp_seconds", "When a certificate in use ends: the first of a chain, the last of a bundle of CAs.", "certificate")
 	descReloads     = desc("certificate_reloads_total", "Changes of the certificate files that were taken over, or could not be.", "result")
-	descMemory      = desc("memory_bound_bytes", "What a part of the node may take at most, but for connections; data is what it takes now.", "part")
+	descMemory      = desc("memory_bound_bytes", "What a part of the node may hold at most, without connections and garbage; data is what it holds now.", "part")
 	descBuild       = desc("build_info", "1, with what the program was built from.", "version", "revision", "goversion")
 	descReads       = desc("reads_waiting", "Reads that wait for the leader.")
 	descWatches     = desc("watches", "Streams and loops of this program that watch caches.")

@@ -84,7 +84,7 @@ const (
 	// DefaultConnections is what Config.MaxConnections means by 0.
 	DefaultConnections = 16 << 10
 	// streamsPerConnection times MaxConnections is how many streams of clients there may be. Most have one each; this
-	// bounds what idle ones can take, some 20 KiB each.
+	// bounds what idle ones can take, 17 KiB each.
 	streamsPerConnection = 4
 	// maxHeaderBytes bounds the decoded headers of a stream. A token is some hundred bytes; gRPC's default of 16 MiB
 	// would let each stream cost that.
