@@ -40,3 +40,11 @@ func TestProductionBinary(t *testing.T) {
 		})
 	}
 }
+
+// TestTagged runs the tests that need the tag, which nobody else would.
+func TestTagged(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "test", "-tags", "faults", "-run", "^TestNow$", "-v", ".").CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("--- PASS: TestNow")) {
+		t.Errorf("%v: %s", err, out)
+	}
+}
