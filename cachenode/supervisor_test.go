@@ -72,6 +72,10 @@ func TestSupervisor(t *testing.T) {
 		t.Errorf("the inherited socket is not served: %s", out.String())
 	}
 	await("STATUS=leads in term ")
+	out.Reset()
+	if run(ctx, []string{"health", "-a", addr}, nil, &out, &out); !strings.Contains(out.String(), " leader "+addr+" ") {
+		t.Errorf("a node alone does not call itself by the address of the socket, %s: %s", addr, out.String())
+	}
 	await("WATCHDOG=1")
 	told = nil
 	if err := p.Signal(syscall.SIGHUP); err != nil {

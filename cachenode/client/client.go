@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -155,7 +157,7 @@ func (c *Client) Stats() ClientStats {
 func (c *Client) learn(conn *Conn, o *Outcome) {
 	switch {
 	case o.Leader != "" && o.Code == cachepb.Code_NOT_LEADER:
-		c.follow(o.Leader, o.Cluster, o.Term)
+		c.follow(conn.addr, o.Leader, o.Cluster, o.Term)
 	case avoid(o):
 		c.mu.Lock()
 		if c.leader == conn.addr {
@@ -165,12 +167,18 @@ func (c *Client) learn(conn *Conn, o *Outcome) {
 	}
 }
 
-// follow makes the node with the given identity the leader, unless a newer term
-// of the same cluster is known. Another cluster counts its terms anew: all nodes
-// have forgotten everything, and whoever led before does not any more.
-func (c *Client) follow(identity string, cluster, term uint64) {
+// follow makes the node with the given identity the leader, by the word of the
+// node at from, unless a newer term of the same cluster is known. Another cluster
+// counts its terms anew: all nodes have forgotten everything, and whoever led
+// before does not any more.
+func (c *Client) follow(from, identity string, cluster, term uint64) {
 	addr := bare(identity)
-	if c.cfg.Resolve != nil {
+	switch {
+	case nameless(addr):
+		// A node alone that listens everywhere, which speaks of itself and does not
+		// know by which name it is reached. Dialled as it is, that were this machine.
+		addr = from
+	case c.cfg.Resolve != nil:
 		addr = c.cfg.Resolve(addr)
 	}
 	c.mu.Lock()
@@ -191,6 +199,17 @@ func (c *Client) follow(identity string, cluster, term uint64) {
 	}
 	c.leader, c.cluster, c.term = addr, cluster, term
 	c.notify()
+}
+
+// nameless reports whether an address has a port and no host, as that of a
+// listener on all interfaces.
+func nameless(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "" || err == nil && ip.IsUnspecified()
 }
 
 // makeRoom gives a connection up that was not asked for and is down. It reports
@@ -228,7 +247,7 @@ func (c *Client) connLocked(addr string) (*Conn, error) {
 	cfg.Addr, cfg.Channel = addr, nil
 	cfg.OnLeader = func(_ string, info *cachepb.LeaderInfo) {
 		if info.GetAddr() != "" {
-			c.follow(info.GetAddr(), info.GetCluster(), info.GetTerm())
+			c.follow(addr, info.GetAddr(), info.GetCluster(), info.GetTerm())
 		}
 	}
 	cfg.OnState = func(node string, err error) {

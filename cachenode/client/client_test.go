@@ -103,6 +103,37 @@ func TestClientFollowsLeader(t *testing.T) {
 	})
 }
 
+// A node alone that listens on all interfaces says that the leader is at an address without a host: that is the node itself,
+// by the address at which it was found, and not whatever has the same port on the client's own machine.
+func TestClientOfNamelessLeader(t *testing.T) {
+	for _, identity := range []string{":7070", "0.0.0.0:7070", "[::]:7070", "http://0.0.0.0:7070"} {
+		synctest.Test(t, func(t *testing.T) {
+			own, there := &clienttest.Server{}, &clienttest.Server{Greeting: &cachepb.LeaderInfo{Addr: &identity, Term: 1}}
+			own.Handle = func(*clienttest.Stream, *cachepb.CacheRequest) {
+				t.Errorf("%s: the client writes to somebody else", identity)
+			}
+			there.Handle = new(clienttest.Store).Handle
+			n := nodes{"a:7070": there, identity: own, ":7070": own, "0.0.0.0:7070": own, "[::]:7070": own}
+			for _, srv := range []*clienttest.Server{own, there} {
+				srv.Start()
+				defer srv.Stop()
+			}
+			c, err := client.New(client.ClientConfig{Addrs: []string{"a:7070"}, Config: client.Config{Dialer: n.dial}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			time.Sleep(time.Second)
+			if err := c.Insert(t.Context(), "x", "k", []byte("v"), client.LevelQuorum); err != nil {
+				t.Error(err)
+			}
+			if got := c.Stats().Conns; c.Leader() != "a:7070" || got != 1 {
+				t.Errorf("%s: follows %q over %d connections", identity, c.Leader(), got)
+			}
+		})
+	}
+}
+
 // Invalid operations are not repeated, nobody there is an error in time, and a
 // wrong token is told as such.
 func TestClientGivesUp(t *testing.T) {

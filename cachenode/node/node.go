@@ -96,9 +96,13 @@ func build(cfg config.Config, ln net.Listener, logger *slog.Logger) (_ *Node, er
 	if n.admin, err = cfg.OpenAdminListener(); err != nil {
 		return nil, err
 	}
-	if host, port, _ := net.SplitHostPort(cfg.Listen); !cfg.HAMode && port == "0" {
+	switch host, port, _ := net.SplitHostPort(cfg.Listen); { // what clients are told to find it by
+	case cfg.HAMode:
+	case cfg.ListenFD != 0:
+		n.cfg.Listen = n.ln.Addr().String()
+	case port == "0":
 		_, port, _ = net.SplitHostPort(n.ln.Addr().String())
-		n.cfg.Listen = net.JoinHostPort(host, port) // what clients are told to find it by
+		n.cfg.Listen = net.JoinHostPort(host, port)
 	}
 	n.hosts = n.cfg.Identities()
 	if err := n.assemble(); err != nil {
