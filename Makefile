@@ -22,7 +22,7 @@ HOSTILE  := overload-10x idle-streams hostile-clients hostile-clients-tls
 CALM     := idle latency-100-jitter-100 loss-5pct reset-1s stall-250ms gogc-5
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race bench perf self sidebyside saturate sim mutants soak smoke gate gate-calibrate browser-test scenarios hostile drill examples-check deploy-check lint generate tidy verify clean
+.PHONY: help build test race bench perf self sidebyside saturate sim mutants soak smoke gate gate-calibrate baseline browser-test scenarios hostile drill examples-check deploy-check lint generate tidy verify clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ gate: ## is HEAD= (this commit) slower than BASE= (the one before)? Both side by
 
 gate-calibrate: ## how often the gate is wrong: TIMES=20 gates of a commit against itself, 20 with a planted delay, one with planted work; hours, can be resumed
 	OUT=$(OUT) GO=$(GO) reports/gate-calibrate.sh
+
+baseline: build ## measure this commit on this machine and keep it in reports/baselines/NAME=; four minutes, idle machine
+	OUT=$(OUT) reports/baseline.sh $(NAME)
 
 browser-test: ## the pages of reports in headless Chromium, where it, Node.js and npm are installed; INSTALL=1 installs them
 	GO=$(GO) INSTALL=$(INSTALL) reports/browser/check.sh $(SHOTS)

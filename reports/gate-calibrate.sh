@@ -3,6 +3,7 @@
 # write held back by a tenth of the p99, and one (CPU_TIMES) with a fifth more processor time for an operation. Each takes as long as
 # make gate. What has been done is noted in OUT/calibrate/gates.csv and is not done again, so it can be stopped at any time.
 set -euo pipefail
+{ # bash reads a script as it goes; all of this is read before it starts, so that the file may change meanwhile
 cd "$(dirname "$0")/.."
 
 dir=${OUT:-out}/calibrate
@@ -51,3 +52,5 @@ for ((n = 1; n <= ${TIMES:-20}; n++)); do
   one aa "$n" ""
   one delay "$n" "$delay" TAGS=handicap HANDICAP_DELAY="$delay"
 done
+exit 0
+}

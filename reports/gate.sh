@@ -11,6 +11,7 @@
 # fixed rate, by default half of what base bears; TAGS, build tags of head, and whatever variables the node then reads. All
 # measuring programs are those of the current tree, for both sides: one instrument.
 set -euo pipefail
+{ # bash reads a script as it goes; all of this is read before it starts, so that the file may change meanwhile
 cd "$(dirname "$0")/.."
 
 base=${1:?expected: reports/gate.sh BASE [HEAD]}
@@ -85,7 +86,7 @@ failover() { # ROUND
 
 judge() { # FLAGS...
   code=0
-  "$trees/bin/reports" gate --paired --out "$dir" --command "make gate BASE=$(git rev-parse --short "$base") HEAD=$(git rev-parse --short "$head")${TAGS:+ TAGS=$TAGS} RATE=$rate" \
+  "$trees/bin/reports" gate --paired --out "$dir" --title "gate: $(git rev-parse --short "$head") against $(git rev-parse --short "$base")" --command "make gate BASE=$(git rev-parse --short "$base") HEAD=$(git rev-parse --short "$head")${TAGS:+ TAGS=$TAGS} RATE=$rate" \
     "$@" "$dir/base" "$dir/head" >"$dir/gate.txt" || code=$?
 }
 
@@ -108,3 +109,4 @@ fi
 cat "$dir/gate.txt"
 say "done, exit code $code"
 exit "$code"
+}

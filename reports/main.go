@@ -90,7 +90,10 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 			Name:      "render",
 			Usage:     "make report.html, report.md, junit.xml and plots/ of each run directory again",
 			ArgsUsage: "DIR...", OnUsageError: usage, Action: renderCommand,
-			Flags: []cli.Flag{&cli.BoolFlag{Name: "png", Usage: "the pictures as PNG too"}},
+			Flags: []cli.Flag{
+				&cli.BoolFlag{Name: "png", Usage: "the pictures as PNG too"},
+				&cli.StringFlag{Name: "baseline", Usage: "say how each run differs from the run, or the runs, in `DIR`"},
+			},
 		}, {
 			Name:      "merge",
 			Usage:     "add up the runs of several load generators, bucket by bucket",
@@ -110,6 +113,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 			Flags: []cli.Flag{
 				&cli.BoolFlag{Name: "paired", Usage: "the rounds of the same name were made together"},
 				&cli.BoolFlag{Name: "final", Usage: "there will be no more rounds: what is inconclusive is neutral, and passes"},
+				&cli.StringFlag{Name: "title", Value: "gate", Usage: "what the page is called"},
 				&cli.StringFlag{Name: "command", Usage: "the `COMMAND` that the page says repeats it", Hidden: true},
 				outFlag("write the page and its files into `DIR`"),
 			},
@@ -127,6 +131,13 @@ func renderCommand(ctx context.Context, c *cli.Command) error {
 	if c.Args().Len() == 0 {
 		return usageError{errors.New("render: no run directory given, expected: reports render DIR")}
 	}
+	var base *compare.Side
+	if dir := c.String("baseline"); dir != "" {
+		var err error
+		if base, err = compare.ReadSide(dir); err != nil {
+			return usageError{err}
+		}
+	}
 	for _, dir := range c.Args().Slice() {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -135,7 +146,14 @@ func renderCommand(ctx context.Context, c *cli.Command) error {
 		if err != nil {
 			return usageError{err} // which names the file, and the line where there is one
 		}
-		page, err := render.Write(dir, r)
+		var against *compare.Gate
+		if base != nil {
+			head := &compare.Side{Name: "this run", Rounds: []compare.Round{{Name: ".", Runs: []*result.Run{r}, Dirs: []string{dir}}}}
+			if against, err = compare.Judge(base, head, compare.Options{Describe: true}); err != nil {
+				return usageError{fmt.Errorf("%s, %s: %w", c.String("baseline"), dir, err)}
+			}
+		}
+		page, err := render.WriteAgainst(dir, r, against)
 		if err != nil {
 			return err
 		}
@@ -221,7 +239,7 @@ func gateCommand(_ context.Context, c *cli.Command) error {
 	if err != nil {
 		return usageError{fmt.Errorf("%s, %s: %w", sides[0].Name, sides[1].Name, err)}
 	}
-	if err := writeComparison(c, &render.Comparison{Title: "gate", Gates: []*compare.Gate{g}, Judged: true, Command: c.String("command")}); err != nil {
+	if err := writeComparison(c, &render.Comparison{Title: c.String("title"), Gates: []*compare.Gate{g}, Judged: true, Command: c.String("command")}); err != nil {
 		return err
 	}
 	if code := g.ExitCode(); code != result.ExitOK {

@@ -26,6 +26,7 @@ const expected = {
   violated: scenario,
   unknown: scenario,
   large: scenario,
+  baseline: [...scenario, "baseline", "changes"],
   partial: [...run, "spectrum", "numbers"],
   repeated: [...run, "repeats", "failover", "failover-parts", "failover-ecdf"],
   bench: [...run, "time", "latency", "spectrum", "numbers", "throughput-writes"],

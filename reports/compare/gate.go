@@ -60,6 +60,7 @@ type Gate struct {
 	Outcome     Outcome
 	Broken      []string // what fails without statistics: violated invariants, changed leaders, allocations
 	Notes       []string // what a reader must know to believe the rest
+	Machines    []string // that the runs were made on
 	Differences []Difference
 }
 
@@ -75,7 +76,7 @@ type Options struct {
 
 // Judge compares head with base. An error means that there is nothing to compare.
 func Judge(base, head *Side, o Options) (*Gate, error) {
-	g := &Gate{Base: base, Head: head, Paired: o.Paired}
+	g := &Gate{Base: base, Head: head, Paired: o.Paired, Machines: processors(base, head)}
 	for _, m := range metrics(base, head) {
 		if d := difference(m, base, head, o); d != nil {
 			g.Differences = append(g.Differences, *d)
@@ -186,8 +187,8 @@ func (g *Gate) describe() {
 	if limitedRuns(g.Base)+limitedRuns(g.Head) > 0 {
 		g.Notes = append(g.Notes, "In some runs the load generator was the limit: their latencies are no verdict on the target.")
 	}
-	if cpus := processors(g.Base, g.Head); len(cpus) > 1 {
-		g.Notes = append(g.Notes, "The runs were made on different processors: "+strings.Join(cpus, "; ")+".")
+	if len(g.Machines) > 1 {
+		g.Notes = append(g.Notes, "The runs were made on different processors: "+strings.Join(g.Machines, "; ")+".")
 	}
 	if min(len(g.Base.Rounds), len(g.Head.Rounds)) < 4 {
 		g.Notes = append(g.Notes, "An interval needs several runs of each side, four at least: by how much a metric moves between runs of one program is not known from one.")
@@ -322,8 +323,8 @@ func (g *Gate) remarks() []string {
 	if len(dropped) > 0 {
 		notes = append(notes, fmt.Sprintf("Rounds in which the load generator was the limit on one side: %d. What it measured is left out on both.", len(dropped)))
 	}
-	if cpus := processors(g.Base, g.Head); len(cpus) > 1 {
-		notes = append(notes, "The runs were made on different processors: "+strings.Join(cpus, "; ")+".")
+	if len(g.Machines) > 1 {
+		notes = append(notes, "The runs were made on different processors: "+strings.Join(g.Machines, "; ")+".")
 	}
 	return notes
 }

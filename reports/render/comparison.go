@@ -178,18 +178,26 @@ func (c *Comparison) Text(w io.Writer) error {
 // sentence says what the outcome of a gate rests on.
 func sentence(g *compare.Gate) string {
 	var names []string
-	for _, d := range g.Differences {
-		if d.Outcome == g.Outcome {
-			names = append(names, d.Name)
+	for i := range g.Differences {
+		if d := &g.Differences[i]; d.Outcome == g.Outcome {
+			name := d.Name
+			if g.Outcome != compare.Undecided && g.Outcome != compare.Passed {
+				name += " " + estimate(d)
+			}
+			names = append(names, name)
 		}
 	}
 	list := strings.Join(names, ", ")
 	switch g.Outcome {
 	case compare.Failed:
-		if len(g.Broken) > 0 {
-			names = append(slices.Clone(g.Broken), names...)
+		var why []string
+		if len(names) > 0 {
+			why = append(why, "beyond its limit, beyond doubt: "+strings.Join(names, "; "))
 		}
-		return "a loss beyond its limit: " + strings.Join(names, "; ")
+		if n := len(g.Broken); n > 0 {
+			why = append(why, fmt.Sprintf("broken without any statistics: %d", n))
+		}
+		return strings.Join(why, ". And ")
 	case compare.Undecided:
 		if list == "" {
 			return "no metric could be judged"
@@ -257,7 +265,7 @@ func (c *Comparison) Markdown(w io.Writer) error {
 				estimate(d), interval(d), limitText(d), probability(d), samplesText(d), outcomeTone(d.Outcome).Sign + " " + string(d.Outcome),
 			})
 		}
-		for _, n := range g.Notes {
+		for _, n := range append([]string{comparisonMeta(g)}, g.Notes...) {
 			fmt.Fprintf(bw, "\n%s\n", escapeMarkdown(n))
 		}
 		fmt.Fprintln(bw)
@@ -290,15 +298,15 @@ func (c *Comparison) CSV(w io.Writer) error {
 
 // comparisonPage is what the template shows.
 type comparisonPage struct {
-	Title, Word, Tone, Sign, Headline, Command string
-	Judged                                     bool
-	Broken, Notes                              []string
-	Effects                                    picture
-	Tables                                     []comparisonTable
-	Files                                      []fileRow
-	None                                       string
-	CSS                                        template.CSS
-	JS                                         template.JS
+	Title, Word, Tone, Sign, Headline, Meta, Command string
+	Judged                                           bool
+	Broken, Notes                                    []string
+	Effects                                          picture
+	Tables                                           []comparisonTable
+	Files                                            []fileRow
+	None                                             string
+	CSS                                              template.CSS
+	JS                                               template.JS
 }
 
 type comparisonTable struct {
@@ -318,7 +326,7 @@ func (c *Comparison) page(w io.Writer) error {
 	p := comparisonPage{
 		Title: c.Title, Command: c.Command, Judged: c.Judged, None: none, Effects: pictureOf(effectFigure(c), "wide", true),
 		CSS: template.CSS(paletteCSS + pageCSS), JS: template.JS(pageJS),
-		Files: []fileRow{{comparisonCSV, comparisonCSV, "the table below, for programs"}, {result.MarkdownFile, result.MarkdownFile, "for the summary of a CI job"}, {result.JUnitFile, result.JUnitFile, "one case a metric"}},
+		Files: []fileRow{{comparisonCSV, comparisonCSV, "the table above, for programs"}, {result.MarkdownFile, result.MarkdownFile, "for the summary of a CI job"}, {result.JUnitFile, result.JUnitFile, "one case a metric"}},
 	}
 	first := c.Gates[0]
 	v := outcomeTone(first.Outcome)
@@ -330,6 +338,7 @@ func (c *Comparison) page(w io.Writer) error {
 		}
 		p.Word, p.Tone, p.Sign, p.Headline = "comparison", "t-idle", "", strings.Join(names, ", ")+" against "+first.Base.Name
 	}
+	p.Meta = comparisonMeta(first)
 	for _, g := range c.Gates {
 		p.Broken = append(p.Broken, g.Broken...)
 		for _, n := range g.Notes {
@@ -340,6 +349,19 @@ func (c *Comparison) page(w io.Writer) error {
 		p.Tables = append(p.Tables, tableOf(g, c.Judged))
 	}
 	return pageTemplate.ExecuteTemplate(w, "comparison", p)
+}
+
+// comparisonMeta says on what a comparison rests.
+func comparisonMeta(g *compare.Gate) string {
+	parts := []string{fmt.Sprintf("%d and %d rounds", len(g.Base.Rounds), len(g.Head.Rounds))}
+	if g.Paired {
+		parts[0] += " in pairs"
+	}
+	parts = append(parts, g.Machines...)
+	if at := g.Head.Rounds[0].Runs[0].Started; !at.IsZero() {
+		parts = append(parts, "started "+at.UTC().Format("2006-01-02 15:04:05 MST"))
+	}
+	return strings.Join(parts, " · ")
 }
 
 func tableOf(g *compare.Gate, judged bool) comparisonTable {

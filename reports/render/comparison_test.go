@@ -169,3 +169,46 @@ func TestJUnit(t *testing.T) {
 	}
 	golden(t, "junit.xml", b.String())
 }
+
+// A run rendered with a baseline says how it differs, in a section of its own between everything else; without one nothing of
+// it is there.
+func TestBaseline(t *testing.T) {
+	root := *samplesDir
+	if root == "" {
+		root = t.TempDir()
+	}
+	dir := filepath.Join(root, "baseline")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	of := func(name string, r *result.Run) *compare.Side {
+		return &compare.Side{Name: name, Rounds: []compare.Round{{Name: ".", Runs: []*result.Run{r}}}}
+	}
+	r := sampleScenario(1)
+	g, err := compare.Judge(of("last week", sampleScenario(2)), of("this run", r), compare.Options{Describe: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := WriteAgainst(dir, r, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkPage(string(text)); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{`id="baseline"`, `<svg id="changes"`, "last week", "failover median"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the page has no %s", want)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "plots", "changes.svg")); err != nil {
+		t.Error(err)
+	}
+	if text := page1(t, r); strings.Contains(text, `id="baseline"`) {
+		t.Error("a section about a baseline that there is none of")
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hacache/hacache/reports/compare"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -58,6 +59,9 @@ type page struct {
 	Exposures       []exposureRow
 	Losses          []lossRow
 	MoreLosses      string
+	Baseline        *comparisonTable
+	BaselineNotes   []string
+	BaselinePicture picture
 	Numbers         []numbersRow
 	None            string
 	Environment     [][2]string
@@ -144,7 +148,10 @@ func Page(w io.Writer, r *result.Run) error {
 func (p *page) write(w io.Writer) error { return pageTemplate.ExecuteTemplate(w, "page", p) }
 
 // pictures is everything drawn of one run.
-type pictures struct{ time, knee, spectra, failover []figure }
+type pictures struct {
+	time, knee, spectra, failover, baseline []figure
+	against                                 *compare.Gate // nil: no baseline
+}
 
 func drawAll(r *result.Run) pictures {
 	ps := pictures{time: newTimeline(r).figures(), knee: kneeFigures(r.Saturation), spectra: spectra(r)}
@@ -157,7 +164,9 @@ func drawAll(r *result.Run) pictures {
 	return ps
 }
 
-func (ps pictures) all() []figure { return slices.Concat(ps.time, ps.knee, ps.spectra, ps.failover) }
+func (ps pictures) all() []figure {
+	return slices.Concat(ps.time, ps.knee, ps.spectra, ps.failover, ps.baseline)
+}
 
 func newPage(r *result.Run, ps pictures) *page {
 	p := &page{
@@ -208,6 +217,10 @@ func newPage(r *result.Run, ps pictures) *page {
 	for _, f := range ps.failover {
 		p.FailoverFigures = append(p.FailoverFigures, pictureOf(f, "wide", true))
 	}
+	if g := ps.against; g != nil {
+		table := tableOf(g, false)
+		p.Baseline, p.BaselineNotes, p.BaselinePicture = &table, g.Notes, pictureOf(ps.baseline[0], "wide", true)
+	}
 	p.failovers(r.Failovers)
 	if n := len(r.Losses); n > maxLosses {
 		p.MoreLosses = fmt.Sprintf("%s more are in %s.", formatCount(int64(n-maxLosses)), result.SummaryFile)
@@ -226,6 +239,7 @@ func newPage(r *result.Run, ps pictures) *page {
 		{len(p.Spectra) > 0, section{"spectrum", "Spectrum"}},
 		{len(p.Failovers) > 0, section{"failover", "Failover"}},
 		{len(p.Exposures)+len(p.Losses) > 0, section{"losses", "Lost writes"}},
+		{p.Baseline != nil, section{"baseline", "Baseline"}},
 		{len(p.Numbers) > 0, section{"numbers", "Numbers"}},
 		{true, section{"environment", "Environment"}},
 	} {

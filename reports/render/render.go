@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/hacache/hacache/reports/compare"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -24,8 +25,15 @@ func Dir(dir string) (string, error) {
 
 // Write renders r into dir, the run directory that the page's links are relative to. It returns the path of the page.
 // Files are replaced at once, and pictures left by an earlier rendering are removed.
-func Write(dir string, r *result.Run) (string, error) {
+func Write(dir string, r *result.Run) (string, error) { return WriteAgainst(dir, r, nil) }
+
+// WriteAgainst is [Write] with a section of how r, the head of g, differs from a baseline. g may be nil.
+func WriteAgainst(dir string, r *result.Run, g *compare.Gate) (string, error) {
 	drawn := drawAll(r)
+	if g != nil {
+		drawn.against = g
+		drawn.baseline = []figure{effectFigure(&Comparison{Title: "baseline", Gates: []*compare.Gate{g}})}
+	}
 	plots := filepath.Join(dir, result.PlotsDir)
 	if err := removePictures(plots); err != nil {
 		return "", err
