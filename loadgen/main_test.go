@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/urfave/cli/v3"
 	"go.uber.org/goleak"
 
 	"github.com/hacache/hacache/cachenode/client"
@@ -27,8 +29,12 @@ import (
 	"github.com/hacache/hacache/reports/result"
 )
 
+// asProgram makes the test binary the program itself, for what only a process of
+// its own has.
+const asProgram = "LOADGEN_TEST_AS_PROGRAM"
+
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == echoCommandName { // started by perf, which takes this program for loadgen
+	if os.Getenv(asProgram) != "" || len(os.Args) > 1 && os.Args[1] == echoCommandName { // the latter is started by perf, which takes this program for loadgen
 		main()
 	}
 	goleak.VerifyTestMain(m)
@@ -83,6 +89,10 @@ func TestMistakes(t *testing.T) {
 		{[]string{"run", "--cluster", "embedded"}, `--cluster: "embedded": want process or external`},
 		{[]string{"run", "--cluster", "process", "--addrs", "a:1", "--cachenode", os.Args[0]}, "--addrs: the nodes are started here"},
 		{[]string{"run", "--target", "redis"}, `--target: "redis": want cachenode, echo or null`},
+		{[]string{"run", "--tls-ca", "ca.pem"}, "--tls-ca: want --tls with it"},
+		{[]string{"run", "--nodes", "5"}, "--nodes: no node is started; want --cluster process with it"},
+		{[]string{"run", "--prometheus-addr", "9100"}, `--prometheus-addr: "9100": want host:port`},
+		{[]string{"saturate", "--target", "null", "--cluster", "external", "--max-rate", "lots"}, `--max-rate: rate "lots": want`},
 		{[]string{"run", "--tag", "x"}, `--tag: "x": want KEY=VALUE`},
 		{[]string{"run", "--duration", "-1s"}, "--duration: -1s: want 0 or more"},
 		{[]string{"run", "--cluster", "process", "--cachenode", "/nonexistent"}, "--cachenode:"},
@@ -122,6 +132,36 @@ func TestMistakes(t *testing.T) {
 	code, _, stderr := call(t, t.Context(), "run", "--ack", "x", "--mix", "y", "--keys", "z")
 	if code != result.ExitUsage || strings.Count(stderr, "\n") != 3 {
 		t.Errorf("three mistakes: exit code %d, %q", code, stderr)
+	}
+}
+
+// Every flag of every command, given what it cannot mean, is refused in one line
+// that names it, before anything begins; but for those that take any text.
+func TestEveryFlagMistyped(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(interrupt{"SIGINT"}) // what is accepted would begin
+	t.Setenv("CACHE_ADDR", "")
+	external := []string{"--cluster", "external", "--addrs", "127.0.0.1:1"}
+	needs := map[string][]string{
+		"run": append(external, "--target", "null"), "saturate": append(external, "--target", "null"), "fill": external, "verify": external,
+		"bench": {"--cachenode", os.Args[0]}, "perf": {"--cachenode", os.Args[0]}, "pair": {"--base", os.Args[0], "--head", os.Args[0], "--rate", "1k"},
+	}
+	anyText := []string{"help", "name", "out", "token", "cache", "round", "only"}
+	for _, c := range newCommand(io.Discard, io.Discard).Commands {
+		for _, f := range c.Flags {
+			name := f.Names()[0]
+			if v, ok := f.(cli.VisibleFlag); slices.Contains(anyText, name) || ok && !v.IsVisible() {
+				continue
+			}
+			args := slices.Concat([]string{c.Name, "--out", t.TempDir()}, needs[c.Name], []string{"--" + name + "=%%%"})
+			if c.Name == "verify" {
+				args = append(args, t.TempDir())
+			}
+			code, _, stderr := call(t, ctx, args...)
+			if code != result.ExitUsage || !strings.Contains(stderr, name) || strings.Count(stderr, "\n") != 1 {
+				t.Errorf("%s --%s=%%%%%%: exit code %d, %q; want 2 and one line that names it", c.Name, name, code, stderr)
+			}
+		}
 	}
 }
 
@@ -263,6 +303,31 @@ func TestThresholds(t *testing.T) {
 		if r, err := result.Read(dirs[0]); err != nil || len(r.Series) == 0 {
 			t.Errorf("%v: %v, %+v", tc.limits, err, r)
 		}
+	}
+}
+
+// What offers far more than it or its target can do is marked, and reports no
+// latency: a limit on one is unknown, and bench.txt has none.
+func TestOverloadIsNoLatency(t *testing.T) {
+	out := t.TempDir()
+	code, stdout, stderr := call(t, t.Context(), "run", "--target", "echo", "--conns", "1", "--streams", "1", "-P", "1", "--rate", "3M", "-d", "300ms", "--warmup", "0s", "--timeout", "1s",
+		"--threshold", "latency: p(50) < 24h", "--out", out, "-q")
+	if code != result.ExitUnknown || !strings.Contains(stdout, "thresholds can be judged: unknown: latency: p(50) < 24h: ") {
+		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+	dirs, _ := filepath.Glob(filepath.Join(out, "load-*"))
+	r, err := result.Read(dirs[0])
+	if err != nil || len(r.Series) == 0 {
+		t.Fatalf("%v, %+v", err, r)
+	}
+	for _, s := range r.Series {
+		if !s.Limited && !s.Saturated {
+			t.Errorf("%s is not marked", s.ID())
+		}
+	}
+	bench, err := os.ReadFile(filepath.Join(dirs[0], result.BenchFile))
+	if err != nil || regexp.MustCompile(`(?m)^Benchmark.*-ns`).Match(bench) || !bytes.Contains(bench, []byte(" ok/s ")) {
+		t.Errorf("%v\n%s", err, bench)
 	}
 }
 

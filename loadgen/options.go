@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/urfave/cli/v3"
 	"go.yaml.in/yaml/v4"
@@ -175,9 +176,14 @@ type settings struct {
 // mistakes collects everything that is wrong with a command line.
 type mistakes struct{ errs []error }
 
+// add notes a mistake, once.
 func (m *mistakes) add(flag string, err error) {
-	if err != nil {
-		m.errs = append(m.errs, fmt.Errorf("--%s: %w", flag, err))
+	if err == nil {
+		return
+	}
+	err = fmt.Errorf("--%s: %w", flag, err)
+	if !slices.ContainsFunc(m.errs, func(e error) bool { return e.Error() == err.Error() }) {
+		m.errs = append(m.errs, err)
 	}
 }
 
@@ -190,7 +196,8 @@ func (m *mistakes) err() error {
 	return usageError{errors.Join(m.errs...)}
 }
 
-func common(c *cli.Command, m *mistakes) *settings {
+// outputSettings is what the flags say of what is left behind.
+func outputSettings(c *cli.Command, m *mistakes) *settings {
 	s := &settings{
 		target: "cachenode",
 		out:    c.String("out"), json: c.Bool("json"), quiet: c.Bool("quiet"), interval: c.Duration("interval"),
@@ -200,11 +207,19 @@ func common(c *cli.Command, m *mistakes) *settings {
 	if s.interval < 10*time.Millisecond || s.interval > time.Hour {
 		m.addf("interval", "%s: want 10ms to 1h", s.interval)
 	}
+	if s.metricsAddr != "" && !isAddress(s.metricsAddr) {
+		m.addf("prometheus-addr", "%q: want host:port, such as 127.0.0.1:9100", s.metricsAddr)
+	}
 	for _, tag := range s.tags {
 		if key, _, ok := strings.Cut(tag, "="); !ok || key == "" {
 			m.addf("tag", "%q: want KEY=VALUE", tag)
 		}
 	}
+	return s
+}
+
+func common(c *cli.Command, m *mistakes) *settings {
+	s := outputSettings(c, m)
 	s.cluster = load.ClusterConfig{
 		Token: c.String("token"), Conns: c.Int("conns"), Streams: c.Int("streams"), Batch: c.Bool("batch"),
 	}
@@ -239,6 +254,11 @@ func common(c *cli.Command, m *mistakes) *settings {
 			m.addf("tls", "nodes that are started here have no certificates; want --cluster external with it")
 		}
 	case "external":
+		for _, flag := range []string{"cachenode", "nodes"} {
+			if c.IsSet(flag) {
+				m.addf(flag, "no node is started; want --cluster process with it")
+			}
+		}
 		addrs := c.String("addrs")
 		if addrs == "" {
 			addrs = "127.0.0.1:7070"
@@ -247,7 +267,7 @@ func common(c *cli.Command, m *mistakes) *settings {
 			if _, after, ok := strings.Cut(a, "://"); ok {
 				a = after
 			}
-			if _, port, err := net.SplitHostPort(a); err != nil || port == "" {
+			if !isAddress(a) {
 				m.addf("addrs", "%q: want host:port, several with commas", a)
 			}
 			s.cluster.Addrs = append(s.cluster.Addrs, a)
@@ -255,11 +275,22 @@ func common(c *cli.Command, m *mistakes) *settings {
 	default:
 		m.addf("cluster", "%q: want process or external", c.String("cluster"))
 	}
+	for _, flag := range []string{"tls-ca", "tls-cert", "tls-key"} {
+		if c.IsSet(flag) && !c.Bool("tls") {
+			m.addf(flag, "want --tls with it")
+		}
+	}
 	if c.Bool("tls") {
 		s.cluster.TLS, err = clientTLS(c.String("tls-ca"), c.String("tls-cert"), c.String("tls-key"))
 		m.add("tls", err)
 	}
 	return s
+}
+
+// isAddress reports whether text is host:port; the host may be empty.
+func isAddress(text string) bool {
+	_, port, err := net.SplitHostPort(text)
+	return err == nil && port != "" && !strings.ContainsFunc(text, unicode.IsControl)
 }
 
 // keySettings is what the flags say of the key space and its values.
@@ -344,7 +375,7 @@ func runSettings(c *cli.Command) (*settings, error) {
 	if text := c.String("segment"); text != "" {
 		g.Segment, err = load.ParseSegment(text)
 		m.add("segment", err)
-		if !c.IsSet("seed") {
+		if err == nil && !c.IsSet("seed") {
 			m.addf("segment", "the segments of one load have one seed; want --seed with it")
 		}
 	}

@@ -65,6 +65,13 @@ func pairCommand(ctx context.Context, c *cli.Command) error {
 	if round := c.String("round"); round == "" || round != filepath.Base(round) {
 		m.addf("round", "%q: want the name of a directory", round)
 	}
+	for _, name := range names {
+		_, err := program(c.String(name))
+		m.add(name, err)
+	}
+	if err := m.err(); err != nil {
+		return err
+	}
 	var settings [2]*settings
 	for i, name := range names {
 		if err := c.Set("cachenode", c.String(name)); err != nil {

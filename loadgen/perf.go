@@ -114,10 +114,8 @@ func perfCommand(ctx context.Context, c *cli.Command) error {
 		return usagef("perf: unexpected argument %q", c.Args().First())
 	}
 	var m mistakes
-	s := &settings{
-		name: "perf", out: c.String("out"), json: c.Bool("json"), quiet: c.Bool("quiet"), interval: c.Duration("interval"),
-		metricsAddr: c.String("prometheus-addr"), nodes: c.Int("nodes"), tags: c.StringSlice("tag"),
-	}
+	s := outputSettings(c, &m)
+	s.name = "perf"
 	keySettings(c, s, &m)
 	var err error
 	s.cachenode, err = program(c.String("cachenode"))

@@ -65,12 +65,12 @@ func saturateCommand(ctx context.Context, c *cli.Command) error {
 // searchSettings is what the flags of saturate say beside those of every load.
 func searchSettings(c *cli.Command, s *settings, m *mistakes) (load.Search, []load.Threshold) {
 	var search load.Search
-	var err error
-	search.Start, err = load.ParseRate(c.String("rate"))
-	m.add("rate", err)
-	search.Most, err = load.ParseRate(c.String("max-rate"))
-	m.add("max-rate", err)
-	if search.Start <= 0 || search.Most < search.Start {
+	var err1, err2 error
+	search.Start, err1 = load.ParseRate(c.String("rate"))
+	search.Most, err2 = load.ParseRate(c.String("max-rate"))
+	m.add("rate", err1)
+	m.add("max-rate", err2)
+	if err1 == nil && err2 == nil && (search.Start <= 0 || search.Most < search.Start) {
 		m.addf("rate", "from %s to %s: want more than 0 and at most --max-rate", c.String("rate"), c.String("max-rate"))
 	}
 	search.Repeats = c.Int("repeats")
@@ -78,8 +78,8 @@ func searchSettings(c *cli.Command, s *settings, m *mistakes) (load.Search, []lo
 		m.addf("repeats", "%d: want 1 to 99", search.Repeats)
 	}
 	percent, isPercent := strings.CutSuffix(c.String("within"), "%")
-	search.Within, err = strconv.ParseFloat(strings.TrimSpace(percent), 64)
-	if search.Within /= 100; err != nil || !isPercent || !(search.Within >= 0.005 && search.Within <= 1) {
+	within, err := strconv.ParseFloat(strings.TrimSpace(percent), 64)
+	if search.Within = within / 100; err != nil || !isPercent || !(search.Within >= 0.005 && search.Within <= 1) {
 		m.addf("within", "%q: want 0.5%% to 100%%", c.String("within"))
 	}
 	if _, err := load.ParseSchedule(c.String("schedule"), 1); err != nil || strings.Contains(c.String("schedule"), "(") {

@@ -90,6 +90,9 @@ func newSession(s *settings, kind result.Kind, about string, stdout, stderr io.W
 // from then on: the segments' time axes begin at the same moment.
 func (s *session) begin(ctx context.Context) error {
 	if err := s.connect(ctx); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx) // and not that nothing was connected so soon
+		}
 		return err
 	}
 	if s.rec != nil {
@@ -282,7 +285,7 @@ func (s *session) onInterval(rows []result.Interval) {
 		if !t.Abort || s.rec.Now()-s.guard.from < t.After {
 			continue
 		}
-		if j := t.Judge(s.rec, false); !j.Met && j.Doubt == "" {
+		if j := t.Judge(s.rec, load.Overload{}); !j.Met && j.Doubt == "" {
 			s.guard.stop(missedError{t.String(), j.Got})
 			return
 		}
@@ -476,11 +479,15 @@ func (s *session) judge() {
 // judgeThresholds compares every limit with what was measured. One that cannot
 // be judged makes the run unknown: it was neither kept nor missed.
 func (s *session) judgeThresholds() {
-	limited := slices.ContainsFunc(s.steps, func(st step) bool { return st.summary.Limited })
+	var over load.Overload
+	for _, st := range s.steps {
+		over.Limited = over.Limited || st.summary.Limited
+		over.Saturated = over.Saturated || st.summary.Saturated
+	}
 	doubt := result.Check{Name: "thresholds can be judged", Verdict: result.Pass, Checked: int64(len(s.thresholds))}
 	for i := range s.thresholds {
 		t := &s.thresholds[i]
-		j := t.Judge(s.rec, limited)
+		j := t.Judge(s.rec, over)
 		if j.Doubt != "" {
 			doubt.Verdict, doubt.Count = result.Unknown, doubt.Count+1
 			doubt.Examples = append(doubt.Examples, t.String()+": "+j.Doubt)

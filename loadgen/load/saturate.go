@@ -154,7 +154,7 @@ func Trial(ctx context.Context, g *Generator, limits []Threshold) (result.Satura
 		if needs := limits[i].needs(showSamples); float64(of.Counts.Intended) < needs {
 			return t, sum, fmt.Errorf("%.0f/s: %d operations cannot show %s; want at least %.0f in a try: a longer one, or a higher rate", g.Schedule.Rate(), of.Counts.Intended, limits[i].String(), needs)
 		}
-		j := limits[i].judge(of, sum.Limited, showSamples)
+		j := limits[i].judge(of, Overload{sum.Limited, sum.Saturated}, showSamples)
 		if j.Met || !t.Held {
 			continue
 		}

@@ -235,10 +235,19 @@ const (
 	showSamples = 10
 )
 
-// Judge compares the limit with what was recorded. limited says that the
-// generator was late: latencies then prove nothing.
-func (t *Threshold) Judge(rec *Recorder, limited bool) Judgement {
-	return t.judge(t.sum(rec, t.phase), limited, gateSamples)
+// Overload is what of a load kept the target from getting what was offered, as in
+// [Summary].
+type Overload struct {
+	// Limited: the generator was late. No latency proves anything.
+	Limited bool
+	// Saturated: the target did not take what was offered. A latency that is too
+	// long is its own doing; one that is short enough is that of a lower rate.
+	Saturated bool
+}
+
+// Judge compares the limit with what was recorded.
+func (t *Threshold) Judge(rec *Recorder, over Overload) Judgement {
+	return t.judge(t.sum(rec, t.phase), over, gateSamples)
 }
 
 // sum is what was recorded of the threshold's series in one phase, "" being all.
@@ -250,14 +259,14 @@ func (t *Threshold) sum(rec *Recorder, in string) Totals {
 
 // judge compares the limit with a sum; beyond is the samples that have to lie
 // beyond a percentile.
-func (t *Threshold) judge(sum Totals, limited bool, beyond float64) Judgement {
+func (t *Threshold) judge(sum Totals, over Overload, beyond float64) Judgement {
 	c := sum.Counts
 	if c.Intended == 0 {
 		return Judgement{Got: "nothing measured", Doubt: "nothing was measured"}
 	}
 	switch t.family {
 	case "latency":
-		return t.judgeLatency(sum, limited, beyond)
+		return t.judgeLatency(sum, over, beyond)
 	case "throughput":
 		if t.function == "count" {
 			return t.met(float64(c.OK), fmt.Sprint(c.OK))
@@ -276,7 +285,7 @@ func (t *Threshold) judge(sum Totals, limited bool, beyond float64) Judgement {
 	return t.met(share, fmt.Sprintf("%.3g%% (%d of %d)", 100*share, n, c.Intended))
 }
 
-func (t *Threshold) judgeLatency(sum Totals, limited bool, beyond float64) Judgement {
+func (t *Threshold) judgeLatency(sum Totals, over Overload, beyond float64) Judgement {
 	h := map[string]*hdrhistogram.Histogram{"response": sum.Response, "service": sum.Service, "lag": sum.Lag}[t.quantity]
 	if h == nil || h.TotalCount() == 0 {
 		return Judgement{Got: "nothing measured", Doubt: "nothing was measured"}
@@ -296,8 +305,10 @@ func (t *Threshold) judgeLatency(sum Totals, limited bool, beyond float64) Judge
 	switch {
 	case sum.Closed && t.OfResponse():
 		j.Doubt = "a closed loop has service times only"
-	case limited:
+	case over.Limited:
 		j.Doubt = "the generator was limited"
+	case over.Saturated && j.Met:
+		j.Doubt = "the target was saturated: this is not at the rate that was offered"
 	case float64(h.TotalCount()) < t.needs(beyond):
 		j.Doubt = fmt.Sprintf("%d samples are too few for this percentile; want %.0f", h.TotalCount(), t.needs(beyond))
 	}

@@ -96,12 +96,12 @@ func TestThresholds(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.Recorder.Flush()
-		judge := func(text string, limited bool) string {
+		judge := func(text string, over Overload) string {
 			th, err := ParseThreshold(text)
 			if err != nil {
 				t.Fatal(err)
 			}
-			j := th.Judge(g.Recorder, limited)
+			j := th.Judge(g.Recorder, over)
 			return fmt.Sprintf("%v %s (%s)", j.Met, j.Got, j.Doubt)
 		}
 		for text, want := range map[string]string{
@@ -123,12 +123,22 @@ func TestThresholds(t *testing.T) {
 			"throughput{phase:a}: rate > 950":    "true 980.0/s ()",
 			"insert{level:quorum}: p(90) <= 1ms": "false 1ms ()",
 		} {
-			if got := judge(text, false); got != want {
+			if got := judge(text, Overload{}); got != want {
 				t.Errorf("%s: got %s, want %s", text, got, want)
 			}
 		}
-		if got := judge("max < 1s", true); got != "false 50.004ms (the generator was limited)" {
-			t.Errorf("limited: %s", got)
+		// A generator that was late proves nothing, a target that was overloaded only
+		// what was too slow; neither says anything against counts.
+		for text, want := range map[string][2]string{
+			"max < 1s":          {"false 50.004ms (the generator was limited)", "false 50.004ms (the target was saturated: this is not at the rate that was offered)"},
+			"max < 1ms":         {"false 50.004ms (the generator was limited)", "false 50.004ms ()"},
+			"errors: rate < 3%": {"true 2% (80 of 4000) ()", "true 2% (80 of 4000) ()"},
+		} {
+			for i, over := range []Overload{{Limited: true}, {Saturated: true}} {
+				if got := judge(text, over); got != want[i] {
+					t.Errorf("%s, %+v: got %s, want %s", text, over, got, want[i])
+				}
+			}
 		}
 		closed := Generator{Target: Null{}, Source: g.Source, Recorder: NewRecorder(RecorderConfig{}), Ops: 100_000}
 		if _, err := closed.Run(t.Context()); err != nil {
@@ -136,10 +146,10 @@ func TestThresholds(t *testing.T) {
 		}
 		closed.Recorder.Flush()
 		g.Recorder = closed.Recorder
-		if got := judge("p(50) < 1s", false); !strings.Contains(got, "a closed loop has service times only") {
+		if got := judge("p(50) < 1s", Overload{}); !strings.Contains(got, "a closed loop has service times only") {
 			t.Errorf("closed loop: %s", got)
 		}
-		if got := judge("insert{time:service}: p(50) < 1s", false); !strings.HasPrefix(got, "true ") {
+		if got := judge("insert{time:service}: p(50) < 1s", Overload{}); !strings.HasPrefix(got, "true ") {
 			t.Errorf("closed loop: %s", got)
 		}
 	})
