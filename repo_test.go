@@ -61,6 +61,7 @@ var imports = map[string][]string{
 
 	"chaos/internal/cluster": {"proto/cachepb", "cachenode/client", "cachenode/proc"},
 	"chaos/internal/fault":   {"proto/cachepb", "chaos/internal/cluster", "chaos/internal/hostile"},
+	"chaos/internal/live":    {},
 	"chaos/internal/hostile": {"proto/cachepb", "cachenode/client"},
 	"chaos/internal/check":   {"chaos/internal/history", "reports/result"},
 	"chaos/internal/runner": {

@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v3"
 
@@ -134,6 +135,35 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 					&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress on stderr"},
 				},
 				Action: mutantsCommand,
+			},
+			{
+				Name: "inject", Usage: "break processes or proxies that run already, for a while", ArgsUsage: "ACTION",
+				Description: "ACTION is kill, term, pause or starve, of processes of this machine (--pid); or latency, bandwidth, slice, slow-close, cut-after, swallow, reject or reset, of proxies of a Toxiproxy server (--toxiproxy, --proxy). It is healed after --for, when interrupted, and also when this process is killed; kill and term cannot be healed.",
+				Flags: []cli.Flag{
+					&cli.DurationFlag{Name: "for", Usage: "`TIME` until it is healed, an hour at most"},
+					&cli.IntSliceFlag{Name: "pid", Usage: "`PID` of a process; may be given several times"},
+					&cli.StringFlag{Name: "toxiproxy", Usage: "`URL` of a Toxiproxy server, such as http://10.0.0.7:8474"},
+					&cli.StringSliceFlag{Name: "proxy", Usage: "`NAME` of one of its proxies; may be given several times"},
+					&cli.StringFlag{Name: "direction", Value: "both", Usage: "`DIRECTION`: both, out (what the proxy's clients send) or in (what they get)"},
+					&cli.DurationFlag{Name: "latency", Usage: "latency, slice, slow-close: `TIME`"},
+					&cli.DurationFlag{Name: "jitter", Usage: "latency: plus or minus so much `TIME`"},
+					&cli.Int64Flag{Name: "bytes", Usage: "bandwidth: `BYTES` a second; slice: of a piece; cut-after: of a connection"},
+					&cli.Float64Flag{Name: "duty", Usage: "starve: share of the time in `PERCENT` in which the process is stopped"},
+					&cli.DurationFlag{Name: "period", Value: 100 * time.Millisecond, Usage: "starve: `TIME` of one stop and one go"},
+				},
+				Action: injectCommand,
+			},
+			{Name: nurseCommand, Hidden: true, HideHelp: true, Action: attend},
+			{
+				Name: "export", Usage: "write the faults of a scenario for another tool", ArgsUsage: "FILE",
+				Flags: []cli.Flag{
+					seed,
+					&cli.StringFlag{Name: "to", Usage: "the `TOOL`: chaos-mesh"},
+					&cli.StringFlag{Name: "namespace", Value: "default", Usage: "`NAMESPACE` of the pods"},
+					&cli.StringFlag{Name: "pods", Value: "cachenode", Usage: "`NAME` of the StatefulSet: n1 is NAME-0"},
+					&cli.StringFlag{Name: "leader", Usage: "the `NODE` to take for the leader, such as n1"},
+				},
+				Action: exportCommand,
 			},
 			{Name: "schema", Usage: "print the JSON schema of scenario files", Action: schemaCommand},
 		},

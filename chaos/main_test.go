@@ -66,6 +66,12 @@ func TestCommand_mistakes(t *testing.T) {
 		"no such mutant":       {[]string{"mutants", "early"}, []string{`there is no mutant "early"; expected one of ack-before-apply`}, 1},
 		"seeds of nothing":     {[]string{"mutants", "--seeds", "0"}, []string{"--seeds 0; expected 1 to 1000"}, 1},
 		"a correct node":       {[]string{"mutants", "--cachenode", "/bin/true"}, []string{"/bin/true has no planted bugs; expected a node that was built with -tags mutants"}, 1},
+		"inject nothing":       {[]string{"inject"}, []string{"inject: 0 arguments; expected ACTION"}, 1},
+		"inject a loss":        {[]string{"inject", "loss", "--for", "1s"}, []string{"loss is not possible on a cluster that runs elsewhere"}, 1},
+		"inject nowhere":       {[]string{"inject", "reject", "--for", "1s"}, []string{"reject needs --toxiproxy", "reject needs --proxy"}, 2},
+		"inject for a day":     {[]string{"inject", "reset", "--for", "24h", "--toxiproxy", "x", "--proxy", "y"}, []string{"--for 24h0m0s; expected more than 0 and 1h0m0s at most"}, 1},
+		"export to nothing":    {[]string{"export", good}, []string{`--to ""; expected chaos-mesh`}, 1},
+		"export a leader":      {[]string{"export", "--to", "chaos-mesh", "--leader", "n9", good}, []string{`--leader "n9"; expected one of n1, n2, n3`}, 1},
 		"plan of two":          {[]string{"plan", good, good}, []string{"plan: 2 arguments; expected FILE"}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -35,13 +35,20 @@ type mutation struct {
 // shows that it is checked.
 var mutations = []mutation{
 	{"quorum-before-commit", "leader-isolated-with-clients", "lost writes", 0},
-	{"quorum-without-ack", "leader-isolated-with-clients", "lost writes", 0},
+	{"quorum-without-ack", "half-open-majority", "lost writes", 0},
+	{"drop-on-reconnect", "flapping-link", "lost writes", 0},
 	{"old-leader-acks", "leader-isolated-with-clients", "dual leader", 0},
+	{"vote-twice", "split", "lost writes", 0},
 	{"same-id", "crash-loop", "convergence", 0.1},
+	{"earliest-clock", "lagging-candidate", "lost writes", 0},
+	{"ping-deadline", "one-stall-250ms", "leader_changes", 0},
+	{"stale-reads", "follower-isolated", "stale reads", 0},
 	{"apply-out-of-order", "leader-kill", "linearizability", 0},
 	{"remove-on-leader", "crash-loop", "resurrection", 0.1},
 	{"ack-before-apply", "leader-kill", "session", 0},
-	{"no-sessions-in-snapshot", "crash-loop", "lost writes", 0.1},
+	{"no-heartbeat", "leader-blackhole", "failover", 0},
+	{"insert-anywhere", "bridge", "lost writes", 0},
+	{"no-sessions-in-snapshot", "snapshot-during-kill", "lost writes", 0},
 }
 
 // mutantEnv tells such a node which one it is.

@@ -423,7 +423,7 @@ func (c *Core) postVote(p *peer, m *raftpb.Message) {
 // bestCandidate returns the id of the best candidate heard lately, p and this node included.
 func (c *Core) bestCandidate(p *peer) uint64 {
 	best := p.seeks
-	if c.role == raft.StatePreCandidate && c.now >= c.election.withdrawnUntil && c.electable(c.id, c.status()) {
+	if (c.role == raft.StatePreCandidate || mutant.On(mutant.EarliestClock) && c.lead == 0) && c.now >= c.election.withdrawnUntil && c.electable(c.id, c.status()) {
 		if own := c.position(); own.better(best) {
 			best = own
 		}
