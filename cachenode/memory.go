@@ -16,11 +16,11 @@ import (
 // How much garbage may lie about before it is collected. A small heap grows to five times of what is alive, which takes a
 // quarter off the 99th percentile of writes. That is not kept up for a large one, where it would cost gigabytes and gain
 // little: what a collection costs grows with what is alive, how often one comes depends on the room alone. So the room
-// stays as it is once it is collectorRoom, until that is less than half of what is alive.
+// stays as it is once it is collectorRoom, until that is less than three tenths of what is alive.
 const (
 	mostPercent   = 400
-	leastPercent  = 50
-	collectorRoom = 384 << 20
+	leastPercent  = 30
+	collectorRoom = 128 << 20
 )
 
 // gcPercent is the percentage by which a heap of so many live bytes may grow before the next collection.

@@ -21,10 +21,10 @@ import (
 )
 
 // TestCollectorPercent: a small heap may grow to five times of what is alive; from where its room is enough on, a larger one
-// gets no more room, until that would be less than half of what is alive. Where the rules meet there is no step down, for
+// gets no more room, until that would be less than three tenths of what is alive. Where the rules meet there is no step down, for
 // a heap that grows must not have to be collected earlier than a smaller one.
 func TestCollectorPercent(t *testing.T) {
-	for live, want := range map[uint64]int{0: 400, 1 << 20: 400, 96 << 20: 400, 192 << 20: 200, 384 << 20: 100, 768 << 20: 50, 4 << 30: 50} {
+	for live, want := range map[uint64]int{0: 400, 1 << 20: 400, 32 << 20: 400, 64 << 20: 200, 128 << 20: 100, 256 << 20: 50, 4 << 30: 30} {
 		if got := gcPercent(live); got != want {
 			t.Errorf("%d MiB alive: %d %%, want %d %%", live>>20, got, want)
 		}
@@ -50,11 +50,11 @@ func TestCollectorPace(t *testing.T) {
 			case n := <-alive:
 				return n
 			case <-ctx.Done():
-				return 384 << 20 // the same as last: nothing to set
+				return 128 << 20 // the same as last: nothing to set
 			}
 		}, set: func(percent int) { set <- percent }}.run(ctx)
 	}()
-	for _, live := range []uint64{1 << 30, 1 << 30, 384 << 20} {
+	for _, live := range []uint64{1 << 30, 1 << 30, 128 << 20} {
 		for sent := false; !sent; {
 			runtime.GC()
 			select {
@@ -64,7 +64,7 @@ func TestCollectorPace(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []int{50, 100} {
+	for _, want := range []int{30, 100} {
 		if got := <-set; got != want {
 			t.Errorf("set to %d %%, want %d %%", got, want)
 		}

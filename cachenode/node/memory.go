@@ -1,6 +1,9 @@
 package node
 
-import "github.com/hacache/hacache/cachenode/internal/replication"
+import (
+	"github.com/hacache/hacache/cachenode/internal/replication"
+	"github.com/hacache/hacache/cachenode/internal/store"
+)
 
 // memoryBounds is how many bytes each part of the node may hold by its configuration, and the data, which is what it holds
 // now. With what its connections cost, which depends on how many there are, that is what can be alive; some parts hold the
@@ -17,7 +20,7 @@ func (n *Node) memoryBounds() map[string]int64 {
 		"data":       0,
 	}
 	for _, c := range n.store.Stats().Caches {
-		parts["data"] += c.Bytes
+		parts["data"] += c.Bytes + c.Bytes/store.DeadShare
 	}
 	return parts
 }

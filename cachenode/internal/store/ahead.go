@@ -4,7 +4,7 @@ import "github.com/hacache/hacache/proto/cachepb"
 
 // ahead is how many operations are looked up together before they are applied.
 //
-// An entry is behind four addresses that each say where the next one is: table, page, data, and the data itself. With more
+// An entry is behind three addresses that each say where the next one is: table, page, and block, in which it lies. With more
 // entries than the processor's caches hold, each costs a wait for memory, one after the other: that was half of what applying
 // took. Looked up together, the waits of different operations overlap, since none needs the result of another. Nothing comes
 // of it but that the lines are at hand when the operations are applied, right after. Why not more? They would be gone again.
@@ -24,7 +24,7 @@ func (st *state) lookAhead(ops []*cachepb.CacheRequest) {
 		values [ahead]uint64  // what is there
 		tags   [ahead]uint32
 		shards [ahead]*shard
-		data   [ahead][]byte
+		metas  [ahead]*meta
 		n      int
 		touch  uint64
 	)
@@ -49,13 +49,15 @@ func (st *state) lookAhead(ops []*cachepb.CacheRequest) {
 	for i := range n {
 		// Where it is not in its first place it is not worth the search.
 		if values[i] != 0 && uint32(values[i]>>32) == tags[i] {
-			d, m := shards[i].entry(uint32(values[i]) - 1)
-			data[i] = *d
-			touch += uint64(m.stamp)
+			metas[i] = shards[i].meta(uint32(values[i]) - 1)
+			touch += uint64(metas[i].stamp)
 		}
 	}
 	for i := range n {
-		d := data[i]
+		if metas[i] == nil {
+			continue
+		}
+		d := shards[i].blocks.at(metas[i].place)
 		for at := 0; at < min(len(d), dataLines*cacheLine); at += cacheLine {
 			touch += uint64(d[at])
 		}

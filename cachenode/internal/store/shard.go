@@ -40,24 +40,23 @@ func (h hasher) sumBytes(c *cache, key []byte) uint64 { return maphash.Bytes(h.s
 // shard holds a part of all entries. Only the apply goroutine changes it, under mu; others read under mu.RLock; the
 // apply goroutine itself reads without it. The links of the entries, which others never read, are changed without mu.
 type shard struct {
-	mu    sync.RWMutex
-	table []uint64 // open addressing, linear probing: tag<<32 | number+1, 0 is free
-	pages []*page
-	live  uint32 // entries in the table
-	used  uint32 // numbers handed out so far
-	free  uint32 // number+1 of the first entry given back, linked by next; 0 is none
-	_     [32]byte
+	mu     sync.RWMutex
+	table  []uint64 // open addressing, linear probing: tag<<32 | number+1, 0 is free
+	pages  []*page
+	blocks blocks
+	live   uint32 // entries in the table
+	used   uint32 // numbers handed out so far
+	free   uint32 // number+1 of the first entry given back, linked by next; 0 is none
+	_      [24]byte
 }
 
-// page keeps the pointers of its entries in front, so that the garbage collector need not look at the rest.
-type page struct {
-	data [pageSize][]byte // key, value, and behind len, up to cap, the tail of an entry that expires
-	meta [pageSize]meta
-}
+// page has no pointers, so that the garbage collector need not look at it.
+type page [pageSize]meta
 
-// meta is 24 bytes.
+// meta is what is kept of an entry beside its record. It has 32 bytes.
 type meta struct {
-	stamp      stamp
+	stamp      stamp // 0: there is no entry
+	place      place
 	prev, next ref           // in the order of writes of a bounded cache; or next in the list of free entries
 	lastUse    atomic.Uint32 // see newUse; LRU caches only
 	keyLen     uint16        // expiresFlag may be set
@@ -84,23 +83,12 @@ func (m *meta) expires(data []byte) int64 {
 	return int64(binary.LittleEndian.Uint64(tail(data)))
 }
 
-// newData copies key and value into an allocation of their own.
-func newData[K string | []byte](key K, value []byte, expires int64) []byte {
-	n := len(key) + len(value)
-	if expires == 0 {
-		data := make([]byte, n)
-		copy(data[copy(data, key):], value)
-		return data
-	}
-	data := make([]byte, n, n+tailBytes)
-	copy(data[copy(data, key):], value)
-	binary.LittleEndian.PutUint64(tail(data), uint64(expires))
-	return data
-}
+func (sh *shard) meta(number uint32) *meta { return &sh.pages[number/pageSize][number%pageSize] }
 
-func (sh *shard) entry(number uint32) (*[]byte, *meta) {
-	p := sh.pages[number/pageSize]
-	return &p.data[number%pageSize], &p.meta[number%pageSize]
+// entry returns key and value in one, which never change, and what else is kept of an entry that is there.
+func (sh *shard) entry(number uint32) ([]byte, *meta) {
+	m := sh.meta(number)
+	return sh.blocks.at(m.place), m
 }
 
 // find returns the number of a key. The caller is the apply goroutine or holds mu.
@@ -118,13 +106,13 @@ func find[K string | []byte](sh *shard, tag uint32, cache uint16, key K) (number
 			continue
 		}
 		n := uint32(slot) - 1
-		if data, m := sh.entry(n); m.cache == cache && string((*data)[:m.keyBytes()]) == string(key) {
+		if data, m := sh.entry(n); m.cache == cache && string(data[:m.keyBytes()]) == string(key) {
 			return n, true
 		}
 	}
 }
 
-// add makes an entry for a key that find did not find. mu is held.
+// add makes an entry for a key that find did not find, to be filled before mu is let go of. mu is held.
 func (sh *shard) add(tag uint32) uint32 {
 	if (sh.live+1)*4 > uint32(len(sh.table))*3 {
 		sh.grow()
@@ -133,7 +121,7 @@ func (sh *shard) add(tag uint32) uint32 {
 	switch {
 	case n != 0:
 		n--
-		_, m := sh.entry(n)
+		m := sh.meta(n)
 		sh.free = uint32(m.next)
 		m.next = 0
 	case sh.used == maxNumber:
@@ -176,8 +164,8 @@ func (sh *shard) drop(tag, number uint32) {
 		i = (i + 1) & mask
 	}
 	sh.closeGap(i, mask)
-	data, m := sh.entry(number)
-	*data = nil
+	m := sh.meta(number)
+	sh.blocks.release(m.place)
 	m.stamp = 0
 	m.next = ref(sh.free)
 	sh.free = number + 1
@@ -206,8 +194,8 @@ func (st *state) get(c *cache, key string, nowMs int64) (value []byte, modIndex 
 		sh.mu.RUnlock()
 		return nil, 0, false
 	}
-	data, m := sh.entry(n)
-	d, at := *data, m.stamp
+	d, m := sh.entry(n)
+	at := m.stamp
 	expires := m.expires(d)
 	if c.policy.Evict == LRU {
 		if use := newUse(c.clock.Load()) | wasRead | readSince; m.lastUse.Load() != use {
@@ -229,26 +217,18 @@ func (st *state) put(c *cache, at stamp, key string, value []byte, expires int64
 	}
 	shardNumber, tag := fold(st.hasher.sumString(c, key))
 	sh := &st.shards[shardNumber]
-	data := newData(key, value, expires)
 	n, found := find(sh, tag, c.id, key)
 	if found {
 		old, m := sh.entry(n)
 		if m.stamp > at {
 			return
 		}
-		st.unaccount(c, newRef(shardNumber, n), *old, m)
-		sh.mu.Lock()
-		fill(old, m, data, at, c, len(key), expires)
-		sh.mu.Unlock()
-	} else {
-		sh.mu.Lock()
-		n = sh.add(tag)
-		d, m := sh.entry(n)
-		fill(d, m, data, at, c, len(key), expires)
-		sh.mu.Unlock()
+		st.unaccount(c, newRef(shardNumber, n), old, m)
 	}
-	_, m := sh.entry(n)
+	n = fill(sh, c, at, tag, n, found, key, value, expires)
+	data, m := sh.entry(n)
 	st.account(c, newRef(shardNumber, n), data, m)
+	sh.compact()
 	if st.observe != nil {
 		st.tell(Written, c, key)
 	}
@@ -261,17 +241,27 @@ func (st *state) tell(effect Effect, c *cache, key string) {
 	}
 }
 
-func fill(d *[]byte, m *meta, data []byte, at stamp, c *cache, keyLen int, expires int64) {
-	*d = data
-	m.stamp = at
-	m.cache = c.id
-	m.keyLen = uint16(keyLen)
+// fill gives an entry its value: the one with that number, or if there is none a new one. It returns the number.
+func fill[K string | []byte](sh *shard, c *cache, at stamp, tag, number uint32, found bool, key K, value []byte, expires int64) uint32 {
+	p := write(sh, key, value, expires) // before the lock is taken: values can be large
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if !found {
+		number = sh.add(tag)
+	}
+	m := sh.meta(number)
+	if found {
+		sh.blocks.release(m.place)
+	}
+	sh.blocks.own(p, number)
+	m.stamp, m.place, m.cache, m.keyLen = at, p, c.id, uint16(len(key))
 	if expires != 0 {
 		m.keyLen |= expiresFlag
 	}
 	if c.policy.Evict == LRU {
 		m.lastUse.Store(newUse(c.clock.Add(1)))
 	}
+	return number
 }
 
 // del removes an entry unless it is newer than the removal.
@@ -286,10 +276,11 @@ func (st *state) del(c *cache, at stamp, key string) {
 	if m.stamp > at {
 		return
 	}
-	st.unaccount(c, newRef(shardNumber, n), *data, m)
+	st.unaccount(c, newRef(shardNumber, n), data, m)
 	sh.mu.Lock()
 	sh.drop(tag, n)
 	sh.mu.Unlock()
+	sh.compact()
 	if st.observe != nil {
 		st.tell(Removed, c, key)
 	}
@@ -301,25 +292,25 @@ func (st *state) remove(c *cache, r ref, effect Effect) {
 	sh := &st.shards[shardNumber]
 	data, m := sh.entry(n)
 	if st.observe != nil {
-		st.tell(effect, c, string((*data)[:m.keyBytes()]))
+		st.tell(effect, c, string(data[:m.keyBytes()]))
 	}
-	_, tag := fold(st.hasher.sumBytes(c, (*data)[:m.keyBytes()]))
-	st.unaccount(c, r, *data, m)
+	_, tag := fold(st.hasher.sumBytes(c, data[:m.keyBytes()]))
+	st.unaccount(c, r, data, m)
 	sh.mu.Lock()
 	sh.drop(tag, n)
 	sh.mu.Unlock()
+	sh.compact()
 }
 
 func (st *state) meta(r ref) *meta {
 	shardNumber, n := r.split()
-	_, m := st.shards[shardNumber].entry(n)
-	return m
+	return st.shards[shardNumber].meta(n)
 }
 
 func (st *state) data(r ref) []byte {
 	shardNumber, n := r.split()
 	data, _ := st.shards[shardNumber].entry(n)
-	return *data
+	return data
 }
 
 // account adds a filled entry to everything that counts or orders entries, unaccount takes it out again.

@@ -106,12 +106,12 @@ func (w *SnapshotWriter) appendEntries(chunk []byte, limit int) []byte {
 		if len(chunk) >= limit {
 			return chunk
 		}
-		data, m := sh.entry(w.number)
-		if m.stamp == 0 { // given back
+		if sh.meta(w.number).stamp == 0 { // given back
 			continue
 		}
+		data, m := sh.entry(w.number)
 		chunk = w.appendNewCaches(chunk, int(m.cache)+1)
-		chunk = appendEntry(chunk, *data, m)
+		chunk = appendEntry(chunk, data, m)
 	}
 	w.shard++
 	w.number = 0
@@ -390,13 +390,12 @@ func (st *state) restore(c *cache, at stamp, key, value []byte, expires int64) b
 		if m.stamp >= at {
 			return false
 		}
-		st.count(c, *old, m, -1)
-	} else {
-		n = sh.add(tag)
+		st.count(c, old, m, -1)
 	}
-	d, m := sh.entry(n)
-	fill(d, m, newData(key, value, expires), at, c, len(key), expires)
-	st.count(c, *d, m, 1)
+	n = fill(sh, c, at, tag, n, found, key, value, expires)
+	data, m := sh.entry(n)
+	st.count(c, data, m, 1)
+	sh.compact()
 	return true
 }
 
@@ -411,15 +410,16 @@ func (st *state) orderRestored() {
 	for i := range st.shards {
 		sh := &st.shards[i]
 		for n := range sh.used {
-			data, m := sh.entry(n)
-			if m.stamp == 0 {
+			if sh.meta(n).stamp == 0 {
 				continue
 			}
+			data, m := sh.entry(n)
 			switch c, r := byID[m.cache], newRef(uint32(i), n); {
-			case st.gone(c, m.stamp, m.expires(*data)):
-				st.count(c, *data, m, -1)
-				_, tag := fold(st.hasher.sumBytes(c, (*data)[:m.keyBytes()]))
+			case st.gone(c, m.stamp, m.expires(data)):
+				st.count(c, data, m, -1)
+				_, tag := fold(st.hasher.sumBytes(c, data[:m.keyBytes()]))
 				sh.drop(tag, n)
+				sh.compact()
 			case c.policy.bounded() || m.keyLen&expiresFlag != 0:
 				order = append(order, place{m.stamp, r})
 			}

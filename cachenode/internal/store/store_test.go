@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	gocmp "cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -288,10 +289,10 @@ func dump(s *Store) map[string]map[string]modelEntry {
 	for i := range st.shards {
 		sh := &st.shards[i]
 		for n := range sh.used {
-			data, m := sh.entry(n)
-			if m.stamp != 0 {
+			if sh.meta(n).stamp != 0 {
+				data, m := sh.entry(n)
 				k := m.keyBytes()
-				all[byID[m.cache].name][string((*data)[:k])] = modelEntry{string((*data)[k:]), m.stamp, m.expires(*data)}
+				all[byID[m.cache].name][string(data[:k])] = modelEntry{string(data[k:]), m.stamp, m.expires(data)}
 			}
 		}
 	}
@@ -320,24 +321,24 @@ func checkConsistent(t interface{ Fatalf(string, ...any) }, s *Store) {
 		for i := range st.shards {
 			sh := &st.shards[i]
 			for n := range sh.used {
-				data, m := sh.entry(n)
-				if m.stamp == 0 || m.cache != c.id {
+				if m := sh.meta(n); m.stamp == 0 || m.cache != c.id {
 					continue
 				}
+				data, m := sh.entry(n)
 				refs[newRef(uint32(i), n)] = true
 				entries++
-				size += int64(len(*data)) + EntryOverhead
+				size += int64(len(data)) + EntryOverhead
 				if c.policy.Evict != LRU {
-					hash += entryHash(c, *data, m)
+					hash += entryHash(c, data, m)
 				}
-				key := string((*data)[:m.keyBytes()])
+				key := string(data[:m.keyBytes()])
 				shardNumber, tag := fold(st.hasher.sumString(c, key))
 				if got, ok := find(&st.shards[shardNumber], tag, c.id, key); !ok || got != n || shardNumber != uint32(i) {
 					t.Fatalf("%s/%q is not where it is looked for", c.name, key)
 				}
-				if st.gone(c, m.stamp, m.expires(*data)) {
+				if st.gone(c, m.stamp, m.expires(data)) {
 					t.Fatalf("%s/%q has stamp %d and expires at %d; evicted up to %d, swept up to %v",
-						c.name, key, m.stamp, m.expires(*data), c.watermark, st.expiry.swept)
+						c.name, key, m.stamp, m.expires(data), c.watermark, st.expiry.swept)
 				}
 			}
 		}
@@ -363,6 +364,62 @@ func checkConsistent(t interface{ Fatalf(string, ...any) }, s *Store) {
 	}
 	checkBuckets(t, st)
 	checkSessions(t, st)
+	checkBlocks(t, st)
+}
+
+// checkBlocks walks the records of all blocks: those that are not dead are exactly those that entries point to, the counts
+// are right, and no more is dead than may be.
+func checkBlocks(t interface{ Fatalf(string, ...any) }, st *state) {
+	for i := range st.shards {
+		sh := &st.shards[i]
+		bs := &sh.blocks
+		places, spare := map[place]uint32{}, map[uint32]bool{}
+		for n := range sh.used {
+			if m := sh.meta(n); m.stamp != 0 {
+				places[m.place] = n
+			}
+		}
+		for _, n := range bs.spare {
+			spare[n] = true
+		}
+		var stored, live int64
+		for n := range bs.list {
+			b, at, inBlock := &bs.list[n], uint32(0), uint32(0)
+			if (b.data == nil) != spare[uint32(n)] {
+				t.Fatalf("shard %d: block %d has %d bytes, and it is %v that it is spare", i, n, len(b.data), spare[uint32(n)])
+			}
+			for at < b.filled {
+				word, size := binary.LittleEndian.Uint32(b.data[at:]), binary.LittleEndian.Uint32(b.data[at+4:])
+				if word&recordDead == 0 {
+					p := place{uint32(n), at}
+					if entry, ok := places[p]; !ok || entry != word&maxNumber {
+						t.Fatalf("shard %d: the record at %v is of entry %d, which is elsewhere", i, p, word&maxNumber)
+					}
+					delete(places, p)
+					inBlock += recordBytes(int(size), word&recordTail != 0)
+				}
+				at += recordBytes(int(size), word&recordTail != 0)
+			}
+			if b.live != inBlock || at != b.filled {
+				t.Fatalf("shard %d, block %d: %d living bytes counted, there are %d; records end at %d of %d", i, n, b.live, inBlock, at, b.filled)
+			}
+			live += int64(b.live)
+			if uint32(n)+1 == bs.open {
+				stored += int64(b.filled)
+			} else {
+				stored += int64(len(b.data))
+			}
+		}
+		if len(places) > 0 {
+			t.Fatalf("shard %d: %d entries have no record", i, len(places))
+		}
+		if bs.stored != stored || bs.live != live {
+			t.Fatalf("shard %d: counts %d and %d bytes, there are %d and %d", i, bs.stored, bs.live, stored, live)
+		}
+		if _, ok := bs.victim(); ok && bs.crowded() && bs.stored-bs.live > bs.live/DeadShare+bs.slack+blockBytes {
+			t.Fatalf("shard %d: of %d bytes %d live", i, bs.stored, bs.live)
+		}
+	}
 }
 
 func checkOrder(t interface{ Fatalf(string, ...any) }, st *state, c *cache, refs map[ref]bool) {
@@ -410,7 +467,10 @@ func checkBuckets(t interface{ Fatalf(string, ...any) }, st *state) {
 	expiring := 0
 	for i := range st.shards {
 		for n := range st.shards[i].used {
-			if data, m := st.shards[i].entry(n); m.stamp != 0 && m.expires(*data) != 0 {
+			if st.shards[i].meta(n).stamp == 0 {
+				continue
+			}
+			if data, m := st.shards[i].entry(n); m.expires(data) != 0 {
 				expiring++
 			}
 		}
