@@ -71,11 +71,11 @@ smoke: build ## one short scenario with a fault on real processes, judged by its
 drill: ## three nodes with TLS under load: certificates and CA are replaced, each node restarted; no operation may fail, a minute
 	$(GO) test -count=1 -timeout $(TIMEOUT) -run TestDrill -v ./cachenode -drill
 
-# The shipped ones but for those of failover, calm and hostile, which have targets of their own. Those that take longer than
+# The shipped ones but for those of failover, calm, hostile and soak, which have targets of their own. Those that take longer than
 # LONGEST are scaled to it; what is no pass stays in out/. Timing wants an idle machine, JOBS=1 the more so.
 scenarios: build ## every shipped scenario once, JOBS (2) at a time, one line each; a quarter of an hour
 	$(GO) build -trimpath -tags faults -o bin/cachenode-faults ./cachenode
-	bin/chaos suite --jobs $(JOBS) --longest $(LONGEST) --out $(OUT) $(filter-out scenarios/failover-% scenarios/calm-% $(HOSTILE:%=scenarios/%.yaml),$(wildcard scenarios/*.yaml))
+	bin/chaos suite --jobs $(JOBS) --longest $(LONGEST) --out $(OUT) $(filter-out scenarios/failover-% scenarios/calm-% scenarios/soak% $(HOSTILE:%=scenarios/%.yaml),$(wildcard scenarios/*.yaml))
 
 # What they compare is the machine's as much as the node's, so one at a time and nothing beside them.
 hostile: build ## ten times more load than there is room for, 10 000 idle streams, every kind of hostile client: what others notice; seven minutes, idle machine

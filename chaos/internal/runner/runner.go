@@ -429,8 +429,8 @@ func (r *run) carryOut(ctx context.Context, in *scenario.Injection) bool {
 			return false
 		}
 		at = max(at, r.now()-r.origin+in.Phase)
-		if err == nil && at >= r.Plan.Length {
-			err = errors.New("the load had ended when they were")
+		if err == nil {
+			err = tooLate(in, at, r.Plan.Length)
 		}
 		if err != nil {
 			r.log(result.Event{T: r.now(), Kind: result.Note, Fault: in.Name, Action: check.Skipped, Detail: fmt.Sprintf("%s skipped: the nodes were not ready: %v", in.Name, err)})
@@ -456,6 +456,22 @@ func (r *run) carryOut(ctx context.Context, in *scenario.Injection) bool {
 	}
 	r.heal(ctx, in)
 	return true
+}
+
+// leastAfter is how much of the load has to be left after a heal, if the plan
+// leaves as much: with less it is not seen whether the nodes recover.
+const leastAfter = 2 * time.Second
+
+// tooLate says why an injection that would be late is left out; nil: it is not.
+func tooLate(in *scenario.Injection, at, length time.Duration) error {
+	left := func(at time.Duration) time.Duration { return length - at - in.Fault.For.D() }
+	switch {
+	case at >= length:
+		return errors.New("the load had ended when they were")
+	case left(in.At) >= leastAfter && left(at) < leastAfter:
+		return errors.New("the load would have ended before they could recover")
+	}
+	return nil
 }
 
 // injectReserve is the time left for an injection itself, so that a late one

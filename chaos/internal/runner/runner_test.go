@@ -592,6 +592,28 @@ func TestRun_repeated(t *testing.T) {
 	}
 }
 
+// TestTooLate proves that a late injection is left out when the load would end
+// right after it, unless that is how it was planned.
+func TestTooLate(t *testing.T) {
+	const length = 60 * time.Second
+	for _, tt := range []struct {
+		planned, at, lasts time.Duration
+		why                string // part of it; empty: it is made
+	}{
+		{50 * time.Second, 50 * time.Second, time.Second, ""},
+		{50 * time.Second, 57 * time.Second, time.Second, ""},
+		{50 * time.Second, 57*time.Second + 1, time.Second, "before they could recover"},
+		{50 * time.Second, 60 * time.Second, time.Second, "had ended"},
+		{58 * time.Second, 58 * time.Second, 2 * time.Second, ""}, // it lasts until the end
+		{58 * time.Second, 59 * time.Second, 2 * time.Second, ""},
+	} {
+		in := &scenario.Injection{Fault: &scenario.Fault{For: scenario.Duration(tt.lasts)}, At: tt.planned}
+		if err := tooLate(in, tt.at, length); (err == nil) != (tt.why == "") || err != nil && !strings.Contains(err.Error(), tt.why) {
+			t.Errorf("planned at %v, at %v for %v: %v, want %q", tt.planned, tt.at, tt.lasts, err, tt.why)
+		}
+	}
+}
+
 // TestProbes proves that each level is probed through each node, and that the
 // keys are bounded.
 func TestProbes(t *testing.T) {
