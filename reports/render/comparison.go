@@ -221,8 +221,10 @@ func outcomeTone(o compare.Outcome) verdict {
 		return verdict{string(o), "✓", "t-pass"}
 	case compare.Failed:
 		return verdict{string(o), "✕", "t-violated"}
-	case compare.Shown, compare.Same:
+	case compare.Shown:
 		return verdict{string(o), "–", "t-idle"}
+	case compare.Same:
+		return verdict{"no difference shown", "~", "t-idle"}
 	case compare.Better:
 		return verdict{string(o), "✓", "t-pass"}
 	case compare.Worse:
@@ -262,7 +264,7 @@ func (c *Comparison) Markdown(w io.Writer) error {
 			d := &g.Differences[i]
 			row([]string{
 				d.Name, formatValue(d.Unit, compare.Median(d.Base)), formatValue(d.Unit, compare.Median(d.Head)),
-				estimate(d), interval(d), limitText(d), probability(d), samplesText(d), outcomeTone(d.Outcome).Sign + " " + string(d.Outcome),
+				estimate(d), interval(d), limitText(d), probability(d), samplesText(d), outcomeTone(d.Outcome).Sign + " " + outcomeTone(d.Outcome).Word,
 			})
 		}
 		for _, n := range append([]string{comparisonMeta(g)}, g.Notes...) {
@@ -408,7 +410,7 @@ func effectFigure(c *Comparison) figure {
 			d := &g.Differences[at]
 			label := plainText(name, 44)
 			if len(c.Gates) > 1 {
-				label = plainText(name, 34) + ", " + plainText(g.Head.Name, 14)
+				label = plainText(name, 40) + ", " + plainText(g.Head.Name, 14)
 			}
 			rows = append(rows, row{label, d})
 			for _, v := range []float64{d.Effect.Value, d.Effect.Low, d.Effect.High, 1.2 * d.Limit} {

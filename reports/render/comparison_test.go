@@ -212,3 +212,18 @@ func TestBaseline(t *testing.T) {
 		t.Error("a section about a baseline that there is none of")
 	}
 }
+
+// What a run cannot say must not look like an answer: no number of an unknown run is green, and a fault that nobody saw take
+// effect says so where it is drawn.
+func TestUnknownLooksUnknown(t *testing.T) {
+	text := page1(t, sampleUnknown())
+	if strings.Contains(text, `class="tile t-pass"`) {
+		t.Error("a tile of an unknown run is green")
+	}
+	if !strings.Contains(text, "no effect seen: ") {
+		t.Error("the pictures do not say that the fault had no effect")
+	}
+	if text := page1(t, sampleScenario(1)); !strings.Contains(text, `class="tile t-pass"`) || strings.Contains(text, "no effect seen") {
+		t.Error("a run that passed looks like one that says nothing")
+	}
+}

@@ -406,8 +406,11 @@ func tiles(r *result.Run) []tile {
 			allowed += e.Allowed
 			parts = append(parts, fmt.Sprintf("%s %s of %s", e.Level, formatCount(e.Lost), formatCount(e.Acked)))
 		}
-		if broken > 0 {
+		switch {
+		case broken > 0:
 			t.Tone = "t-violated"
+		case r.Verdict == result.Unknown: // a green nought would say what the run does not
+			t.Tone = "t-unknown"
 		}
 		t.Value, t.Note = formatCount(broken), strings.Join(parts, " · ")
 		if allowed > 0 {

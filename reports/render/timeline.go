@@ -379,6 +379,9 @@ func faultLabel(w result.Window) string {
 	if w.Action != "" && !strings.Contains(w.Fault, w.Action) {
 		name += " (" + w.Action + ")"
 	}
+	if w.Bit != nil && !*w.Bit {
+		name = "no effect seen: " + name
+	}
 	return plainText(name, 48)
 }
 
