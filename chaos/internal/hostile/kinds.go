@@ -542,8 +542,11 @@ func streamFlood(ctx context.Context, a *Attack) {
 			a.begin().fail(err)
 			continue
 		}
+		from, begun := time.Now(), 0
 		for i := 0; err == nil && sleep(ctx, floodSlice); i++ {
-			for range int(max(1, a.spec.Rate*floodSlice.Seconds())) {
+			due := min(int(a.spec.Rate*time.Since(from).Seconds())-begun, most)
+			begun += due
+			for range due {
 				l := a.begin()
 				var metadata []string
 				if i%2 == 0 {
