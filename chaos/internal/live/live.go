@@ -139,7 +139,10 @@ type toxic struct {
 // toxics are those of the action. Their names are ours, so that nothing else is
 // removed.
 func (f *Fault) toxics() []toxic {
-	kind, attributes := "", client.Attributes{}
+	var (
+		kind       string
+		attributes client.Attributes
+	)
 	switch ms := f.Latency.Milliseconds(); f.Action {
 	case "latency":
 		kind, attributes = "latency", client.Attributes{"latency": ms, "jitter": f.Jitter.Milliseconds()}
