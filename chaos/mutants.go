@@ -40,7 +40,7 @@ var mutations = []mutation{
 	{"old-leader-acks", "leader-isolated-with-clients", "dual leader", 0},
 	{"vote-twice", "split", "lost writes", 0},
 	{"same-id", "crash-loop", "convergence", 0.1},
-	{"earliest-clock", "lagging-candidate", "lost writes", 0},
+	{"earliest-clock", "lagging-candidate", "convergence", 0},
 	{"ping-deadline", "one-stall-250ms", "leader_changes", 0},
 	{"stale-reads", "follower-isolated", "stale reads", 0},
 	{"apply-out-of-order", "leader-kill", "linearizability", 0},
