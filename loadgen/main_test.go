@@ -26,6 +26,7 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/proc"
+	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -558,6 +559,40 @@ func TestPerf(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(dirs[0], perfFile))
 	if err != nil || strings.Count(string(text), "BenchmarkPerf/insert/leader/256 ") != 2 || strings.Count(string(text), "BenchmarkPerf/echo/256 ") != 2 {
 		t.Errorf("%s: %v\n%s", perfFile, err, text)
+	}
+}
+
+// A benchmark fills its keys, and measures each level and reads at a fixed rate,
+// then writes and reads as fast as they go.
+func TestBench(t *testing.T) {
+	s := &settings{
+		target: "cachenode", start: true, nodes: 3, cachenode: cachenode(t), name: "bench", out: t.TempDir(), interval: time.Second, quiet: true, seed: 1,
+		cluster:   load.ClusterConfig{Token: "t", Conns: 1, Streams: 4, Window: 8, Batch: true},
+		generator: load.Generator{InFlight: 8}, workload: load.Workload{Keys: 500, Seed: 1},
+	}
+	var out, errs strings.Builder
+	se, err := newSession(s, result.KindBench, "short", &out, &errs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = se.begin(t.Context()); err == nil {
+		err = se.bench(t.Context(), 200*time.Millisecond, 300)
+	}
+	if err = se.finish(t.Context(), err); err != nil {
+		t.Fatalf("%v\n%s%s", err, out.String(), errs.String())
+	}
+	var got []string
+	for i := range se.run.Series {
+		x := &se.run.Series[i]
+		got = append(got, fmt.Sprintf("%s: %s %v", x.Phase, strings.TrimSpace(x.Op+" "+x.Level), x.Closed))
+		if x.Counts.OK != x.Counts.Intended || x.Op == "get" && x.Counts.Miss > 0 {
+			t.Errorf("%s: %+v", x.ID(), x.Counts)
+		}
+	}
+	want := "[fixed rate, quorum: insert quorum false fixed rate, once: insert once false fixed rate, leader: insert leader false " +
+		"fixed rate, get: get false flat out, quorum: insert quorum true flat out, get: get true]"
+	if fmt.Sprint(got) != want {
+		t.Errorf("got %v, want %s", got, want)
 	}
 }
 

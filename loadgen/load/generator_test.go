@@ -492,6 +492,27 @@ func TestPhasesOfALoad(t *testing.T) {
 	})
 }
 
+// A latency outside of what a histogram holds is recorded at its edge and counted:
+// the histogram itself would drop it without a word.
+func TestClamped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		took := []time.Duration{0, time.Millisecond, 2 * LatencyMax}
+		s, r := run(t, t.Context(), Generator{
+			Target: &Scripted{Serve: func(n uint64, _ *client.Op) (time.Duration, client.Outcome) {
+				return took[n%3], client.Outcome{}
+			}},
+			Schedule: Constant{100}, Ops: 300, InFlight: 300, Drain: 5 * time.Minute,
+		})
+		se := r.Series[0]
+		if s.Counts.OK != 300 || se.Response.Count != 300 || se.Clamped != 200 {
+			t.Errorf("%+v, %d response times, %d clamped; want 300, 300 and 200", s.Counts, se.Response.Count, se.Clamped)
+		}
+		if !within(se.Response.Max, LatencyMax) || se.Response.P50 != time.Millisecond && !within(se.Response.P50, time.Millisecond) {
+			t.Errorf("max %s, p50 %s", se.Response.Max, se.Response.P50)
+		}
+	})
+}
+
 // Oks, fails and infos are recorded apart, each with its response time, service
 // time and lag, in the log of the intervals and in that of the totals; both are
 // read back by HdrHistogram's own reader.

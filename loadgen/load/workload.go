@@ -233,6 +233,9 @@ func newChoice[T any](weights []Weight[T]) (choice[T], error) {
 	if sum == 0 {
 		return c, errors.New("all weights are 0: want one above 0")
 	}
+	if math.IsInf(sum, 0) {
+		return c, errors.New("the weights have no sum: want smaller ones")
+	}
 	for i := range c.cum {
 		c.cum[i] /= sum
 	}

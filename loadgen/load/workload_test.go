@@ -512,7 +512,7 @@ func TestUndoneAgain(t *testing.T) {
 // Mistakes are told with what was found and what was expected.
 func TestParseMistakes(t *testing.T) {
 	for _, err := range []error{
-		second(ParseMix("get=90,inset=10")), second(ParseMix("get=0")), second(ParseMix("get=-1")), second(ParseMix("")),
+		second(ParseMix("get=90,inset=10")), second(ParseMix("get=0")), second(ParseMix("get=-1")), second(ParseMix("get=1e308,put=1e308")), second(ParseMix("")),
 		second(ParseAcks("quorum=x")), second(ParseAcks("all")),
 		second(ParseKeyDist("zipf(x)")), second(ParseKeyDist("gauss")),
 		second(ParseCount("1.5k")), second(ParseCount("")), second(ParseCount("-1")), second(ParseCount("99999999999999999999g")),
