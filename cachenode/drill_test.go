@@ -52,6 +52,13 @@ func TestDrill(t *testing.T) {
 			t.Errorf("%s: %s", check.Name, check.Detail)
 		}
 	}
+	lines := 0
+	for i := range d.nodes {
+		lines += d.said(t, i, "\n")
+	}
+	if t.Logf("the nodes logged %d lines", lines); lines > 1000 {
+		t.Error("something is logged for each operation or connection")
+	}
 }
 
 const (
