@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hacache/hacache/reports/result"
 )
@@ -88,5 +89,77 @@ func TestRender(t *testing.T) {
 		if code := run(t.Context(), []string{"reports", "render", dirs[0]}, &stdout, &stderr); code != result.ExitFailure {
 			t.Errorf("read-only directory: exit code %d, expected 1", code)
 		}
+	}
+}
+
+// heap writes so many runs with the given p50 below a new directory.
+func heap(t *testing.T, runs int, p50 time.Duration) string {
+	t.Helper()
+	dir := t.TempDir()
+	for i := range runs {
+		r := &result.Run{
+			Kind: result.KindBench, Name: "b", Verdict: result.Pass, Started: time.Date(2026, 1, 2, 3, int(p50.Milliseconds()), i, 0, time.UTC),
+			Series: []result.Series{{
+				Op: "get", Counts: result.Counts{Intended: 1000, OK: 1000},
+				Response: result.Latency{Count: 1000, P50: p50 + time.Duration(i)*time.Microsecond},
+			}},
+		}
+		sub := filepath.Join(dir, string(rune('a'+i)))
+		if err := os.Mkdir(sub, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := result.Write(sub, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// The exit code of gate is its answer, and its files are there whatever it is; compare judges nothing; a baseline gets into the
+// page of a run; a trend grows, and does not take the same runs twice.
+func TestGateCompareTrend(t *testing.T) {
+	base, same, slow, few := heap(t, 8, time.Millisecond), heap(t, 8, time.Millisecond), heap(t, 8, 2*time.Millisecond), heap(t, 3, time.Millisecond)
+	table := filepath.Join(t.TempDir(), "trend.csv")
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"no loss", []string{"gate", base, same}, result.ExitOK, "pass: no loss beyond its limit was shown"},
+		{"a regression", []string{"gate", base, slow}, result.ExitRegression, "FAIL: beyond its limit, beyond doubt: get p50 +99.7 %"},
+		{"too few", []string{"gate", base, few}, result.ExitUnknown, "unknown: fewer than 6 runs of each side count for get p50"},
+		{"compare", []string{"compare", base, slow, same}, result.ExitOK, "worse"},
+		{"trend", []string{"trend", "--csv", table, base, slow}, result.ExitOK, "2 rows"},
+		{"the same again", []string{"trend", "--csv", table, base}, result.ExitUsage, ""},
+		{"baseline", []string{"render", "--png", "--baseline", base, filepath.Join(slow, "a")}, result.ExitOK, "report.html"},
+		{"one side", []string{"gate", base}, result.ExitUsage, ""},
+		{"no runs", []string{"compare", base, t.TempDir()}, result.ExitUsage, ""},
+	} {
+		args, out := c.args, t.TempDir()
+		if args[0] == "gate" || args[0] == "compare" {
+			args = append([]string{args[0], "--out", out}, args[1:]...)
+		}
+		var stdout, stderr bytes.Buffer
+		if code := run(t.Context(), append([]string{"reports"}, args...), &stdout, &stderr); code != c.code || !strings.Contains(stdout.String(), c.want) {
+			t.Errorf("%s: exit code %d, expected %d\n%s%s", c.name, code, c.code, stdout.String(), stderr.String())
+		}
+		if c.code == result.ExitUsage {
+			if strings.Count(stderr.String(), "\n") != 1 {
+				t.Errorf("%s: stderr %q, expected one line", c.name, stderr.String())
+			}
+			continue
+		}
+		if args[0] == "gate" || args[0] == "compare" {
+			for _, name := range []string{"report.html", "report.md", "junit.xml", "comparison.csv", "plots/changes.svg", "plots/changes.png"} {
+				if s, err := os.Stat(filepath.Join(out, name)); err != nil || s.Size() == 0 {
+					t.Errorf("%s: %s: %v", c.name, name, err)
+				}
+			}
+		}
+	}
+	page, err := os.ReadFile(filepath.Join(slow, "a", "report.html"))
+	if err != nil || !bytes.Contains(page, []byte(`id="baseline"`)) {
+		t.Errorf("the page has no comparison with its baseline: %v", err)
 	}
 }
