@@ -50,8 +50,9 @@ func newHandshaker(cfg *tls.Config, failed func(conn net.Conn, reason string, er
 
 // handshakesAtOnce is how many handshakes compute at a time. Each takes most of a millisecond of a processor, and the Go
 // scheduler takes goroutines in turn: when a thousand clients come back together the loop would get its next turn after
-// all of them, and its heartbeats with it. On half of the processors they take as long in all, and delay nobody.
-func handshakesAtOnce() int { return max(1, runtime.GOMAXPROCS(0)/2) }
+// all of them, and its heartbeats with it. Eight for each processor delay it by some milliseconds. Why not fewer? Who gets
+// a turn still has to wait for the scheduler, and where that takes long one after the other would be too slow for clients.
+func handshakesAtOnce() int { return 8 * runtime.GOMAXPROCS(0) }
 
 // Clone implements credentials.TransportCredentials.
 func (g *handshaker) Clone() credentials.TransportCredentials {
@@ -86,20 +87,21 @@ func (g *handshaker) secure(raw net.Conn) (net.Conn, credentials.AuthInfo, error
 	}
 	held := &heldConn{Conn: raw, turns: g.turns}
 	held.hold.Store(true)
-	g.turns <- struct{}{}
 	defer func() {
 		held.hold.Store(false)
-		<-g.turns
+		held.yield()
 	}()
 	return g.TransportCredentials.ServerHandshake(held)
 }
 
 // heldConn stays open while there may be something to say to the other side: gRPC closes what fails. During the handshake
-// it gives the turn to compute away whenever it waits for the other side, so that nobody can keep one by being silent.
+// it waits for a turn to compute whenever the other side has said something, and gives it away when it waits for more: so
+// nobody can keep one by being silent.
 type heldConn struct {
 	net.Conn
 	turns chan struct{}
 	hold  atomic.Bool // the handshake goes on
+	turn  bool        // it has one; of the handshake's goroutine alone
 }
 
 // Read implements net.Conn.
@@ -107,10 +109,20 @@ func (c *heldConn) Read(p []byte) (int, error) {
 	if !c.hold.Load() {
 		return c.Conn.Read(p)
 	}
-	<-c.turns
+	c.yield()
 	n, err := c.Conn.Read(p)
-	c.turns <- struct{}{}
+	if err == nil {
+		c.turns <- struct{}{}
+		c.turn = true
+	}
 	return n, err
+}
+
+func (c *heldConn) yield() {
+	if c.turn {
+		<-c.turns
+		c.turn = false
+	}
 }
 
 func (c *heldConn) Close() error {

@@ -228,7 +228,7 @@ func TestHandshakesTakeTurns(t *testing.T) {
 			_ = tls.Client(silent, &tls.Config{ServerName: "node", RootCAs: pool, NextProtos: []string{http2.NextProtoTLS}}).Handshake()
 		})
 	}
-	for range 20 {
+	for range 4 * cap(h.turns) {
 		near := serve()
 		clients.Go(func() {
 			defer near.Close()
