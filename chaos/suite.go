@@ -145,7 +145,7 @@ func (s *suite) one(ctx context.Context, e entry) error {
 		line += fmt.Sprintf("  scaled by %.2g", e.scale)
 	}
 	if why != "" {
-		line += "  " + why + "  " + page
+		line += "  " + strings.ReplaceAll(why, "\n", "; ") + "  " + page
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
