@@ -20,9 +20,10 @@ rounds=${ROUNDS:-12}
 go=${GO:-go}
 began=$SECONDS
 
-for rev in "$base" "$head"; do
-  git rev-parse --verify --quiet "$rev^{commit}" >/dev/null || { echo "gate: $rev is no commit" >&2; exit 2; }
-done
+# Names such as HEAD are looked up once: they may mean something else before the last round.
+commit() { git rev-parse --verify --quiet "$1^{commit}" || { echo "gate: $1 is no commit" >&2; exit 2; }; }
+base=$(commit "$base")
+head=$(commit "$head")
 dir=${OUT:-out}/gate-$(date -u +%Y%m%d-%H%M%S)
 mkdir -p "$dir/base" "$dir/head"
 dir=$(cd "$dir" && pwd)
@@ -48,7 +49,7 @@ for side in base head; do
   if [ "$side" = head ]; then tags=${TAGS:-}; fi
   (cd "$trees/$side" && $go build -trimpath -tags "$tags" -o "$trees/$side.bin" ./cachenode)
 done
-if [ "$(git rev-parse "$base^{commit}")" != "$(git rev-parse "$head^{commit}")" ]; then
+if [ "$base" != "$head" ]; then
   for side in base head; do allocations "$trees/$side" "$dir/$side/allocs.txt"; done
 fi
 
@@ -68,7 +69,7 @@ fi
 
 # A p99 is judged with a hundred samples beyond it, of inserts as of gets.
 each=$((21000 / rate + 1))
-each=$((each < 4 ? 4 : each > 12 ? 12 : each))
+each=$((each < 4 ? 4 : each > 8 ? 8 : each))
 
 load() { # ROUND
   "$trees/bin/loadgen" pair --quiet --base "$trees/base.bin" --head "$trees/head.bin" --rate "$rate" --each "${each}s" --seed "$((10#$1))" --out "$dir" --round "$1" >/dev/null ||
