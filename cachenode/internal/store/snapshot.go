@@ -377,6 +377,11 @@ func (r *Restorer) trailer(d *decoder) {
 		r.st.orderRestored()
 		r.ended = true
 	}
+	for _, c := range byID {
+		if r.st.completeAt <= r.index && c.evictsByLog() && c.over() { // nothing is to come that would make room
+			d.fail("cache %q is complete and over its bounds", c.name)
+		}
+	}
 }
 
 // restore puts an entry of a snapshot. Its place in the order of its cache is found in the end, by orderRestored. It
