@@ -272,6 +272,8 @@ type peer struct {
 
 	confirmed bool // has answered an append of our current leadership
 
+	appendAt time.Duration // when entries were sent to it last
+
 	told   uint64        // the leader it was told of
 	toldAt time.Duration // when
 
@@ -487,7 +489,7 @@ func (c *Core) ready() {
 			faults.Point(faults.AfterAppend)
 		}
 		for i, m := range rd.Messages {
-			if !superseded(m, rd.Messages[i+1:]) {
+			if !superseded(m, rd.Messages[i+1:]) && !c.mayWait(m) {
 				c.post(m)
 			}
 		}

@@ -3,6 +3,7 @@ package replication
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -73,6 +74,22 @@ func superseded(m *raftpb.Message, later []*raftpb.Message) bool {
 	return false
 }
 
+// commitLag is for how long after an append the next one is taken to be near: it would be under load, and if it is not, a
+// heartbeat says within 30 ms what is committed. Why not longer? Raft notices that entries were lost by an append without
+// entries that it sends when a heartbeat is answered. That one must get through, also where nothing is committed any more.
+const commitLag = 2 * time.Millisecond
+
+// mayWait reports whether a letter only tells how far the log is committed, to a node that will hear of it soon anyway:
+// entries are on their way, and when they are acknowledged there is more to tell, or the next ones go out. Sent at once it
+// would be one of two messages to each follower for each batch, and be answered as well.
+func (c *Core) mayWait(m *raftpb.Message) bool {
+	if m.GetType() != raftpb.MsgApp || len(m.GetEntries()) > 0 || m.GetCommit() >= c.store.last() {
+		return false
+	}
+	p := c.peerByID(m.GetTo())
+	return p != nil && p.confirmed && p.appendAt > 0 && c.now-p.appendAt < commitLag
+}
+
 // post puts one outgoing letter into its envelope and sends it.
 func (c *Core) post(m *raftpb.Message) {
 	p := c.peerByID(m.GetTo())
@@ -139,6 +156,9 @@ func (c *Core) postReply(p *peer, m *raftpb.Message) {
 
 // postAppend sends entries. Until a peer has confirmed the leadership once, they come as a LeaderAck: I lead now.
 func (c *Core) postAppend(p *peer, m *raftpb.Message) {
+	if len(m.GetEntries()) > 0 {
+		p.appendAt = c.now
+	}
 	c.countSent(m)
 	if p.confirmed {
 		c.postReplicate(p, m)
@@ -274,8 +294,8 @@ func (c *Core) open(p *peer, env *cachepb.Peer, form *cachepb.Form) bool {
 	if len(env.GetRaft()) == 0 {
 		return false
 	}
-	m := &raftpb.Message{}
-	if err := proto.Unmarshal(env.GetRaft(), m); err != nil {
+	m, err := unmarshalLetter(env.GetRaft())
+	if err != nil {
 		c.stats.LettersDropped++
 		return false
 	}
@@ -312,7 +332,7 @@ func (c *Core) open(p *peer, env *cachepb.Peer, form *cachepb.Form) bool {
 		}
 	}
 	// An error here is raft's own refusal (a response from somebody who is not in the configuration); to drop is right.
-	err := c.rn.Step(m)
+	err = c.rn.Step(m)
 	if m.GetType() == raftpb.MsgSnap {
 		c.ready() // now: what the letter filter saw of the transfer must still be there when it is installed
 	}
