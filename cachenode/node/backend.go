@@ -23,15 +23,15 @@ func (n backend) LeaderInfo() *cachepb.LeaderInfo { return n.greetings.get() }
 func (n backend) Health() *cachepb.HealthAck { return n.healths.get() }
 
 // Get implements server.Backend.
-func (n backend) Get(get *cachepb.Get) *cachepb.GetAck {
+func (n backend) Get(get *cachepb.Get) *cachepb.Ack {
 	return n.gw.Get(n.runner.View(), replication.Now(), get)
 }
 
 // ReadAsync implements server.Backend.
 func (n backend) ReadAsync(to server.Responder, get *cachepb.Get) {
 	if get.GetRead().GetMode() == cachepb.ReadTag_LEADER_ON_MISS {
-		if ack := n.Get(get); ack.Value != nil || n.gw.Deleted(get) {
-			to.Deliver(&cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: ack}})
+		if ack := n.Get(get); ack.GetGetAck().GetValue() != nil || n.gw.Deleted(get) {
+			to.Deliver(ack)
 			return
 		}
 	}

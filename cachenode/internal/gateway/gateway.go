@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"log/slog"
@@ -134,6 +135,7 @@ type Gateway struct {
 	// Memory that is used again and again.
 	blank   []op // to be used next
 	taken   []*op
+	entry   []byte // of the log
 	decoder wire.Decoder
 	done    *cachepb.Outcome // of the last operation that had an effect; those of one entry of the log share it
 
@@ -516,12 +518,12 @@ func earlyQuorum() bool {
 // append puts an entry with operations into the log. It reports false if that is not possible now.
 func (g *Gateway) append(ops []*cachepb.CacheRequest) (index uint64, ok bool) {
 	batch := &cachepb.Batch{ClusterMs: g.core.ClusterMs(), Ops: ops}
-	data, err := wire.AppendBatch(nil, batch.ClusterMs, ops)
-	if err != nil {
+	var err error
+	if g.entry, err = wire.AppendBatch(g.entry[:0], batch.ClusterMs, ops); err != nil {
 		// Strings that are not UTF-8 were refused at the door, so this is a bug.
 		panic(fmt.Sprintf("gateway: marshal a batch: %v", err))
 	}
-	if index, err = g.core.Propose(data); err != nil {
+	if index, err = g.core.Propose(bytes.Clone(g.entry)); err != nil { // the log keeps it for long, and nothing beyond it
 		return 0, false
 	}
 	g.proposals = append(g.proposals, proposal{index: index, term: g.core.Term(), batch: batch})

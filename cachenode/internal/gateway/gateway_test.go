@@ -242,7 +242,7 @@ func (w *world) read(n *replicationtest.Node, k *key) {
 	}
 	if rng.IntN(2) == 0 {
 		n.Step(func() {
-			ack := w.nodes[n].gw.Get(viewOf(n), n.Core.Now(), get)
+			ack := w.nodes[n].gw.Get(viewOf(n), n.Core.Now(), get).GetGetAck()
 			at = w.sim.Now()
 			check("local read", n.Core.Cluster(), ack, 500*time.Millisecond)
 		})

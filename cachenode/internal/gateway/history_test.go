@@ -230,7 +230,7 @@ func (c *clients) read(n *replicationtest.Node, key string) {
 		}
 	}
 	if c.local {
-		n.Step(func() { answered(c.nodes[n].gw.Get(viewOf(n), n.Core.Now(), get)) })
+		n.Step(func() { answered(c.nodes[n].gw.Get(viewOf(n), n.Core.Now(), get).GetGetAck()) })
 		return
 	}
 	get.Read = &cachepb.ReadTag{Mode: cachepb.ReadTag_LINEARIZABLE, ReqId: "x"}

@@ -228,7 +228,7 @@ func (p *promises) read() {
 		for k := range keysEach {
 			key := fmt.Sprintf("%d.%d", slot, k)
 			n.Step(func() {
-				ack := p.nodes[n].gw.Get(viewOf(n), n.Core.Now(), &cachepb.Get{CacheName: "c", Entry: key})
+				ack := p.nodes[n].gw.Get(viewOf(n), n.Core.Now(), &cachepb.Get{CacheName: "c", Entry: key}).GetGetAck()
 				if ack.GetOutcome().GetCode() != cachepb.Code_NOT_FRESH {
 					p.check(key, ack)
 				}

@@ -15,7 +15,9 @@ import (
 // localRead is a local read of key at a node, as its session would do it.
 func (w *world) localRead(n *replicationtest.Node, key string) *cachepb.GetAck {
 	var ack *cachepb.GetAck
-	n.Step(func() { ack = w.nodes[n].gw.Get(viewOf(n), n.Core.Now(), &cachepb.Get{CacheName: "c", Entry: key}) })
+	n.Step(func() {
+		ack = w.nodes[n].gw.Get(viewOf(n), n.Core.Now(), &cachepb.Get{CacheName: "c", Entry: key}).GetGetAck()
+	})
 	return ack
 }
 

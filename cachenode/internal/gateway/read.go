@@ -65,9 +65,18 @@ func notNil(value []byte) []byte {
 	return value
 }
 
-// Get answers a local read, as Read does.
-func (g *Gateway) Get(v *replication.View, now time.Duration, get *cachepb.Get) *cachepb.GetAck {
-	ack := &cachepb.GetAck{CacheName: get.GetCacheName(), Entry: get.GetEntry()}
+// Get answers a local read, as Read does, with a GetAck.
+func (g *Gateway) Get(v *replication.View, now time.Duration, get *cachepb.Get) *cachepb.Ack {
+	x := &struct { // of one allocation
+		ack     cachepb.Ack
+		kind    cachepb.Ack_GetAck
+		msg     cachepb.GetAck
+		outcome cachepb.Outcome
+	}{}
+	ack := &x.msg
+	x.kind.GetAck = ack
+	x.ack.Method = &x.kind
+	ack.CacheName, ack.Entry = get.GetCacheName(), get.GetEntry()
 	bound := g.cfg.MaxStale
 	tag := get.GetRead()
 	if tag != nil {
@@ -79,18 +88,19 @@ func (g *Gateway) Get(v *replication.View, now time.Duration, get *cachepb.Get) 
 	value, found, age, fresh := g.Read(v, now, bound, ack.CacheName, ack.Entry)
 	if !fresh {
 		ack.Outcome = &cachepb.Outcome{Code: cachepb.Code_NOT_FRESH, Cluster: v.Cluster, Term: v.Term, Leader: v.Address}
-		return ack
+		return &x.ack
 	}
 	if tag != nil {
 		ack.StalenessUs = uint64(age / time.Microsecond)
-		ack.Outcome = &cachepb.Outcome{Cluster: v.Cluster, Term: v.Term, Index: v.Applied}
+		ack.Outcome = &x.outcome
+		x.outcome.Cluster, x.outcome.Term, x.outcome.Index = v.Cluster, v.Term, v.Applied
 	}
 	if found {
 		ack.Value = value
 	} else {
 		g.explain(ack)
 	}
-	return ack
+	return &x.ack
 }
 
 // Deleted reports whether the entry was removed here lately, so that its absence is an answer and not a miss. It is safe
@@ -165,7 +175,7 @@ func (g *Gateway) localRead(get *cachepb.Get) *cachepb.GetAck {
 	return g.Get(&replication.View{
 		AsOf: at, Fresh: fresh, ClusterMs: base, At: baseAt, Cluster: g.core.Cluster(), Term: g.core.Term(),
 		Leader: g.core.Leader(), Address: g.core.Host(g.core.Leader()), Applied: g.core.Applied(),
-	}, g.core.Now(), get)
+	}, g.core.Now(), get).GetGetAck()
 }
 
 // leaderRead answers another gateway's lookup, if this node leads.

@@ -110,11 +110,11 @@ func (b *backend) Health() *cachepb.HealthAck {
 	return &cachepb.HealthAck{Quorum: true, State: &cachepb.State{Value: &cachepb.State_Leader{Leader: &cachepb.Empty{}}}}
 }
 
-func (b *backend) Get(req *cachepb.Get) *cachepb.GetAck {
-	return &cachepb.GetAck{
+func (b *backend) Get(req *cachepb.Get) *cachepb.Ack {
+	return &cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: &cachepb.GetAck{
 		CacheName: req.GetCacheName(), Entry: req.GetEntry(), Value: b.values[req.GetCacheName()+"/"+req.GetEntry()],
 		ReqId: req.GetRead().GetReqId(),
-	}
+	}}}
 }
 
 func (b *backend) ReadAsync(to Responder, req *cachepb.Get) {

@@ -53,7 +53,7 @@ func (s *session) get(get *cachepb.Get, c class) {
 	case tag.GetMode() != cachepb.ReadTag_LOCAL:
 		b.ReadAsync(s.newCall(c), get)
 	default:
-		ack := &cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: b.Get(get)}}
+		ack := b.Get(get)
 		if ordered && s.mustWait(get) {
 			s.takeTurn(get, c).Deliver(ack)
 			return

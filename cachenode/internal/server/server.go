@@ -104,8 +104,8 @@ type Backend interface {
 	LeaderInfo() *cachepb.LeaderInfo
 	// Health is the node's own view of the cluster.
 	Health() *cachepb.HealthAck
-	// Get answers a read of mode LOCAL, at once. The value inside is not modified by anyone.
-	Get(req *cachepb.Get) *cachepb.GetAck
+	// Get answers a read of mode LOCAL with a GetAck, at once. The value inside is not modified by anyone.
+	Get(req *cachepb.Get) *cachepb.Ack
 	// ReadAsync answers a read of any other mode with one GetAck, later. It never blocks.
 	ReadAsync(to Responder, req *cachepb.Get)
 	// Submit takes a Put, Insert, Del or Remove, which it then owns, and answers it with exactly one ack, now or

@@ -42,6 +42,40 @@ func (r *reader) varint() uint64 {
 // next returns the tag of the next field and its value: a number, or the bytes of a string or message. Of a field that has
 // no place in the messages of this package the tag is 0, which is no tag.
 func (r *reader) next() (tag, v uint64, p []byte) {
+	// Nearly all tags and lengths have one byte or two, and nearly all of what is read is fields like these.
+	b, at := r.b, 1
+	if len(b) < 4 {
+		return r.any()
+	}
+	if tag = uint64(b[0]); tag >= 0x80 {
+		if b[1] >= 0x80 {
+			return r.any()
+		}
+		tag, at = tag&0x7f|uint64(b[1])<<7, 2
+	}
+	n := uint64(b[at])
+	at++
+	switch {
+	case tag&7 == typeBytes && n < 0x80:
+	case tag&7 == typeBytes && b[at] < 0x80:
+		n = n&0x7f | uint64(b[at])<<7
+		at++
+	case tag&7 == typeVarint && n < 0x80:
+		r.b = b[at:]
+		return tag, n, nil
+	default:
+		return r.any()
+	}
+	end := at + int(n)
+	if end > len(b) {
+		return r.any()
+	}
+	r.b = b[end:]
+	return tag, 0, b[at:end:end]
+}
+
+// any is next for fields of any length.
+func (r *reader) any() (tag, v uint64, p []byte) {
 	tag = r.varint()
 	switch tag & 7 {
 	case typeVarint:

@@ -264,18 +264,12 @@ func (o *operation) put(b []byte, body int) []byte {
 	return b
 }
 
-// anonymize leaves out what the log does not need.
-func (o *operation) anonymize() { o.reqIDTag, o.level = 0, nil }
-
 // listSize returns the size of requests as repeated fields with a tag; ok is false if one of them is not for this package.
-func listSize(tag uint64, reqs []*cachepb.CacheRequest, forLog bool) (n int, ok bool) {
+func listSize(tag uint64, reqs []*cachepb.CacheRequest) (n int, ok bool) {
 	for _, req := range reqs {
 		o, ok := operationOf(req)
 		if !ok {
 			return 0, false
-		}
-		if forLog {
-			o.anonymize()
 		}
 		body := o.bodySize()
 		n += bytesSize(tag, bytesSize(o.tag, body))
@@ -283,12 +277,9 @@ func listSize(tag uint64, reqs []*cachepb.CacheRequest, forLog bool) (n int, ok 
 	return n, true
 }
 
-func putList(b []byte, tag uint64, reqs []*cachepb.CacheRequest, forLog bool) []byte {
+func putList(b []byte, tag uint64, reqs []*cachepb.CacheRequest) []byte {
 	for _, req := range reqs {
 		o, _ := operationOf(req)
-		if forLog {
-			o.anonymize()
-		}
 		body := o.bodySize()
 		b = o.put(putHeader(b, tag, bytesSize(o.tag, body)), body)
 	}
@@ -298,14 +289,18 @@ func putList(b []byte, tag uint64, reqs []*cachepb.CacheRequest, forLog bool) []
 // AppendBatch appends the payload of a log entry. What only the sender of an operation needs, its req_id and the level, is
 // left out; the generated code, which takes over for what is unusual, writes that too, and no reader minds.
 func AppendBatch(b []byte, clusterMs int64, ops []*cachepb.CacheRequest) ([]byte, error) {
-	n, ok := listSize(tagOps, ops, true)
-	if !ok {
-		return proto.MarshalOptions{}.MarshalAppend(b, &cachepb.Batch{ClusterMs: clusterMs, Ops: ops})
+	before := len(b)
+	b = putNumber(b, tagClusterMs, uint64(clusterMs))
+	for _, req := range ops {
+		o, ok := operationOf(req)
+		if !ok {
+			return proto.MarshalOptions{}.MarshalAppend(b[:before], &cachepb.Batch{ClusterMs: clusterMs, Ops: ops})
+		}
+		o.reqIDTag, o.level = 0, nil
+		body := o.bodySize()
+		b = o.put(putHeader(b, tagOps, bytesSize(o.tag, body)), body)
 	}
-	if free := cap(b) - len(b); free < n+11 {
-		b = append(make([]byte, 0, len(b)+n+11), b...)
-	}
-	return putList(putNumber(b, tagClusterMs, uint64(clusterMs)), tagOps, ops, true), nil
+	return b, nil
 }
 
 // requestSize returns the size of a request, -1 if the generated code is to write it.
@@ -315,7 +310,7 @@ func requestSize(req *cachepb.CacheRequest) int {
 		if m.Batch == nil || unusual(req) || unusual(m.Batch) {
 			return -1
 		}
-		n, ok := listSize(tagItem, m.Batch.GetItems(), false)
+		n, ok := listSize(tagItem, m.Batch.GetItems())
 		if !ok {
 			return -1
 		}
@@ -340,8 +335,8 @@ func requestSize(req *cachepb.CacheRequest) int {
 func putRequest(b []byte, req *cachepb.CacheRequest) []byte {
 	switch m := req.GetMethod().(type) {
 	case *cachepb.CacheRequest_Batch:
-		n, _ := listSize(tagItem, m.Batch.GetItems(), false)
-		return putList(putHeader(b, tagBatch, n), tagItem, m.Batch.GetItems(), false)
+		n, _ := listSize(tagItem, m.Batch.GetItems())
+		return putList(putHeader(b, tagBatch, n), tagItem, m.Batch.GetItems())
 	case *cachepb.CacheRequest_Replicate:
 		return putLetter(putHeader(b, tagReplicate, letterSize(m.Replicate.GetPeer())), m.Replicate.GetPeer())
 	}
