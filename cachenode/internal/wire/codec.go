@@ -35,7 +35,7 @@ func size(m any) int {
 	return -1
 }
 
-// Marshal implements encoding.CodecV2. The buffer goes back to gRPC's pool once it is sent.
+// Marshal implements encoding.CodecV2. The buffer is used again once it is sent.
 func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 	m, ok := v.(proto.Message)
 	if !ok {
@@ -51,7 +51,7 @@ func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 	if mem.IsBelowBufferPoolingThreshold(n) {
 		buf = make([]byte, 0, n)
 	} else {
-		pooled = mem.DefaultBufferPool().Get(n)
+		pooled = pool.Get(n)
 		buf = (*pooled)[:0]
 	}
 	var err error
@@ -71,14 +71,14 @@ func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 	switch {
 	case err != nil:
 		if pooled != nil {
-			mem.DefaultBufferPool().Put(pooled)
+			pool.Put(pooled)
 		}
 		return nil, err
 	case pooled == nil:
 		return mem.BufferSlice{mem.SliceBuffer(buf)}, nil
 	}
 	*pooled = buf
-	return mem.BufferSlice{mem.NewBuffer(pooled, mem.DefaultBufferPool())}, nil
+	return mem.BufferSlice{mem.NewBuffer(pooled, &pool)}, nil
 }
 
 // Unmarshal implements encoding.CodecV2. The message has no memory in common with the data.
@@ -87,7 +87,7 @@ func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if !ok {
 		return fmt.Errorf("wire: %T is not a message", v)
 	}
-	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	buf := data.MaterializeToBuffer(&pool)
 	defer buf.Free()
 	b := buf.ReadOnlyData()
 	switch m := m.(type) {

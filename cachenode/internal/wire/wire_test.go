@@ -348,6 +348,45 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
+// TestBuffers proves that a buffer has the length asked for and room for no more than twice that, that one that was given
+// back is used again, and that what this pool did not make is not kept.
+func TestBuffers(t *testing.T) {
+	var p buffers
+	for _, n := range []int{0, 1, 1024, 2048, 2049, 40 << 10, 1<<20 + 1, 4 << 20, 4<<20 + 1} {
+		b := p.Get(n)
+		if len(*b) != n || cap(*b) > max(2*n, 1<<smallestBuffer) {
+			t.Errorf("Get(%d) has length %d and capacity %d", n, len(*b), cap(*b))
+		}
+		p.Put(b)
+	}
+	strange := make([]byte, 3000)
+	p.Put(&strange)
+	if b := p.Get(3000); cap(*b) != 4096 {
+		t.Errorf("capacity %d, want 4096", cap(*b))
+	}
+}
+
+// BenchmarkLarge measures a batch on its way through the codec, out and in, as gRPC hands it over: in frames of 16 KiB.
+func BenchmarkLarge(b *testing.B) {
+	req := batchOf(200)
+	b.ReportAllocs()
+	for b.Loop() {
+		data, err := Codec{}.Marshal(req)
+		if err != nil {
+			b.Fatal(err)
+		}
+		whole := data[0].ReadOnlyData()
+		var frames mem.BufferSlice
+		for at := 0; at < len(whole); at += 16 << 10 {
+			frames = append(frames, mem.SliceBuffer(whole[at:min(at+16<<10, len(whole))]))
+		}
+		if err := (Codec{}).Unmarshal(frames, &cachepb.CacheRequest{}); err != nil {
+			b.Fatal(err)
+		}
+		data.Free()
+	}
+}
+
 func BenchmarkDecodeInsert(b *testing.B) {
 	data, _ := proto.Marshal(insertOf(1))
 	b.Run("wire", func(b *testing.B) {
