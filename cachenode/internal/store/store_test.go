@@ -1485,13 +1485,17 @@ func TestConcurrent(t *testing.T) {
 		})
 	}
 	replica := New(Config{})
-	transfers := make(chan *SnapshotWriter)
+	type transfer struct {
+		from  *SnapshotWriter
+		index uint64
+	}
+	transfers := make(chan transfer)
 	wg.Go(func() {
-		for w := range transfers {
-			r := replica.BeginRestore(1 << 20)
+		for tr := range transfers {
+			r := replica.BeginRestore(tr.index)
 			for end := false; !end; {
 				var chunk []byte
-				chunk, end = w.Next(1000)
+				chunk, end = tr.from.Next(1000)
 				if err := r.Add(chunk); err != nil {
 					t.Error(err)
 				}
@@ -1520,7 +1524,7 @@ func TestConcurrent(t *testing.T) {
 		}
 		s.Apply(i+1, batch(int64(i)*20, ops...), nil)
 		select {
-		case transfers <- s.BeginSnapshot():
+		case transfers <- transfer{s.BeginSnapshot(), i + 1}:
 		default:
 		}
 	}
