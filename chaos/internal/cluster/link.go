@@ -275,8 +275,15 @@ func (l *Link) Traffic(way Way) Traffic {
 // Reset closes every connection that the link has now, both ends of it, and
 // what was on its way is gone. New ones are accepted all the while.
 func (l *Link) Reset() {
+	// Under both locks: otherwise the end of one way could reach the other before its reset does, and would pass there
+	// for the end of a connection that the peer had closed.
 	for _, g := range l.gates {
-		g.reset()
+		g.mu.Lock()
+		defer g.mu.Unlock()
+	}
+	for _, g := range l.gates {
+		g.resets++
+		g.wake()
 	}
 }
 
@@ -434,13 +441,6 @@ func (g *gate) reserve(n, speed int64) time.Time {
 func (g *gate) wake() {
 	close(g.changed)
 	g.changed = make(chan struct{})
-}
-
-func (g *gate) reset() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.resets++
-	g.wake()
 }
 
 // resetOne ends the pick-th of the connections that are there.
