@@ -18,6 +18,7 @@ import (
 // promise is an operation in the eyes of its client. Its value is its own, so that it is known wherever it appears.
 type promise struct {
 	n       int // order at its gateway
+	slot    int
 	kind    string
 	level   string
 	key     string
@@ -61,6 +62,8 @@ type promises struct {
 	made    map[string][]*promise // by key
 	byValue map[string]*promise
 	tags    map[string]*promise
+	void    map[string]bool // tags of entries without effect: their session had been forgotten
+	renewed uint64          // sessions that the gateway had renewed before the entry that it applies
 	n       int
 	down    map[int]bool // nodes that are isolated
 	cluster uint64
@@ -70,7 +73,8 @@ const keysEach = 2
 
 func newPromises(t *testing.T, rt *rapid.T, seed uint64) *promises {
 	cryptotest.SetGlobalRandom(t, seed)
-	p := &promises{rt: rt, made: map[string][]*promise{}, byValue: map[string]*promise{}, tags: map[string]*promise{}, down: map[int]bool{}}
+	p := &promises{rt: rt, made: map[string][]*promise{}, byValue: map[string]*promise{}, tags: map[string]*promise{},
+		void: map[string]bool{}, down: map[int]bool{}}
 	opt := replicationtest.Options{Seed: seed, Nodes: 3, Batch: rapid.Bool().Draw(rt, "batches"), Eat: func(m proto.Message) bool {
 		if req, ok := m.(*cachepb.CacheRequest); ok {
 			p.watchForwards(req)
@@ -85,7 +89,11 @@ func newPromises(t *testing.T, rt *rapid.T, seed uint64) *promises {
 			c.MaxBytes = 8 << 10
 		}
 	})
-	p.applying = p.watchLog
+	p.applying = func(n *replicationtest.Node, index uint64, b *cachepb.Batch) {
+		p.watchLog(index, b)
+		p.renewed = p.nodes[n].gw.Stats().SessionsRenewed
+	}
+	p.applied = p.watchSession
 	p.start()
 	p.cluster = p.sim.Leader().Core.Cluster()
 	return p
@@ -118,16 +126,31 @@ func (p *promises) watchForwards(req *cachepb.CacheRequest) {
 	}
 }
 
-// watchLog asserts that an operation comes into the log under one tag only, so that it takes effect at most once, and not
-// at all if it was refused.
-func (p *promises) watchLog(n *replicationtest.Node, index uint64, b *cachepb.Batch) {
+func tagName(tag *cachepb.OpTag) string { return fmt.Sprintf("%x/%d", tag.GetSession(), tag.GetSeq()) }
+
+// watchSession learns which entries had no effect because nobody knew the session any more. Its gateway takes another one
+// then, while it applies the entry, and sends the operation again under that.
+func (p *promises) watchSession(n *replicationtest.Node, _ uint64, b *cachepb.Batch) {
+	if p.nodes[n].gw.Stats().SessionsRenewed == p.renewed {
+		return
+	}
 	for _, req := range b.GetOps() {
 		value, tag := valueOf(req)
-		o := p.byValue[value]
-		if o == nil {
+		if o := p.byValue[value]; o != nil && p.node(o.slot) == n && o.tag == tagName(tag) {
+			p.void[o.tag], o.tag = true, ""
+		}
+	}
+}
+
+// watchLog asserts that an operation comes into the log under one tag only, unless that had no effect, so that it takes
+// effect at most once, and not at all if it was refused.
+func (p *promises) watchLog(index uint64, b *cachepb.Batch) {
+	for _, req := range b.GetOps() {
+		value, tag := valueOf(req)
+		o, name := p.byValue[value], tagName(tag)
+		if o == nil || p.void[name] {
 			continue
 		}
-		name := fmt.Sprintf("%x/%d", tag.GetSession(), tag.GetSeq())
 		switch other := p.tags[name]; {
 		case other != nil && other != o:
 			p.fail("%s and %s are both in the log as %s", o, other, name)
@@ -152,7 +175,7 @@ func (p *promises) submit(kind string) { p.submitAt(rapid.IntRange(0, 2).Draw(p.
 func (p *promises) submitAt(slot int, kind string) {
 	n, keyN := p.node(slot), rapid.IntRange(0, keysEach-1).Draw(p.rt, "key")
 	p.n++
-	o := &promise{n: p.n, kind: kind, key: fmt.Sprintf("%d.%d", slot, keyN), value: fmt.Sprint("v", p.n), at: p.sim.Now()}
+	o := &promise{n: p.n, slot: slot, kind: kind, key: fmt.Sprintf("%d.%d", slot, keyN), value: fmt.Sprint("v", p.n), at: p.sim.Now()}
 	tag := &cachepb.OpTag{}
 	if o.deletes() {
 		tag.TtlMs = uint32(p.n)
