@@ -123,6 +123,7 @@ type Config struct {
 	MaxUncommitted   uint64 // bytes of proposals in flight. Default 64 MiB
 	SnapshotChunk    int    // bytes. Default 256 KiB
 	SnapshotWindow   int    // chunks in flight. Default 8
+	SnapshotRate     uint64 // bytes a second that a transfer moves beside twice what is written meanwhile. Default 32 MiB
 
 	Transport Transport
 	Upper     Upper
@@ -140,6 +141,7 @@ func (c *Config) setDefaults() {
 	c.MaxUncommitted = cmp.Or(c.MaxUncommitted, 64<<20)
 	c.SnapshotChunk = cmp.Or(c.SnapshotChunk, 256<<10)
 	c.SnapshotWindow = cmp.Or(c.SnapshotWindow, 8)
+	c.SnapshotRate = cmp.Or(c.SnapshotRate, 32<<20)
 	if c.WallClock == nil {
 		c.WallClock = faults.Now
 	}
@@ -390,7 +392,7 @@ func (c *Core) boot(cluster, index, term uint64, conf *raftpb.ConfState) {
 		MaxCommittedSizePerReady:  8 << 20,
 		MaxUncommittedEntriesSize: c.cfg.MaxUncommitted,
 		MaxInflightMsgs:           256,
-		MaxInflightBytes:          16 << 20,
+		MaxInflightBytes: 4 << 20,
 		CheckQuorum:               !mutant.On(mutant.OldLeaderAcks),
 		PreVote:                   true,
 		ReadOnlyOption:            raft.ReadOnlySafe,

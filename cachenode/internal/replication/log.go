@@ -26,6 +26,7 @@ type logStore struct {
 	first    uint64 // index of the first held entry; last+1 when none is held
 	prevTerm uint64 // term of entry first-1
 	bytes    uint64 // sum of the held entries' payload sizes
+	written  uint64 // the same of all that were ever appended
 
 	// snapshot starts a snapshot transfer at the applied index and describes it. It is called by raft, inside a Step or
 	// a Tick, when a follower needs entries that were dropped.
@@ -125,6 +126,7 @@ func (l *logStore) append(ents []*raftpb.Entry) {
 	l.ents = append(l.ents[:keep], ents...)
 	for _, e := range ents {
 		l.bytes += uint64(entrySize(e))
+		l.written += uint64(entrySize(e))
 	}
 }
 

@@ -47,6 +47,8 @@ type outgoing struct {
 	acked    uint32                   // chunks acknowledged, all before this seq
 	window   []*cachepb.SnapshotChunk // sent and not acknowledged
 	size     uint64                   // bytes read so far
+	due      time.Duration            // when the next chunk may be read
+	written  uint64                   // what had been written to the log when the last one was read
 	drained  bool                     // the last chunk was read
 	finished bool                     // MsgSnap sent; only pins the log
 	movedAt  time.Duration
@@ -69,7 +71,7 @@ func (c *Core) snapshotForFollower() (*raftpb.Snapshot, error) {
 		return nil, raft.ErrSnapshotTemporarilyUnavailable
 	}
 	id := c.cfg.Rand() | 1
-	c.transfers.out = &outgoing{id: id, index: c.applied, hosts: encodeHosts(c.Members()), source: c.cfg.Upper.BeginSnapshot(), movedAt: c.now}
+	c.transfers.out = &outgoing{id: id, index: c.applied, hosts: encodeHosts(c.Members()), source: c.cfg.Upper.BeginSnapshot(), movedAt: c.now, written: c.store.written}
 	return &raftpb.Snapshot{
 		Data: binary.LittleEndian.AppendUint64(nil, id),
 		Metadata: &raftpb.SnapshotMetadata{
@@ -98,11 +100,12 @@ func (t *transfers) launch(c *Core, p *peer, m *raftpb.Message) {
 	t.pump(c, p)
 }
 
-// pump sends chunks while the window is open.
+// pump sends chunks while the window is open and they are due.
 func (t *transfers) pump(c *Core, p *peer) {
 	o := t.out
-	for !o.drained && o.next-o.acked < uint32(c.cfg.SnapshotWindow) {
+	for !o.drained && o.next-o.acked < uint32(c.cfg.SnapshotWindow) && c.now >= o.due {
 		data, done := o.source.Next(c.cfg.SnapshotChunk)
+		o.pace(c, uint64(len(data)))
 		if o.next == 0 {
 			data = append(binary.LittleEndian.AppendUint64(nil, o.index), data...) // the first chunk says where the log goes on
 		}
@@ -114,6 +117,15 @@ func (t *transfers) pump(c *Core, p *peer) {
 		t.send(c, p, chunk)
 		faults.Point(faults.SnapshotSend)
 	}
+}
+
+// pace says when the chunk after one of n bytes is due. As fast as it goes, a copy takes a processor of each side, and who
+// writes waits for it. It has to be faster than what is written meanwhile, though, or it would never come to an end: that
+// many bytes, twice, are not counted.
+func (o *outgoing) pace(c *Core, n uint64) {
+	n -= min(n, 2*(c.store.written-o.written))
+	o.written = c.store.written
+	o.due = max(o.due, c.now-c.tick) + time.Duration(n*uint64(time.Second)/c.cfg.SnapshotRate)
 }
 
 // send sends one chunk. One that is lost is sent again when the transfer does not move.
@@ -202,7 +214,8 @@ func (c *Core) hopeless(o *outgoing) bool {
 	return c.store.bytes > pinnedLogs*c.cfg.LogRetainBytes+o.size
 }
 
-// manageTransfers runs once a tick: it ends transfers that do not move, or that the log runs away from.
+// manageTransfers runs once a tick: it goes on with one that was not due, and ends transfers that do not move, or that the
+// log runs away from.
 func (c *Core) manageTransfers() {
 	o := c.transfers.out
 	switch {
@@ -216,12 +229,17 @@ func (c *Core) manageTransfers() {
 		c.transfers.out = nil
 	case !o.finished && c.now-o.movedAt > transferIdle:
 		c.transfers.abort(c, o.to)
-	case !o.finished && o.to != 0 && c.now-max(o.movedAt, o.sentAt) > resendChunks:
-		if p := c.peerByID(o.to); p != nil {
+	case !o.finished && o.to != 0:
+		p := c.peerByID(o.to)
+		if p == nil {
+			return
+		}
+		if c.now-max(o.movedAt, o.sentAt) > resendChunks {
 			for _, chunk := range o.window {
 				c.transfers.send(c, p, chunk)
 			}
 		}
+		c.transfers.pump(c, p)
 	}
 }
 

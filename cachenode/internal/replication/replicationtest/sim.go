@@ -49,6 +49,8 @@ type Options struct {
 	Policies func(slot int) uint64
 	// SnapshotWindow and SnapshotChunk, in bytes, make transfers slow when small. Default 8 and 512
 	SnapshotWindow, SnapshotChunk int
+	// SnapshotRate is that of replication.Config, in bytes a second.
+	SnapshotRate uint64
 }
 
 // Watcher is told what happens in a simulation, at the simulated time at which it does. A transcript is one.
@@ -247,7 +249,7 @@ func (s *Sim) StartWith(slot int, list []string, joinOnly bool) {
 		Hosts:    list, Self: slices.Index(list, s.hosts[slot]), JoinOnly: joinOnly, AbandonAfter: s.opt.AbandonAfter, Transport: n, Upper: n.Upper, Logger: logger,
 		WallClock: func() time.Time { return time.Unix(1_700_000_000, 0).Add(s.now) },
 		Rand:      s.rng.Uint64, LogRetainEntries: s.opt.LogRetainEntries, LogRetainBytes: s.opt.LogRetainBytes, SnapshotChunk: cmp.Or(s.opt.SnapshotChunk, 512),
-		SnapshotWindow: s.opt.SnapshotWindow,
+		SnapshotWindow: s.opt.SnapshotWindow, SnapshotRate: s.opt.SnapshotRate,
 	})
 	if err != nil {
 		panic(err)
