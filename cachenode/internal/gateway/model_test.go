@@ -73,8 +73,10 @@ const keysEach = 2
 
 func newPromises(t *testing.T, rt *rapid.T, seed uint64) *promises {
 	cryptotest.SetGlobalRandom(t, seed)
-	p := &promises{rt: rt, made: map[string][]*promise{}, byValue: map[string]*promise{}, tags: map[string]*promise{},
-		void: map[string]bool{}, down: map[int]bool{}}
+	p := &promises{
+		rt: rt, made: map[string][]*promise{}, byValue: map[string]*promise{}, tags: map[string]*promise{},
+		void: map[string]bool{}, down: map[int]bool{},
+	}
 	opt := replicationtest.Options{Seed: seed, Nodes: 3, Batch: rapid.Bool().Draw(rt, "batches"), Eat: func(m proto.Message) bool {
 		if req, ok := m.(*cachepb.CacheRequest); ok {
 			p.watchForwards(req)

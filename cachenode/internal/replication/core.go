@@ -392,7 +392,7 @@ func (c *Core) boot(cluster, index, term uint64, conf *raftpb.ConfState) {
 		MaxCommittedSizePerReady:  8 << 20,
 		MaxUncommittedEntriesSize: c.cfg.MaxUncommitted,
 		MaxInflightMsgs:           256,
-		MaxInflightBytes: 4 << 20,
+		MaxInflightBytes:          4 << 20,
 		CheckQuorum:               !mutant.On(mutant.OldLeaderAcks),
 		PreVote:                   true,
 		ReadOnlyOption:            raft.ReadOnlySafe,
