@@ -144,6 +144,9 @@ func (s *session) saturate(ctx context.Context, search load.Search, limits []loa
 		g.Seed += uint64(repeat)
 		g.Duration = min(max(step, time.Duration(needs/rate*1.02*float64(time.Second))), longestTry)
 		g.Phase = fmt.Sprintf("%.0f/s, try %d", rate, repeat+1)
+		if rate < 100 { // steps are closer than 1/s there
+			g.Phase = fmt.Sprintf("%.2f/s, try %d", rate, repeat+1)
+		}
 		var err error
 		if g.Schedule, err = load.ParseSchedule(schedule, rate); err != nil {
 			return result.SaturationTrial{}, err
@@ -207,8 +210,9 @@ func printKnee(w io.Writer, sat *result.Saturation) {
 	steps := slices.Clone(sat.Steps)
 	slices.SortStableFunc(steps, func(a, b result.SaturationStep) int { return int(a.Offered - b.Offered) })
 	var top time.Duration
+	least := len(steps[0].Trials)
 	for i := range steps {
-		top = max(top, steps[i].Middle().P99)
+		top, least = max(top, steps[i].Middle().P99), min(least, len(steps[i].Trials))
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(tw, "\noffered/s\tok/s\tnot ok\tp50\tp99\tmax\tlag p99\t\t \n")
@@ -221,7 +225,7 @@ func printKnee(w io.Writer, sat *result.Saturation) {
 		fmt.Fprintf(tw, "%.0f\t%.0f\t%.2f%%\t%s\t%s\t%s\t%s\t\t %s %s\n", steps[i].Offered, m.Throughput, 100*m.NotOK, round(m.P50), round(m.P99), round(m.Max), round(m.LagP99), bar(m.P99, top), held)
 	}
 	tw.Flush()
-	fmt.Fprintf(w, "bars: p99 of response times, each further mark is twice as long; tries of a rate: %d, their middle is shown\n", len(steps[0].Trials))
+	fmt.Fprintf(w, "bars: p99 of response times, each further mark is twice as long; tries of a rate: %d at least, their middle is shown\n", least)
 	fmt.Fprintf(w, "highest rate that holds %s: %.0f/s\n", strings.Join(sat.Limits, " and "), sat.Rate)
 	if half, lag := halfway(steps, sat.Rate); lag > 0 {
 		fmt.Fprintf(w, "lag of the generator at %.0f/s, about half of that: %s at p99\n", half, round(lag))

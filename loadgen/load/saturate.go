@@ -11,9 +11,12 @@ import (
 
 // Search finds the highest offered rate at which some limits hold. From Start
 // on the rate grows by half until it does not hold, then the gap is halved until
-// it is within Within. Only Try is required.
+// it is within Within. At last the rate that did not hold is tried again: a
+// machine that was disturbed for some seconds makes any rate break, and none
+// hold; if it holds now, the search goes on from there. Only Try is required.
 type Search struct {
-	// Try offers a rate once. An error ends the search.
+	// Try offers a rate once. An error ends the search. A rate and repeat, which
+	// counts from 0, come once together.
 	Try func(ctx context.Context, rate float64, repeat int) (result.SaturationTrial, error)
 	// Start is the first rate; 0 is 1000/s.
 	Start float64
@@ -22,7 +25,9 @@ type Search struct {
 	// Within is how close the answer is to the lowest rate that did not hold; 0
 	// is 0.03.
 	Within float64
-	// Repeats is how often each rate is tried; most tries decide. 0 is 3.
+	// Repeats is how often each rate is tried; most tries decide. 0 is 3. A try
+	// in which the generator was late says nothing about the target: up to half
+	// as many again take the place of such ones.
 	Repeats int
 }
 
@@ -32,6 +37,10 @@ const leastRate = 1
 // rampFactor is by how much the rate grows at a time, and shrinks if not even
 // the first one holds.
 const rampFactor = 1.5
+
+// secondLooks bounds how often a search goes on because a rate that did not hold
+// does so at its end.
+const secondLooks = 4
 
 // Run carries out the search. What was found until an error is in the result.
 // The rate that the generator itself cannot offer ends the search like one that
@@ -50,9 +59,9 @@ func (s Search) Run(ctx context.Context) (*result.Saturation, error) {
 		s.Repeats = 3
 	}
 	found := &result.Saturation{}
-	limited := false // the step that did not hold was the generator's limit
+	limited := false // the generator was the limit of the step that did not hold
 	step := func(rate float64) (bool, error) {
-		st, err := s.step(ctx, rate)
+		st, err := s.step(ctx, rate, triesOf(found, rate))
 		if len(st.Trials) > 0 {
 			found.Steps = append(found.Steps, st)
 		}
@@ -62,13 +71,27 @@ func (s Search) Run(ctx context.Context) (*result.Saturation, error) {
 		if st.Held {
 			found.Rate = max(found.Rate, rate)
 		} else {
-			found.Broken, limited = rate, mostly(st, func(t *result.SaturationTrial) bool { return t.Limited })
+			found.Broken, limited = rate, s.limited(st)
 		}
 		return st.Held, nil
 	}
-	err := s.bracket(found, step)
-	for err == nil && found.Rate > 0 && found.Broken > found.Rate*(1+s.Within) {
-		_, err = step(math.Sqrt(found.Rate * found.Broken))
+	err := s.bracket(found, s.Start, step)
+	for looks := 0; err == nil && found.Rate > 0 && found.Broken > 0; {
+		if found.Broken > found.Rate*(1+s.Within) {
+			_, err = step(math.Sqrt(found.Rate * found.Broken))
+			continue
+		}
+		if looks++; looks > secondLooks {
+			break
+		}
+		var held bool
+		if held, err = step(found.Broken); !held {
+			break
+		}
+		// Whatever else broke at that time may hold as well.
+		if found.Broken = 0; err == nil && found.Rate < s.Most {
+			err = s.bracket(found, found.Rate*rampFactor, step)
+		}
 	}
 	switch {
 	case err != nil:
@@ -86,8 +109,8 @@ func (s Search) Run(ctx context.Context) (*result.Saturation, error) {
 }
 
 // bracket finds a rate that holds and one that does not, by steps of a factor.
-func (s Search) bracket(found *result.Saturation, step func(float64) (bool, error)) error {
-	for rate := min(s.Start, s.Most); ; {
+func (s Search) bracket(found *result.Saturation, start float64, step func(float64) (bool, error)) error {
+	for rate := min(start, s.Most); ; {
 		held, err := step(rate)
 		switch {
 		case err != nil:
@@ -104,27 +127,47 @@ func (s Search) bracket(found *result.Saturation, step func(float64) (bool, erro
 	}
 }
 
-func (s Search) step(ctx context.Context, rate float64) (result.SaturationStep, error) {
+// triesOf counts the tries of a rate so far.
+func triesOf(found *result.Saturation, rate float64) (n int) {
+	for _, st := range found.Steps {
+		if st.Offered == rate {
+			n += len(st.Trials)
+		}
+	}
+	return n
+}
+
+func (s Search) step(ctx context.Context, rate float64, before int) (result.SaturationStep, error) {
 	st := result.SaturationStep{Offered: rate}
-	for n := range s.Repeats {
-		t, err := s.Try(ctx, rate, n)
+	most := s.Repeats + (s.Repeats+1)/2
+	for n := 0; n < most && count(st, judged) < s.Repeats; n++ {
+		t, err := s.Try(ctx, rate, before+n)
 		if err != nil {
 			return st, err
 		}
 		st.Trials = append(st.Trials, t)
+		if n+1 >= s.Repeats && 2*(count(st, judged)+most-n-1) <= s.Repeats {
+			break // what is left cannot decide it any more
+		}
 	}
-	st.Held = mostly(st, func(t *result.SaturationTrial) bool { return t.Held })
+	held := count(st, func(t *result.SaturationTrial) bool { return t.Held })
+	st.Held = !s.limited(st) && 2*held > count(st, judged)
 	return st, nil
 }
 
-func mostly(st result.SaturationStep, is func(*result.SaturationTrial) bool) bool {
-	n := 0
+// limited says whether too few tries of a rate could be judged.
+func (s Search) limited(st result.SaturationStep) bool { return 2*count(st, judged) <= s.Repeats }
+
+// judged says of a try whether it shows what the target bears.
+func judged(t *result.SaturationTrial) bool { return !t.Limited }
+
+func count(st result.SaturationStep, is func(*result.SaturationTrial) bool) (n int) {
 	for i := range st.Trials {
 		if is(&st.Trials[i]) {
 			n++
 		}
 	}
-	return 2*n > len(st.Trials)
+	return n
 }
 
 // Trial runs a generator, which must have a Phase of its own, and judges what it

@@ -36,7 +36,7 @@ func TestSearchFindsTheCapacity(t *testing.T) {
 		if found.Rate > capacity || found.Broken <= capacity || found.Broken > found.Rate*1.03 || found.Ended != "" {
 			t.Fatalf("capacity %g: %g to %g, %s", capacity, found.Rate, found.Broken, found.Ended)
 		}
-		if tries != 3*len(found.Steps) || len(found.Steps) > 45 {
+		if tries != 3*len(found.Steps) || len(found.Steps) > 46 {
 			t.Fatalf("%d tries, %d steps", tries, len(found.Steps))
 		}
 	})
@@ -81,6 +81,58 @@ func TestSearchEnds(t *testing.T) {
 	}}.Run(t.Context())
 	if !errors.Is(err, broken) || found.Rate != 1500 || len(found.Steps) != 3 || len(found.Steps[2].Trials) != 1 {
 		t.Errorf("an error: %+v, %v", found, err)
+	}
+}
+
+// A machine that is disturbed for a while, here for the first 40 tries or for
+// ten in the middle, costs the search time, not its answer: what broke then is
+// tried again. The tries of a rate are told apart by their number.
+func TestSearchLooksAgain(t *testing.T) {
+	const capacity = 30_000
+	for _, disturbed := range [][2]int{{0, 40}, {20, 30}, {27, 31}, {5, 6}, {0, 0}} {
+		tries := 0
+		seen := map[[2]float64]bool{}
+		found, err := Search{Try: func(_ context.Context, rate float64, n int) (result.SaturationTrial, error) {
+			if id := [2]float64{rate, float64(n)}; seen[id] {
+				t.Errorf("%v: try %d of %g/s twice", disturbed, n, rate)
+			} else {
+				seen[id] = true
+			}
+			tries++
+			return result.SaturationTrial{Held: rate <= capacity && (tries <= disturbed[0] || tries > disturbed[1])}, nil
+		}}.Run(t.Context())
+		if err != nil || found.Rate > capacity || found.Broken <= capacity || found.Broken > found.Rate*1.03 {
+			t.Errorf("disturbed from try %d to %d: %g to %g, %s, %v", disturbed[0], disturbed[1], found.Rate, found.Broken, found.Ended, err)
+		}
+	}
+}
+
+// A try in which the generator was late does not count: another one takes its
+// place, up to a bound, and only if too few are left was the generator the limit.
+func TestSearchReplacesTriesOfALateGenerator(t *testing.T) {
+	late := func(pattern string) (*result.Saturation, int) {
+		most := 0
+		found, err := Search{Try: func(_ context.Context, rate float64, n int) (result.SaturationTrial, error) {
+			if rate > 3000 {
+				return result.SaturationTrial{}, nil
+			}
+			most = max(most, n+1)
+			l := pattern[n%len(pattern)] == 'L'
+			return result.SaturationTrial{Held: !l, Limited: l}, nil
+		}}.Run(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found, most
+	}
+	for pattern, tries := range map[string]int{".....": 3, "L....": 4, "LL...": 5, "L.L..": 5, "LLL..": 5, "LL.L.": 5} {
+		if found, most := late(pattern); found.Rate < 2900 || most != tries || found.Ended != "" {
+			t.Errorf("%s: %g/s after %d tries each, want about 3000/s after %d; %s", pattern, found.Rate, most, tries, found.Ended)
+		}
+	}
+	found, _ := late("LLLL")
+	if found.Rate != 0 || found.Ended != "no rate held: the generator was the limit" || len(found.Steps[0].Trials) != 4 {
+		t.Errorf("always late: %+v", found)
 	}
 }
 
