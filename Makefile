@@ -72,7 +72,7 @@ drill: ## three nodes with TLS under load: certificates and CA are replaced, eac
 	$(GO) test -count=1 -timeout $(TIMEOUT) -run TestDrill -v ./cachenode -drill
 
 # The shipped ones but for those of failover, calm, hostile and soak, which have targets of their own. Those that take longer than
-# LONGEST are scaled to it; what is no pass stays in out/. Timing wants an idle machine, JOBS=1 the more so.
+# LONGEST are scaled to it; those with limits on latency run by themselves, after the others; what is no pass stays in out/.
 scenarios: build ## every shipped scenario once, JOBS (2) at a time, one line each; a quarter of an hour
 	$(GO) build -trimpath -tags faults -o bin/cachenode-faults ./cachenode
 	bin/chaos suite --jobs $(JOBS) --longest $(LONGEST) --out $(OUT) $(filter-out scenarios/failover-% scenarios/calm-% scenarios/soak% $(HOSTILE:%=scenarios/%.yaml),$(wildcard scenarios/*.yaml))

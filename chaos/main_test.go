@@ -276,6 +276,26 @@ func TestLiveLine(t *testing.T) {
 	}
 }
 
+// TestInOrder proves that a suite begins with its longest scenarios, and that
+// those which limit latency come last, however long, for they run alone.
+func TestInOrder(t *testing.T) {
+	var names []string
+	var entries []entry
+	for _, name := range []string{"leader-kill", "join-1m", "crash-loop", "overload-10x", "smoke"} {
+		sc, err := scenario.Load(filepath.Join("..", "scenarios", name+".yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries = append(entries, entry{scenario: sc})
+	}
+	for _, e := range inOrder(entries) {
+		names = append(names, fmt.Sprint(e.scenario.Name, " ", alone(e)))
+	}
+	if got, want := strings.Join(names, ", "), "crash-loop 0, leader-kill 0, smoke 0, overload-10x 1, join-1m 1"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 // TestSaid proves that the line of a suite names what was wrong: the first check
 // that made the verdict, or the limit that was not kept.
 func TestSaid(t *testing.T) {

@@ -646,6 +646,17 @@ func (s *Scenario) validateThresholds(d *decoder) {
 	}
 }
 
+// LimitsLatency says whether a threshold judges how fast operations are, which
+// needs a machine that does nothing else.
+func (s *Scenario) LimitsLatency() bool {
+	for name := range s.Thresholds {
+		if m, err := ParseMetric(name); err == nil && m.Family == "latency" {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *Scenario) exercises(m Metric) bool {
 	for _, w := range s.Load {
 		if w.Op[m.Name] > 0 && (m.Level == "" || w.Ack[m.Level] > 0) {
