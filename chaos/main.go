@@ -30,6 +30,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/hacache/hacache/chaos/internal/hostile"
 	"github.com/hacache/hacache/chaos/internal/runner"
 	"github.com/hacache/hacache/chaos/internal/scenario"
 	"github.com/hacache/hacache/reports/result"
@@ -154,6 +155,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 				Action: injectCommand,
 			},
 			{Name: nurseCommand, Hidden: true, HideHelp: true, Action: attend},
+			{Name: hostile.Command, Hidden: true, HideHelp: true, Action: attackCommand},
 			{
 				Name: "export", Usage: "write the faults of a scenario for another tool", ArgsUsage: "FILE",
 				Flags: []cli.Flag{
@@ -188,6 +190,12 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		return usagef("no command; expected one of %s (see chaos --help)", strings.Join(names, ", "))
 	}
 	return root
+}
+
+// attackCommand is the life of hostile clients, which a run starts in a process of
+// their own. It is not for people.
+func attackCommand(ctx context.Context, c *cli.Command) error {
+	return hostile.Serve(ctx, os.Stdin, c.Root().Writer)
 }
 
 // files returns the arguments, of which there must be one at least.

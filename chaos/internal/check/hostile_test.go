@@ -17,9 +17,15 @@ func TestHostile(t *testing.T) {
 		want  result.Verdict
 		say   string
 	}{
-		"survived":     {[]Hostile{{Fault: "a", Node: "n1", Attempts: 7, Forbidden: true}, {Fault: "b", Node: "n1", Attempts: 5, Served: 5, Longest: time.Hour}}, result.Pass, "2 attacks with 12 clients"},
-		"served":       {[]Hostile{{Fault: "a", Node: "n2", Attempts: 7, Served: 1, Forbidden: true}, {Fault: "b"}}, result.Violated, "a: n2 served 1 of 7"},
-		"kept":         {[]Hostile{{Fault: "a"}, {Fault: "b", Node: "n1", Longest: 20 * time.Second, Ends: 15 * time.Second}}, result.Violated, "b: n1 kept one for 20s, expected 15s at most"},
+		"survived": {[]Hostile{{Fault: "a", Node: "n1", Attempts: 7, Forbidden: true}, {Fault: "b", Node: "n1", Attempts: 5, Served: 5, Longest: time.Hour}}, result.Pass, "2 attacks with 12 clients"},
+		"served":   {[]Hostile{{Fault: "a", Node: "n2", Attempts: 7, Served: 1, Forbidden: true}, {Fault: "b"}}, result.Violated, "a: n2 served 1 of 7"},
+		"kept":     {[]Hostile{{Fault: "a"}, {Fault: "b", Node: "n1", Longest: 20 * time.Second, Ends: 15 * time.Second}}, result.Violated, "b: n1 kept one for 20s, expected 15s at most"},
+		"kept, seen late": {
+			[]Hostile{{Fault: "a"}, {Fault: "b", Node: "n1", Longest: 20 * time.Second, Ends: 15 * time.Second, Late: 2 * time.Second}}, result.Violated, "b: n1 kept one for 20s, expected 15s at most",
+		},
+		"perhaps kept, seen too late": {
+			[]Hostile{{Fault: "a"}, {Fault: "b", Node: "n1", Longest: 20 * time.Second, Ends: 15 * time.Second, Late: 3 * time.Second}}, result.Unknown, "up to 3s late to see it",
+		},
 		"not yet over": {[]Hostile{{Fault: "a"}}, result.Unknown, "not every attack"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -18,11 +18,20 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/chaos/internal/cluster"
+	"github.com/hacache/hacache/chaos/internal/hostile"
 )
 
 var dir string // of the program under test
 
+// TestMain is also the process in which hostile clients are.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == hostile.Command {
+		if err := hostile.Serve(context.Background(), os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	var err error
 	if dir, err = os.MkdirTemp("", "fault"); err != nil {
 		panic(err)
@@ -264,7 +273,7 @@ func TestInject_tls(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused, cancelRefused := context.WithTimeout(t.Context(), 30*time.Second)
+	refused, cancelRefused := context.WithTimeout(t.Context(), 2*time.Minute) // they take what others leave of the processors
 	defer cancelRefused()
 	for evidence := ""; !strings.Contains(evidence, "PermissionDenied"); _, evidence = in.Bit(refused) {
 		select {

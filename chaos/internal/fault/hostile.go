@@ -2,6 +2,7 @@ package fault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -18,27 +19,29 @@ type Attack struct {
 	Lasted time.Duration
 }
 
-// attack lets hostile clients loose on the targets, until it heals.
+// attack lets hostile clients loose on the targets, in processes of their own,
+// until it heals.
 func attack(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
 	in := &Injection{Targets: names(targets), Detail: "hostile clients"}
-	running := make([]*hostile.Attack, 0, len(targets))
+	running := make([]*hostile.Process, 0, len(targets))
 	before := make([]int64, len(targets))
 	for i, n := range targets {
 		before[i], _ = n.Memory()
 	}
-	from := time.Now()
-	in.heal = func(context.Context) error {
-		lasted := time.Since(from)
+	in.heal = func(ctx context.Context) error {
+		var errs []error
 		for i, a := range running {
-			in.Attacks = append(in.Attacks, Attack{Node: targets[i].Name, Kind: hostile.Kinds[s.Action], Tally: a.Stop(), Lasted: lasted})
+			r, err := a.Stop(ctx)
+			errs = append(errs, err)
+			in.Attacks = append(in.Attacks, Attack{Node: targets[i].Name, Kind: hostile.Kinds[s.Action], Tally: r.Tally, Lasted: r.Lasted})
 		}
-		return nil
+		return errors.Join(errs...)
 	}
-	in.bit = func(context.Context) (bool, string) {
+	in.bit = func(ctx context.Context) (bool, string) {
 		bit := true
 		var say []string
 		for i, a := range running {
-			hard, what := a.Bit()
+			hard, what := a.Bit(ctx)
 			bit = bit && hard
 			if after, err := targets[i].Memory(); err == nil {
 				what += fmt.Sprintf("; memory %.1f to %.1fMiB", mib(before[i]), mib(after))
@@ -53,12 +56,11 @@ func attack(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.
 	s.begin(targets)
 	for _, n := range targets {
 		honest := c.Client(n.Identity)
-		a, err := hostile.Start(ctx, hostile.Spec{
+		a, err := hostile.Launch(hostile.Spec{
 			Kind: s.Action, Addr: honest.Addr, Token: honest.Token, TLS: honest.TLS, Count: s.Count, Rate: s.Rate, Size: s.Value, Seed: s.Pick,
 		})
 		if err != nil {
-			in.Heal(ctx)
-			return nil, err
+			return nil, errors.Join(err, in.Heal(ctx))
 		}
 		running = append(running, a)
 	}

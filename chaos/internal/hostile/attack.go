@@ -5,7 +5,8 @@
 // leaves nothing behind.
 //
 // An attack goes straight to the node: it is no link that is broken, and the
-// proxies of the harness are not what is tested.
+// proxies of the harness are not what is tested. [Launch] plays it in a process of
+// its own, [Start] in this one.
 package hostile
 
 import (
@@ -26,7 +27,7 @@ type Spec struct {
 	Addr  string // of the node, host:port
 	Token string // of the cluster; kinds that must not have it do not use it
 	// TLS is how honest clients connect; nil: the node speaks plain text.
-	TLS *tls.Config
+	TLS *tls.Config `json:"-"`
 	// Count and Rate are what the kind takes them for, Size that of its messages
 	// or values in bytes.
 	Count int
@@ -50,6 +51,10 @@ type Tally struct {
 	Peak int64 `json:"peak,omitempty"`
 	// Longest is how long the node let one of them live.
 	Longest time.Duration `json:"longest_ns,omitempty"`
+	// Late is by how much this side came later than it meant to, at worst, for want
+	// of a processor: a client may have noticed its beginning and its end so late,
+	// and Longest be too long by twice as much.
+	Late time.Duration `json:"late_ns,omitempty"`
 	// Bytes and Frames were sent. Frames are counted where they are the attack.
 	Bytes  int64 `json:"bytes,omitempty"`
 	Frames int64 `json:"frames,omitempty"`
@@ -81,6 +86,7 @@ type Attack struct {
 	mu    sync.Mutex
 	tally Tally
 	open  map[*life]struct{}
+	due   time.Time // of the next beat
 }
 
 // Start begins an attack. The caller must Stop it.
@@ -93,6 +99,8 @@ func Start(ctx context.Context, spec Spec) (*Attack, error) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	a := &Attack{spec: spec, kind: kind, from: time.Now(), stop: stop, open: map[*life]struct{}{}}
 	a.tally.Endings = map[string]int64{}
+	a.due = a.from.Add(beat)
+	a.wg.Go(func() { a.listen(ctx) })
 	a.wg.Go(func() { kind.play(ctx, a) })
 	return a, nil
 }
@@ -111,10 +119,31 @@ func (a *Attack) Tally() Tally {
 	defer a.mu.Unlock()
 	t := a.tally
 	t.Endings = maps.Clone(t.Endings)
+	t.Late = max(t.Late, time.Since(a.due))
 	for l := range a.open {
 		t.Longest = max(t.Longest, time.Since(l.from))
 	}
 	return t
+}
+
+// beat is how often an attack looks how late it is.
+const beat = 20 * time.Millisecond
+
+// listen notes by how much this process is late to do what it means to.
+func (a *Attack) listen(ctx context.Context) {
+	for {
+		a.mu.Lock()
+		due := a.due
+		a.mu.Unlock()
+		if !sleep(ctx, time.Until(due)) {
+			return
+		}
+		a.mu.Lock()
+		now := time.Now()
+		a.tally.Late = max(a.tally.Late, now.Sub(due))
+		a.due = now.Add(beat)
+		a.mu.Unlock()
+	}
 }
 
 // Bit reports whether the attack was as hard as it was meant to be, and what
@@ -123,6 +152,9 @@ func (a *Attack) Bit() (bool, string) {
 	t := a.Tally()
 	return a.kind.bit(&a.spec, &t, time.Since(a.from)), t.String()
 }
+
+// tellLate is how late an attack has to be for its words to say so.
+const tellLate = 100 * time.Millisecond
 
 // String says what became of an attack, in a few words.
 func (t *Tally) String() string {
@@ -149,6 +181,9 @@ func (t *Tally) String() string {
 	}
 	if t.Longest > 0 {
 		parts = append(parts, fmt.Sprintf("the longest lived %v", t.Longest.Round(100*time.Millisecond)))
+	}
+	if t.Late > tellLate {
+		parts = append(parts, fmt.Sprintf("up to %v late for want of a processor", t.Late.Round(time.Millisecond)))
 	}
 	return strings.Join(parts, ", ")
 }

@@ -27,6 +27,9 @@ type Kind struct {
 	// Ends is how long the node may let one of them live; 0: for ever.
 	Ends time.Duration
 
+	// load kinds compete with the nodes for the processors, as honest load does.
+	// All others take what is left.
+	load bool
 	play func(ctx context.Context, a *Attack)
 	bit  func(s *Spec, t *Tally, lasted time.Duration) bool
 }
@@ -49,7 +52,7 @@ var Kinds = map[string]Kind{
 	"tiny-frames":      {play: tinyFrames, bit: allFrames},
 	"reconnect-storm":  {play: reconnectStorm, bit: often},
 	"stream-flood":     {play: streamFlood, bit: often},
-	"overload":         {play: overload, bit: offeredMore},
+	"overload":         {play: overload, bit: offeredMore, load: true},
 }
 
 func manyServed(s *Spec, t *Tally, lasted time.Duration) bool {

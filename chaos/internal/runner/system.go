@@ -106,7 +106,7 @@ func (p processes) Inject(ctx context.Context, in *scenario.Injection, begin fun
 		for _, a := range what.Attacks {
 			found = append(found, check.Hostile{
 				Fault: in.Name, Kind: f.Action, Node: a.Node, Forbidden: a.Kind.Forbidden, Ends: a.Kind.Ends,
-				Attempts: a.Tally.Attempts, Served: a.Tally.Served, Ended: a.Tally.Ended, Longest: a.Tally.Longest, Lasted: a.Lasted,
+				Attempts: a.Tally.Attempts, Served: a.Tally.Served, Ended: a.Tally.Ended, Longest: a.Tally.Longest, Late: a.Tally.Late, Lasted: a.Lasted,
 			})
 		}
 		return found
