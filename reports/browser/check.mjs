@@ -26,6 +26,7 @@ const expected = {
   violated: scenario,
   unknown: scenario,
   large: scenario,
+  busy: scenario,
   baseline: [...scenario, "baseline", "changes"],
   partial: [...run, "spectrum", "numbers"],
   repeated: [...run, "repeats", "failover", "failover-parts", "failover-ecdf"],
@@ -68,6 +69,8 @@ function weakTexts() {
       if (text.compareDocumentPosition(shape) & Node.DOCUMENT_POSITION_FOLLOWING) break;
       const style = getComputedStyle(shape), box = shape.getBoundingClientRect();
       if (style.fill === "none" || style.display === "none" || x < box.left || x > box.right || y < box.top || y > box.bottom) continue;
+      const inside = new DOMPoint(x, y).matrixTransform(shape.getScreenCTM().inverse());
+      if (!shape.isPointInFill(inside)) continue; // one shape is all states of a look
       const fill = rgba(style.fill), share = parseFloat(style.fillOpacity) * fill.a;
       const mix = (over, under) => over * share + under * (1 - share);
       color = { r: mix(fill.r, color.r), g: mix(fill.g, color.g), b: mix(fill.b, color.b) };

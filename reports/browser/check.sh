@@ -39,6 +39,6 @@ major=$(node -p 'process.versions.node.split(".")[0]')
 
 pages=$(mktemp -d)
 trap 'rm -rf "$pages"' EXIT
-(cd ../.. && $go test -count=1 -run 'TestDir|TestComparison|TestBaseline|TestLongRunStaysSmall' ./reports/render -args -samples "$pages")
+(cd ../.. && $go test -count=1 -run 'TestDir|TestComparison|TestBaseline|TestLongRunStaysSmall|TestBusyRunStaysSmall' ./reports/render -args -samples "$pages")
 export CHROMIUM=${CHROMIUM:-$(command -v chromium)}
 timeout 600 node check.mjs "$pages" $shots

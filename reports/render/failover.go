@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -69,19 +70,42 @@ func failoverName(f result.Failover) string {
 	return name
 }
 
-// maxBars bounds the failovers drawn one by one; the distribution and the table have all.
-const maxBars = 30
+// Of many failovers the slowest are drawn one by one and listed; the distribution has all.
+const maxBars, maxFailovers = 30, 200
+
+// slowest is the most failovers that took longest until the first ok, in their order; none at all is longest.
+func slowest(fs []result.Failover, most int) []result.Failover {
+	if len(fs) <= most {
+		return fs
+	}
+	lasted := func(i int) time.Duration {
+		if d := firstOK(fs[i]); d > 0 {
+			return d
+		}
+		return math.MaxInt64
+	}
+	numbers := make([]int, len(fs))
+	for i := range numbers {
+		numbers[i] = i
+	}
+	slices.SortStableFunc(numbers, func(a, b int) int { return cmp.Compare(lasted(b), lasted(a)) })
+	var out []result.Failover
+	for _, i := range slices.Sorted(slices.Values(numbers[:most])) {
+		out = append(out, fs[i])
+	}
+	return out
+}
 
 // failoverBars draws one stacked bar for each failover.
 func failoverBars(fs []result.Failover) (figure, bool) {
-	shown := fs[:min(len(fs), maxBars)]
+	shown := slowest(fs, maxBars)
 	var longest time.Duration
 	var segments []segment
 	names := rowNames{}
 	c := newChart("failover-parts", "Failover: its parts, from the injection", wide, float64(30*len(shown)+26))
 	var agreed []vg.Point
 	others := map[string][]vg.Point{}
-	tbl := &table{Head: []string{"failover", "part", "from", "to"}}
+	tbl := &table{Head: []string{"failover", "part", "from", "to"}, File: result.SummaryFile}
 	for i, f := range shown {
 		y := float64(len(shown)-i) - 0.5
 		names = append(names, rowName{y, failoverName(f)})
@@ -140,7 +164,7 @@ func failoverBars(fs []result.Failover) (figure, bool) {
 	}
 	c.table = tbl
 	if len(fs) > len(shown) {
-		tbl.Note = fmt.Sprintf("The first %d of %d failovers are drawn.", len(shown), len(fs))
+		c.title = fmt.Sprintf("Failover: its parts, from the injection; the slowest %d of %d", len(shown), len(fs))
 	}
 	c.desc = fmt.Sprintf("%d failovers as stacked bars: the time until the loss was suspected, until a candidate stood, until it was elected and until the first write was acknowledged.", len(shown))
 	return c.draw(0, 16), true

@@ -113,7 +113,17 @@ type figure struct {
 type table struct {
 	Head []string
 	Rows [][]string
-	Note string
+	Note string // sentences
+	Left int    // rows that were not shown
+	File string // where they are; "" for "the files of the run directory"
+}
+
+// Rest says what the table does not show.
+func (t *table) Rest() string {
+	if t.Left == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s more rows are in %s.", formatCount(int64(t.Left)), cmp.Or(t.File, "the files of the run directory"))
 }
 
 func newChart(name, title string, width, height float64) *chart {
@@ -166,6 +176,7 @@ func (c *chart) draw(left, right vg.Length) figure {
 
 var (
 	styleAttr = regexp.MustCompile(`\s+style="([^"]*)"`)
+	pathData  = regexp.MustCompile(`<path d="([^"]*)"`)
 	textFont  = regexp.MustCompile(`font-(family|variant|weight|style):[^;"]*;?`)
 )
 
@@ -174,6 +185,9 @@ func (c *chart) rewrite(svg string) string {
 	_, body, _ := strings.Cut(svg, "<svg")
 	_, body, _ = strings.Cut(body, ">\n")
 	body = strings.TrimSuffix(strings.TrimSpace(body), "</svg>")
+	body = pathData.ReplaceAllStringFunc(body, func(attr string) string {
+		return `<path d="` + compactPath(pathData.FindStringSubmatch(attr)[1]) + `"`
+	})
 	return styleAttr.ReplaceAllStringFunc(body, func(attr string) string {
 		style := styleAttr.FindStringSubmatch(attr)[1]
 		series := ""

@@ -37,11 +37,14 @@ func lossRows(r *result.Run) []lossRow {
 		return 0
 	}
 	slices.SortStableFunc(list, func(a, b result.Loss) int { return cmp.Or(weight(a)-weight(b), cmp.Compare(a.AckedAt, b.AckedAt)) })
-	for _, l := range list[:min(len(list), maxLosses)] {
+	for i, l := range list[:min(len(list), maxLosses)] {
 		row := lossRow{
 			Kind: string(l.Kind), Tone: map[bool]string{true: "t-idle", false: "t-violated"}[l.Kind == result.Indeterminate], Allowed: l.Allowed,
 			Key: keyOf(&l), Version: fmt.Sprint(l.Version), Level: cmp.Or(l.Level, none), Node: cmp.Or(l.Node, none), Found: cmp.Or(l.Found, none),
-			AckedAt: formatTime(l.AckedAt), FromFault: none, Story: storyOf(&l), Around: momentsAround(r, &l),
+			AckedAt: formatTime(l.AckedAt), FromFault: none, Story: storyOf(&l),
+		}
+		if i < maxStories {
+			row.Around = momentsAround(r, &l)
 		}
 		if l.Repeat > 0 {
 			row.Key = fmt.Sprintf("#%d %s", l.Repeat, row.Key)
@@ -93,6 +96,8 @@ func storyOf(l *result.Loss) string {
 const (
 	aroundLoss = 2 * time.Second
 	mostEvents = 40
+	// mostOperations bounds the operations on the key.
+	mostOperations = 60
 )
 
 // momentsAround puts the operations on the key and what happened to the cluster
@@ -103,7 +108,7 @@ func momentsAround(r *result.Run, l *result.Loss) []momentRow {
 		row momentRow
 	}
 	var all []moment
-	for _, o := range l.History {
+	for _, o := range nearest(l) {
 		row := momentRow{Node: cmp.Or(o.Node, none), What: operationText(&o), Outcome: o.Outcome}
 		if o.Reason != "" {
 			row.Outcome += " (" + o.Reason + ")"
@@ -130,6 +135,16 @@ func momentsAround(r *result.Run, l *result.Loss) []momentRow {
 		rows[i].At, rows[i].From = formatTime(m.at), formatOffset(m.at-l.AckedAt)
 	}
 	return rows
+}
+
+// nearest is the operations on the key that began nearest to the acknowledgement.
+func nearest(l *result.Loss) []result.Operation {
+	if len(l.History) <= mostOperations {
+		return l.History
+	}
+	at, _ := slices.BinarySearchFunc(l.History, l.AckedAt, func(o result.Operation, t time.Duration) int { return cmp.Compare(o.Invoke, t) })
+	from := min(max(0, at-mostOperations/2), len(l.History)-mostOperations)
+	return l.History[from : from+mostOperations]
 }
 
 func operationText(o *result.Operation) string {

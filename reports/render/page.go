@@ -31,8 +31,9 @@ var (
 	pageTemplate = template.Must(template.New("").Parse(pageSource + comparisonSource))
 )
 
-// maxLosses bounds the losses listed on the page; summary.json has what the run kept.
-const maxLosses = 200
+// maxLosses bounds the losses listed on the page, maxStories those with what happened around them; summary.json has what the
+// run kept. maxSpectra bounds the spectra.
+const maxLosses, maxStories, maxSpectra = 200, 40, 24
 
 // page is what the template shows.
 type page struct {
@@ -59,6 +60,8 @@ type page struct {
 	Exposures       []exposureRow
 	Losses          []lossRow
 	MoreLosses      string
+	MoreFailovers   string
+	MoreSpectra     string
 	Baseline        *comparisonTable
 	BaselineNotes   []string
 	BaselinePicture picture
@@ -211,7 +214,10 @@ func newPage(r *result.Run, ps pictures) *page {
 	if r.Saturation != nil {
 		p.Limits = strings.Join(r.Saturation.Limits, ", ")
 	}
-	for _, f := range ps.spectra {
+	if n := len(ps.spectra) - maxSpectra; n > 0 {
+		p.MoreSpectra = fmt.Sprintf("%d more are in %s/; what they show is in %s.", n, result.PlotsDir, result.SummaryFile)
+	}
+	for _, f := range ps.spectra[:min(len(ps.spectra), maxSpectra)] {
 		p.Spectra = append(p.Spectra, pictureOf(f, "small", true))
 	}
 	for _, f := range ps.failover {
@@ -222,8 +228,11 @@ func newPage(r *result.Run, ps pictures) *page {
 		p.Baseline, p.BaselineNotes, p.BaselinePicture = &table, g.Notes, pictureOf(ps.baseline[0], "wide", true)
 	}
 	p.failovers(r.Failovers)
+	if n := len(r.Losses); n > maxStories {
+		p.MoreLosses = fmt.Sprintf("What happened around the others than the first %d is in %s. ", maxStories, result.SummaryFile)
+	}
 	if n := len(r.Losses); n > maxLosses {
-		p.MoreLosses = fmt.Sprintf("%s more are in %s.", formatCount(int64(n-maxLosses)), result.SummaryFile)
+		p.MoreLosses += fmt.Sprintf("%s more are in %s.", formatCount(int64(n-maxLosses)), result.SummaryFile)
 	}
 	p.Footer = fmt.Sprintf("Schema version %d. Times are since the start of the run, by its monotonic clock.", r.Schema)
 	for _, s := range []struct {
@@ -548,7 +557,11 @@ func (p *page) failovers(fs []result.Failover) {
 		}
 		p.Resolution = "None is known better than " + formatDuration(worst) + ", the interval of the probes."
 	}
-	for _, f := range fs {
+	shown := slowest(fs, maxFailovers)
+	if n := len(fs) - len(shown); n > 0 {
+		p.MoreFailovers = fmt.Sprintf("These are the slowest. %s faster ones are in %s.", formatCount(int64(n)), result.SummaryFile)
+	}
+	for _, f := range shown {
 		row := failoverRow{
 			Name: failoverName(f), Inject: formatTime(f.Inject), Leaders: cmp.Or(f.OldLeader, none) + " → " + cmp.Or(f.NewLeader, none), Term: none,
 			Suspect: formatDuration(f.Suspect), Candidate: formatDuration(f.Candidate), Elected: formatDuration(f.Elected),

@@ -31,6 +31,25 @@
   const source = document.getElementById("live");
   if (!source) return;
   const live = JSON.parse(source.textContent);
+  // Bins come as the beginning of the first and the width and value of each, states as from, to and the number of their text;
+  // both in milliseconds.
+  const unfold = (flat) => {
+    const bins = [];
+    for (let i = 1, at = flat[0]; i < flat.length; i += 2) {
+      const end = Math.round((at + flat[i]) * 10) / 10;
+      if (flat[i + 1] !== null) bins.push([at / 1e3, end / 1e3, flat[i + 1]]);
+      at = end;
+    }
+    return bins;
+  };
+  for (const data of Object.values(live.figures)) {
+    if (data.columns) data.bins = data.bins.map(unfold);
+    else for (const lane of data.lanes) {
+      const flat = lane.states;
+      lane.states = [];
+      for (let i = 0; i < flat.length; i += 3) lane.states.push({ from: flat[i] / 1e3, to: flat[i + 1] / 1e3, what: data.words[flat[i + 2]] });
+    }
+  }
   const figures = [];
   for (const svg of document.querySelectorAll("svg[data-x0]")) {
     const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
@@ -62,7 +81,7 @@
       data.columns.forEach((name, i) => { const b = at(data.bins[i], t); parts.push(name + " " + (b ? units[data.unit](b[2]) : "–")); });
     } else {
       for (const lane of data.lanes) {
-        const now = (lane.states || []).filter((s) => t >= s.from && t <= s.to).map((s) => s.what);
+        const now = lane.states.filter((s) => t >= s.from && t <= s.to).map((s) => s.what);
         if (now.length) parts.push((lane.name ? lane.name + ": " : "") + now.join(", "));
       }
     }

@@ -1,7 +1,9 @@
 package render
 
 import (
+	"cmp"
 	"math"
+	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/vg"
@@ -221,7 +223,11 @@ func (g gridLines) Plot(c draw.Canvas, p *plot.Plot) {
 	}
 }
 
-// shades marks stretches of the horizontal axis over the whole height.
+// maxEdges bounds the faults whose beginnings are lines.
+const maxEdges = 80
+
+// shades marks stretches of the horizontal axis over the whole height. Stretches that are less than a pixel apart are one:
+// more cannot be seen, and there may be thousands.
 type shades struct {
 	spans [][2]float64
 	area  draw.LineStyle // its colour only
@@ -230,15 +236,44 @@ type shades struct {
 
 func (s shades) Plot(c draw.Canvas, p *plot.Plot) {
 	x, _ := p.Transforms(&c)
-	for _, span := range s.spans {
+	var areas, edges vg.Path
+	type stretch struct{ from, to vg.Length }
+	var joined []stretch
+	edge := c.Min.X - 2
+	for _, span := range slices.SortedFunc(slices.Values(s.spans), func(a, b [2]float64) int { return cmp.Compare(a[0], b[0]) }) {
 		from, to := max(x(span[0]), c.Min.X), min(x(span[1]), c.Max.X)
-		if to-from > 0.5 {
-			c.SetColor(s.area.Color)
-			c.Fill(vg.Rectangle{Min: vg.Point{X: from, Y: c.Min.Y}, Max: vg.Point{X: to, Y: c.Max.Y}}.Path())
+		if from > c.Max.X {
+			break
 		}
-		if from <= c.Max.X {
-			c.StrokeLine2(s.edge, from, c.Min.Y, from, c.Max.Y)
+		if from > edge+1 {
+			edge = from
+			edges.Move(vg.Point{X: from, Y: c.Min.Y})
+			edges.Line(vg.Point{X: from, Y: c.Max.Y})
 		}
+		if n := len(joined); n > 0 && from < joined[n-1].to+1 {
+			joined[n-1].to = max(joined[n-1].to, to)
+		} else {
+			joined = append(joined, stretch{from, to})
+		}
+	}
+	if len(s.spans) > maxEdges {
+		edges = nil // that many lines would hide what is behind them
+	}
+	for _, j := range joined {
+		if len(edges) == 0 {
+			j.to = max(j.to, j.from+1) // and yet none is invisible
+		}
+		if j.to-j.from > 0.5 {
+			areas = append(areas, vg.Rectangle{Min: vg.Point{X: j.from, Y: c.Min.Y}, Max: vg.Point{X: j.to, Y: c.Max.Y}}.Path()...)
+		}
+	}
+	if len(areas) > 0 {
+		c.SetColor(s.area.Color)
+		c.Fill(areas)
+	}
+	if len(edges) > 0 {
+		c.SetLineStyle(s.edge)
+		c.Stroke(edges)
 	}
 }
 
@@ -257,6 +292,11 @@ type look struct {
 	height float64        // share of the row
 }
 
+// same says whether two looks cannot be told apart: colours are numbers that a chart handed out.
+func (l look) same(o look) bool {
+	return l.fill.Color == o.fill.Color && l.edge.Color == o.edge.Color && l.edge.Width == o.edge.Width && slices.Equal(l.edge.Dashes, o.edge.Dashes) && l.height == o.height
+}
+
 // lanes draws segments in rows. The vertical axis goes from 0 to rows, the first row is the top one.
 type lanes struct {
 	rows     int
@@ -266,23 +306,51 @@ type lanes struct {
 
 func (l lanes) Plot(c draw.Canvas, p *plot.Plot) {
 	x, y := p.Transforms(&c)
+	// All states of one look are one shape: there may be thousands of them. What is rarer is drawn later, so that it is not
+	// covered by what is next to it.
+	type shape struct {
+		look  look
+		boxes vg.Path
+		count int
+	}
+	var shapes []*shape
+	end := func(s segment) (from, to vg.Length) { // something that happened is never invisible
+		from, to = max(x(s.from), c.Min.X), min(x(s.to), c.Max.X)
+		if to < from {
+			return from, to
+		}
+		return from, max(to, from+1)
+	}
 	for _, s := range l.segments {
-		from, to := max(x(s.from), c.Min.X), min(x(s.to), c.Max.X)
+		from, to := end(s)
 		if to < from {
 			continue
 		}
-		to = max(to, from+1) // something that happened is never invisible
+		at := slices.IndexFunc(shapes, func(x *shape) bool { return x.look.same(s.look) })
+		if at < 0 {
+			at = len(shapes)
+			shapes = append(shapes, &shape{look: s.look})
+		}
 		middle := y(float64(l.rows-s.row) - 0.5)
 		half := (y(1) - y(0)) * vg.Length(s.look.height) / 2
 		box := vg.Rectangle{Min: vg.Point{X: from, Y: middle - half}, Max: vg.Point{X: to, Y: middle + half}}
+		shapes[at].boxes = append(shapes[at].boxes, box.Path()...)
+		shapes[at].count++
+	}
+	slices.SortStableFunc(shapes, func(a, b *shape) int { return cmp.Compare(b.count, a.count) })
+	for _, s := range shapes {
 		if s.look.fill.Color != nil {
 			c.SetColor(s.look.fill.Color)
-			c.Fill(box.Path())
+			c.Fill(s.boxes)
 		}
 		if s.look.edge.Width > 0 {
 			c.SetLineStyle(s.look.edge)
-			c.Stroke(box.Path())
+			c.Stroke(s.boxes)
 		}
+	}
+	for _, s := range l.segments {
+		from, to := end(s)
+		middle := y(float64(l.rows-s.row) - 0.5)
 		if s.label != "" && l.text.Width(s.label)+8 <= to-from {
 			c.FillText(l.text, vg.Point{X: from + 4, Y: middle + l.text.FontExtents().Descent/2}, s.label)
 		}
@@ -299,11 +367,30 @@ type marks struct {
 
 func (m marks) Plot(c draw.Canvas, p *plot.Plot) {
 	x, y := p.Transforms(&c)
+	var all vg.Path
+	outline := m.glyph.outline(4)
 	for _, pt := range m.points {
 		at := vg.Point{X: x(float64(pt.X)), Y: y(float64(pt.Y))}
-		if c.ContainsX(at.X) {
-			drawGlyph(c, m.glyph, m.style, m.back, at, 4)
+		if !c.ContainsX(at.X) {
+			continue
 		}
+		for _, part := range outline {
+			part.Pos = part.Pos.Add(at)
+			all = append(all, part)
+		}
+	}
+	switch {
+	case len(all) == 0:
+	case m.glyph == ring:
+		if m.back.Color != nil {
+			c.SetColor(m.back.Color)
+			c.Fill(all)
+		}
+		c.SetLineStyle(draw.LineStyle{Color: m.style.Color, Width: 1.4})
+		c.Stroke(all)
+	default:
+		c.SetColor(m.style.Color)
+		c.Fill(all)
 	}
 }
 

@@ -615,17 +615,60 @@ func TestLongRunStaysSmall(t *testing.T) {
 		}
 	}
 	text := page1(t, r)
-	if *samplesDir != "" {
-		dir := filepath.Join(*samplesDir, "large")
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, result.ReportFile), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
+	keepSample(t, "large", text)
 	if size := len(text); size > 3<<20 {
 		t.Errorf("%d bytes for %d intervals, expected at most 3 MiB", size, len(r.Intervals))
+	}
+}
+
+// keepSample leaves a page for the browser, if it is to have any.
+func keepSample(t *testing.T, name, text string) {
+	t.Helper()
+	if *samplesDir == "" {
+		return
+	}
+	dir := filepath.Join(*samplesDir, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, result.ReportFile), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A run with more of everything than a scenario has had so far: seven nodes in a full mesh, a fault every three seconds, a
+// million operations of twelve kinds in intervals of 100 ms, hundreds of failovers and losses. Its page has every part, says of
+// each what it left out, and is at most 3 MB.
+func TestBusyRunStaysSmall(t *testing.T) {
+	r := busyRun()
+	var operations int64
+	for _, s := range r.Series {
+		operations += s.Counts.Intended
+	}
+	if err := r.Validate(); err != nil || operations < 1_000_000 {
+		t.Fatalf("the test made %d operations, %v", operations, err)
+	}
+	text := page1(t, r)
+	keepSample(t, "busy", text)
+	if err := checkPage(text); err != nil {
+		t.Error(err)
+	}
+	if size := len(text); size > 3_000_000 {
+		t.Errorf("%d bytes, expected at most 3 MB", size)
+	}
+	for _, want := range []string{
+		`id="stages"`, `id="throughput-writes"`, `id="throughput-reads"`, `id="not-ok"`, `id="latency-insert-quorum"`, `id="latency-get-linearizable"`,
+		`id="roles"`, `id="links"`, `id="cpu"`, `id="memory"`, `id="failover-parts"`, `id="failover-ecdf"`, "spectrum-24-",
+		"kill-leader, 80 times", "the slowest 30 of 240", "These are the slowest. 40 faster ones are in summary.json",
+		"more rows are in events.jsonl", "Each for itself is in timeseries.csv", "Each for itself is in resources.csv",
+		"What happened around the others than the first 40 is in summary.json. 100 more are in summary.json.", "16 more are in plots/",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page does not say %q", want)
+		}
+	}
+	if strings.Contains(text, "spectrum-25-") {
+		t.Error("there is a spectrum too many")
 	}
 }
 

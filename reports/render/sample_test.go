@@ -412,3 +412,88 @@ func sampleSaturation() *result.Run {
 	r.Saturation = sat
 	return r
 }
+
+// busyRun is twenty minutes of seven nodes that are not left in peace.
+func busyRun() *result.Run {
+	rng := rand.New(rand.NewPCG(7, 7))
+	r := sampleScenario(7)
+	const length = 20 * time.Minute
+	r.Name, r.Duration, r.Nodes, r.Events, r.Intervals, r.Resources, r.Series, r.Failovers, r.Losses = "busy", length, nil, nil, nil, nil, nil, nil, nil
+	r.Phases = []result.Phase{{Name: "before", To: 10 * time.Second}, {Name: "during", From: 10 * time.Second, To: length - 10*time.Second}, {Name: "recovery", From: length - 10*time.Second, To: length}}
+	var names []string
+	for i := range 7 {
+		name := fmt.Sprintf("n%d", i+1)
+		names = append(names, name)
+		r.Nodes = append(r.Nodes, result.Node{Name: name, Identity: "127.0.0.1:" + fmt.Sprint(7001+i)})
+	}
+	up := func(at time.Duration, node string, role result.Role, term uint64) {
+		r.Events = append(r.Events, result.Event{T: at, Kind: result.Observe, Node: node, Role: role, Term: term})
+	}
+	for i := range 240 {
+		at, leader, term := 10*time.Second+time.Duration(i)*4900*time.Millisecond, names[i%7], uint64(i+2)
+		fault := []string{"kill-leader", "cut-off", "slow-links"}[i%3]
+		r.Events = append(r.Events, result.Event{T: at, Kind: result.Inject, Fault: fmt.Sprintf("%s #%d", fault, i), Action: fault, Targets: []string{leader}})
+		if fault == "kill-leader" {
+			r.Events = append(r.Events, result.Event{T: at, Kind: result.Process, Node: leader, State: result.ProcessExited}, result.Event{T: at + time.Second, Kind: result.Process, Node: leader, State: result.ProcessRunning})
+		} else {
+			for _, to := range names {
+				if to != leader {
+					state := map[string]result.State{"cut-off": result.LinkDown, "slow-links": result.LinkDegraded}[fault]
+					r.Events = append(r.Events, result.Event{T: at, Kind: result.Link, From: leader, To: to, State: state}, result.Event{T: at + 2*time.Second, Kind: result.Link, From: leader, To: to, State: result.LinkUp},
+						result.Event{T: at, Kind: result.Link, From: to, To: leader, State: state}, result.Event{T: at + 2*time.Second, Kind: result.Link, From: to, To: leader, State: result.LinkUp})
+				}
+			}
+		}
+		for _, n := range names {
+			up(at+time.Duration(100+rng.IntN(50))*time.Millisecond, n, result.RoleDead, term-1)
+			up(at+time.Duration(200+rng.IntN(50))*time.Millisecond, n, result.RoleRequested, term)
+			up(at+time.Duration(300+rng.IntN(50))*time.Millisecond, n, map[bool]result.Role{true: result.RoleLeader, false: result.RoleFollower}[n == names[(i+1)%7]], term)
+		}
+		r.Events = append(r.Events, result.Event{T: at + 2*time.Second, Kind: result.Heal, Fault: fmt.Sprintf("%s #%d", fault, i), Bit: new(true)})
+		ms := func(n int) time.Duration { return time.Duration(n+rng.IntN(60)) * time.Millisecond }
+		r.Failovers = append(r.Failovers, result.Failover{
+			Fault: fault, Inject: at, Suspect: ms(100), Candidate: ms(200), Elected: ms(300), Agreed: ms(420), Steady: 4 * time.Millisecond, Term: term, OldLeader: leader, NewLeader: names[(i+1)%7],
+			Levels: []result.Recovery{{Level: "quorum", FirstOK: ms(400), Gap: ms(400)}, {Level: "leader", FirstOK: ms(380), Gap: ms(400)}, {Level: "once", FirstOK: ms(150), Gap: ms(150)}},
+		})
+	}
+	var keys []key
+	for _, op := range []string{"insert", "put", "remove"} {
+		for _, level := range []string{"quorum", "leader", "once"} {
+			keys = append(keys, key{op, level})
+		}
+	}
+	keys = append(keys, key{"get", "eventual"}, key{"get", "linearizable"}, key{"get", "leader_on_miss"})
+	for _, k := range keys {
+		for at := time.Duration(0); at < length; at += 100 * time.Millisecond {
+			ms := func(v float64) time.Duration { return time.Duration(v * (0.7 + rng.Float64()) * 1e6) }
+			row := result.Interval{T: at, Width: 100 * time.Millisecond, Op: k.op, Level: k.level, OK: int64(5 + rng.IntN(5)), P50: ms(1), P90: ms(2.5), P99: ms(6), Max: ms(20)}
+			if rng.IntN(10) == 0 {
+				row.Fail, row.Info = int64(rng.IntN(3)), int64(rng.IntN(3))
+			}
+			r.Intervals = append(r.Intervals, row)
+		}
+		for phase := range 10 { // a spectrum for each operation
+			s := sampleScenario(7).Series[0]
+			s.Phase, s.Op, s.Level = fmt.Sprintf("part %d", phase), k.op, k.level
+			s.Counts = result.Counts{Intended: 10_000, OK: 10_000}
+			r.Series = append(r.Series, s)
+		}
+	}
+	for _, n := range append(names, "loadgen") {
+		var cpu time.Duration
+		for at := time.Duration(0); at < length; at += time.Second {
+			cpu += time.Duration(rng.IntN(900)) * time.Millisecond
+			r.Resources = append(r.Resources, result.Resource{T: at + time.Duration(rng.IntN(1e6)), Node: n, CPU: cpu, RSS: 100<<20 + rng.Int64N(1<<27)})
+		}
+	}
+	for i := range 300 {
+		at := 10*time.Second + time.Duration(i)*3*time.Second
+		l := result.Loss{Kind: result.Lost, Cache: "c", Key: fmt.Sprintf("key-%06d", i), Version: int64(i + 1), Level: "once", Node: "n1", Found: "nothing", AckedAt: at, Fault: "kill-leader", FromFault: -time.Millisecond, Allowed: true}
+		for j := range 200 {
+			begin := at + time.Duration(j-100)*20*time.Millisecond
+			l.History = append(l.History, result.Operation{Kind: "put", Version: int64(j + 1), Level: "once", Node: "n1", Outcome: "ok", Invoke: begin, Return: begin + time.Millisecond})
+		}
+		r.Losses = append(r.Losses, l)
+	}
+	return r
+}

@@ -2,9 +2,12 @@ package render
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"math"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,11 +18,22 @@ import (
 	"github.com/hacache/hacache/reports/result"
 )
 
-// maxTableRows bounds the table beside one picture; timeseries.csv has them all.
-const maxTableRows = 1000
-
-// maxBins bounds what one series of one picture draws: more than one bin a pixel shows nothing further.
-const maxBins = 1200
+// What a page draws and tells of a run, however long it was. Its size follows from these numbers and from how many series
+// and nodes there are; what is left out is in the files of the run directory.
+const (
+	// maxBins bounds what one series of one picture draws: more than one bin a pixel shows nothing further. All series
+	// together draw allBins, but each at least leastBins.
+	maxBins, allBins, leastBins = 1200, 6000, 100
+	// maxSamples bounds the samples of all processes in a picture.
+	maxSamples = 3000
+	// maxStates bounds the states in all lanes of a picture.
+	maxStates = 4000
+	// maxTableRows bounds the table beside a picture; one of a course over time has maxCourseRows over the whole of it, and the
+	// tables of all latencies together have allRows.
+	maxTableRows, maxCourseRows, allRows = 400, 240, 1200
+	// maxFaultRows bounds the rows of faults that are drawn each with its name.
+	maxFaultRows = 8
+)
 
 // timeline makes the pictures that share the time axis of the run.
 type timeline struct {
@@ -123,7 +137,7 @@ func newTimeline(r *result.Run) *timeline {
 	for _, k := range t.keys {
 		t.series[k] = classes.unique(slug("op " + k.String()))
 		slices.SortStableFunc(t.rows[k], func(a, b result.Interval) int { return cmp.Compare(a.T, b.T) })
-		t.rows[k] = thinOut(t.fillGaps(joinSplit(t.rows[k])))
+		t.rows[k] = thinOut(t.fillGaps(joinSplit(t.rows[k])), min(maxBins, max(leastBins, allBins/len(t.keys))))
 	}
 	return t
 }
@@ -188,9 +202,9 @@ func join(g *result.Interval, r result.Interval) {
 	g.P50, g.P90, g.P99, g.Max, g.LagP99 = max(g.P50, r.P50), max(g.P90, r.P90), max(g.P99, r.P99), max(g.Max, r.Max), max(g.LagP99, r.LagP99)
 }
 
-// thinOut joins neighbours until about maxBins are left.
-func thinOut(rows []result.Interval) []result.Interval {
-	size := (len(rows) + maxBins - 1) / maxBins
+// thinOut joins neighbours until about most are left.
+func thinOut(rows []result.Interval, most int) []result.Interval {
+	size := (len(rows) + most - 1) / most
 	if size < 2 {
 		return rows
 	}
@@ -298,13 +312,13 @@ func (t *timeline) stages() {
 	var segments []segment
 	c := &chart{} // for its inks until the number of rows is known
 	phase := look{fill: draw.LineStyle{}, height: 0.8}
-	tbl := &table{Head: []string{"what", "name", "from", "to", "targets", "seen to bite", "detail"}}
+	tbl := &table{Head: []string{"what", "name", "from", "to", "targets", "seen to bite", "detail"}, File: result.EventsFile}
 	perPixel := (t.to - t.from) / (wide - 100)
 
 	var spans [][2]float64
 	for _, p := range t.run.Phases {
 		spans = append(spans, [2]float64{seconds(p.From), seconds(p.To)})
-		tbl.Rows = append(tbl.Rows, []string{"phase", p.Name, formatTime(p.From), formatTime(p.To), "", "", ""})
+		tbl.add("phase", p.Name, formatTime(p.From), formatTime(p.To), "", "", "")
 	}
 	rows, count := placeRows(spans, 0)
 	for i, p := range t.run.Phases {
@@ -333,9 +347,12 @@ func (t *timeline) stages() {
 		if w.Bit != nil {
 			bite = map[bool]string{true: "yes", false: "NO"}[*w.Bit]
 		}
-		tbl.Rows = append(tbl.Rows, []string{"fault", labels[i], formatTime(w.From), to, strings.Join(w.Targets, ", "), bite, w.Detail})
+		tbl.add("fault", labels[i], formatTime(w.From), to, strings.Join(w.Targets, ", "), bite, w.Detail)
 	}
 	rows, faultRows := placeRows(spans, 4*perPixel)
+	if faultRows > maxFaultRows {
+		rows, faultRows = rowsByName(labels)
+	}
 	for i, w := range t.windows {
 		row := count + rows[i]
 		segments = append(segments, segment{row: row, from: seconds(w.From), to: seconds(w.To)})
@@ -368,10 +385,47 @@ func (t *timeline) stages() {
 	c.Add(lanes{rows: total, segments: segments, text: c.label(ink, 11)})
 	text := c.label(ink, 11)
 	for i, m := range starts {
+		if labels[i] == "" {
+			continue // its row is named
+		}
 		y := float64(total) - float64(m.at.Y) - 0.5
 		c.Add(note{x: max(float64(m.at.X), t.from), y: y, text: labels[i], style: text})
 	}
 	c.live = t.liveWindows()
+}
+
+// repetition is what a scenario puts behind the name of a fault that it repeats.
+var repetition = regexp.MustCompile(` #[0-9]+$`)
+
+// rowsByName gives the faults of each name a row of their own, the last of which the least frequent names share, and names
+// each row once, where its first fault is.
+func rowsByName(labels []string) (rows []int, count int) {
+	number := map[string]int{}
+	for i, l := range labels {
+		labels[i] = repetition.ReplaceAllString(l, "")
+		number[labels[i]]++
+	}
+	names := sortedKeys(number)
+	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(number[b], number[a]) })
+	others := 0
+	for _, n := range names[min(len(names), maxFaultRows-1):] {
+		others += number[n]
+	}
+	named := map[int]bool{}
+	for i, l := range labels {
+		row := min(slices.Index(names, l), maxFaultRows-1)
+		rows, count = append(rows, row), max(count, row+1)
+		switch {
+		case named[row]:
+			labels[i] = ""
+		case row == maxFaultRows-1 && others > number[l]:
+			labels[i] = fmt.Sprintf("others, %d times", others)
+		case number[l] > 1:
+			labels[i] = fmt.Sprintf("%s, %d times", l, number[l])
+		}
+		named[row] = true
+	}
+	return rows, count
 }
 
 func faultLabel(w result.Window) string {
@@ -442,7 +496,6 @@ func (t *timeline) throughput() {
 		}
 		c := t.chart(side.name, side.title, 170, 5, amountLabel)
 		highest := 0.0
-		tbl := &table{Head: []string{"time", "series", "ok/s"}}
 		live := &liveBins{Unit: "rate"}
 		for i, k := range keys {
 			var bins []bin
@@ -451,7 +504,6 @@ func (t *timeline) throughput() {
 				rate := float64(row.OK) / width
 				bins = append(bins, bin{from, to, rate})
 				highest = max(highest, rate)
-				tbl.add(formatTime(row.T), k.String(), formatRate(rate))
 			}
 			variable, g := levelLook(k)
 			look := stroke{variable, 1.6, opDashes(k.op)}
@@ -461,9 +513,33 @@ func (t *timeline) throughput() {
 			live.add(k.String(), i, bins)
 		}
 		c.Y.Min, c.Y.Max = 0, max(highest*1.08, 1)
-		c.table, c.live = tbl, live
+		c.table, c.live = t.rateTable(keys), live
 		c.desc = fmt.Sprintf("Operations answered ok per second, one line for each of %s.", keyList(keys))
 	}
+}
+
+// rateTable has a row for each moment and a column for each series.
+func (t *timeline) rateTable(keys []key) *table {
+	tbl := &table{Head: []string{"time"}}
+	cells := map[time.Duration][]string{}
+	var times []time.Duration
+	for i, k := range keys {
+		tbl.Head = append(tbl.Head, k.String()+" ok/s")
+		rows := thinOut(t.rows[k], maxCourseRows)
+		tbl.joined(len(t.rows[k]), len(rows), "Counts are added.", result.TimeseriesFile)
+		for _, row := range rows {
+			if cells[row.T] == nil {
+				times = append(times, row.T)
+				cells[row.T] = slices.Repeat([]string{none}, len(keys))
+			}
+			cells[row.T][i] = formatRate(float64(row.OK) / row.Width.Seconds())
+		}
+	}
+	slices.Sort(times)
+	for _, at := range times {
+		tbl.add(append([]string{formatTime(at)}, cells[at]...)...)
+	}
+	return tbl
 }
 
 func keyList(keys []key) string {
@@ -515,9 +591,13 @@ func (t *timeline) failures() {
 		if len(o.rates) == 0 {
 			continue
 		}
-		bins := o.rates.bins(cover)
+		bins := joinBins(o.rates.bins(cover), maxBins, false)
+		told := joinBins(slices.Clone(bins), maxCourseRows/2, false)
+		tbl.joined(len(bins), len(told), "Counts are added.", result.TimeseriesFile)
 		for _, b := range bins {
 			highest = max(highest, b.value)
+		}
+		for _, b := range told {
 			if b.value > 0 {
 				tbl.add(fmt.Sprintf("%.3f s", b.from), fmt.Sprintf("%.3f s", b.to), o.name, formatRate(b.value))
 			}
@@ -609,6 +689,10 @@ func (t *timeline) latency(name, title string, keys []key, lo, hi float64) {
 				}
 				bins[i] = append(bins[i], bin{from, to, v})
 			}
+		}
+		told := thinOut(t.rows[k], max(1, min(maxCourseRows, max(leastBins/2, allRows/len(t.keys)))/len(keys)))
+		tbl.joined(len(t.rows[k]), len(told), "Counts are added, and of each percentile the worst is kept.", result.TimeseriesFile)
+		for _, row := range told {
 			tbl.add(formatTime(row.T), k.String(), formatCount(row.OK), formatDuration(row.P50), formatDuration(row.P90), formatDuration(row.P99), formatDuration(row.Max))
 		}
 		variable, _ := levelLook(k)
@@ -782,14 +866,15 @@ func (t *timeline) roles() {
 	}
 	seen := map[string]bool{}
 	live := &liveLanes{}
-	tbl := &table{Head: []string{"node", "from", "to", "state"}}
+	tbl := &table{Head: []string{"node", "from", "to", "state"}, File: result.EventsFile}
 	double := rivals(names, states)
 	disputed := look{fill: c.line(stroke{red, 0, nil}, 1, ""), height: 0.82}
 	var segments []segment
 	var exits, starts []vg.Point
+	told := tellStates(tbl, names, func(n string) []state { return states[n] })
 	for i, n := range names {
 		lane := liveLane{Name: n}
-		for _, s := range states[n] {
+		for _, s := range t.thinStates(states[n], len(names)) {
 			seen[s.what] = true
 			if s.what == string(result.RoleLeader) {
 				segments = append(segments, reign(i, n, s, double, looks[s.what], disputed)...)
@@ -803,7 +888,6 @@ func (t *timeline) roles() {
 			case "starting":
 				starts = append(starts, vg.Point{X: vg.Length(seconds(s.from)), Y: y})
 			}
-			tbl.add(n, formatTime(s.from), formatTime(s.to), s.label)
 			lane.States = append(lane.States, liveState{seconds(s.from), seconds(s.to), s.label})
 		}
 		live.Lanes = append(live.Lanes, lane)
@@ -811,6 +895,7 @@ func (t *timeline) roles() {
 	for _, d := range double {
 		tbl.add(d.a+" and "+d.b, formatTime(d.from), formatTime(d.to), "TWO LEADERS: "+d.labels[0]+" and "+d.labels[1])
 	}
+	told()
 	text := c.label(surface, 10.5)
 	c.Add(lanes{rows: len(names), segments: segments, text: text})
 	back := c.line(stroke{surface, 1, nil}, 1, "")
@@ -838,7 +923,7 @@ func (t *timeline) roles() {
 	if len(double) > 0 {
 		c.legend = append(c.legend, entry{Label: "two nodes say they lead", Swatch: laneSwatch(&c.inks, disputed)})
 		c.desc += fmt.Sprintf(" Two nodes claimed to lead at once %d times.", len(double))
-		tbl.Note = "A node that was cut off goes on calling itself leader at its old term until it notices; it cannot commit. Two leaders at the same term are a violation."
+		tbl.note("A node that was cut off goes on calling itself leader at its old term until it notices; it cannot commit. Two leaders at the same term are a violation.")
 	}
 	c.table, c.live = tbl, live
 }
@@ -923,18 +1008,18 @@ func (t *timeline) links() {
 		string(result.LinkDegraded): {fill: c.line(stroke{orange, 0, nil}, 0.38, ""), height: 0.5},
 		string(result.LinkDown):     {edge: c.line(stroke{red, 1.3, nil}, 1, ""), height: 0.72},
 	}
-	tbl := &table{Head: []string{"link", "from", "to", "state"}}
+	tbl := &table{Head: []string{"link", "from", "to", "state"}, File: result.EventsFile}
 	live := &liveLanes{}
 	var segments []segment
+	tellStates(tbl, names, func(name string) []state { return states[paths[slices.Index(names, name)]] })()
 	for i, p := range paths {
 		lane := liveLane{Name: names[i]}
-		for _, s := range states[p] {
+		for _, s := range t.thinStates(states[p], len(paths)) {
 			label := s.label
 			if s.what == string(result.LinkUp) {
 				label = ""
 			}
 			segments = append(segments, segment{row: i, from: seconds(s.from), to: seconds(s.to), look: looks[s.what], label: label})
-			tbl.add(names[i], formatTime(s.from), formatTime(s.to), s.label)
 			lane.States = append(lane.States, liveState{seconds(s.from), seconds(s.to), s.label})
 		}
 		live.Lanes = append(live.Lanes, lane)
@@ -970,10 +1055,11 @@ func (t *timeline) resources() {
 		name, title, unit string
 		label             func(v, step float64) string
 		format            func(float64) string
+		worst             bool // of samples that are joined the highest is kept, else the mean
 		value             func(before, now result.Resource) float64
 	}{
 		{
-			"cpu", "Processor: share of one core, per process", "share", percentLabel, func(v float64) string { return fmt.Sprintf("%.1f %%", 100*v) },
+			"cpu", "Processor: share of one core, per process", "share", percentLabel, func(v float64) string { return fmt.Sprintf("%.1f %%", 100*v) }, false,
 			func(before, now result.Resource) float64 {
 				if now.CPU < before.CPU { // restarted
 					return math.NaN()
@@ -982,7 +1068,7 @@ func (t *timeline) resources() {
 			},
 		},
 		{
-			"memory", "Memory: resident set, per process", "bytes", bytesLabel, func(v float64) string { return formatBytes(int64(v)) },
+			"memory", "Memory: resident set, per process", "bytes", bytesLabel, func(v float64) string { return formatBytes(int64(v)) }, true,
 			func(_, now result.Resource) float64 { return float64(now.RSS) },
 		},
 	} {
@@ -1003,9 +1089,16 @@ func (t *timeline) resources() {
 				bins = append(bins, bin{seconds(list[j-1].T), seconds(list[j].T), v})
 				if !math.IsNaN(v) {
 					highest = max(highest, v)
-					tbl.add(formatTime(list[j].T), n, kind.format(v))
 				}
 			}
+			told := joinBins(slices.Clone(bins), max(1, maxCourseRows/len(nodes)), kind.worst)
+			tbl.joined(len(bins), len(told), map[bool]string{true: "The highest is kept.", false: "What is told is the mean."}[kind.worst], result.ResourcesFile)
+			for _, b := range told {
+				if !math.IsNaN(b.value) {
+					tbl.add(fmt.Sprintf("%.3f s", b.to), n, kind.format(b.value))
+				}
+			}
+			bins = joinBins(bins, max(leastBins, min(maxBins, maxSamples/len(nodes))), kind.worst)
 			look, g := stroke{colors[i%len(colors)], 1.5, nil}, glyphs[i%len(glyphs)]
 			series := classes.unique("process-" + slug(n))
 			c.Add(steps{bins: bins, style: c.line(look, 1, series), glyph: g})
@@ -1037,44 +1130,192 @@ func spacing(list []result.Resource) time.Duration {
 // add appends a row unless the table is full.
 func (t *table) add(cells ...string) {
 	if len(t.Rows) >= maxTableRows {
-		t.Note = fmt.Sprintf("Only the first %d rows are shown; the files of the run directory have them all.", maxTableRows)
+		t.Left++
 		return
 	}
 	t.Rows = append(t.Rows, cells)
 }
 
-// What the crosshair reads out, as JSON for page.js. Times are seconds.
-
-type liveBins struct {
-	Unit    string   `json:"unit"` // rate, duration (ns), share, bytes
-	Columns []string `json:"columns"`
-	// Bins are [from, to, value] by column; a missing value is left out.
-	Bins [][][3]float64 `json:"bins"`
+// note adds a sentence below the table, once.
+func (t *table) note(s string) {
+	if !strings.Contains(t.Note, s) {
+		t.Note = strings.TrimSpace(t.Note + " " + s)
+	}
 }
 
-func (l *liveBins) add(name string, column int, bins []bin) {
-	l.Columns = append(l.Columns, name)
-	l.Bins = append(l.Bins, [][3]float64{})
-	for _, b := range bins {
-		if !math.IsNaN(b.value) {
-			l.Bins[column] = append(l.Bins[column], [3]float64{b.from, b.to, math.Round(b.value*1e3) / 1e3})
+// joined notes that of so many values fewer are told.
+func (t *table) joined(values, told int, how, file string) {
+	if told < values {
+		t.note("Neighbours are put together. " + how + " Each for itself is in " + file + ".")
+	}
+}
+
+// tellStates puts the states of all lanes into the table, in the order of time; what is returned does it.
+func tellStates(tbl *table, names []string, of func(name string) []state) func() {
+	return func() {
+		type told struct {
+			name string
+			state
+		}
+		var all []told
+		for _, n := range names {
+			for _, s := range of(n) {
+				all = append(all, told{n, s})
+			}
+		}
+		slices.SortStableFunc(all, func(a, b told) int { return cmp.Compare(a.from, b.from) })
+		for _, s := range all {
+			tbl.add(s.name, formatTime(s.from), formatTime(s.to), s.label)
 		}
 	}
 }
 
-type liveLanes struct {
-	Lanes []liveLane `json:"lanes"`
+// joinBins joins neighbours until about most are left, never across a gap: to the highest of them, or to their mean over
+// time. It may change what bins holds.
+func joinBins(bins []bin, most int, worst bool) []bin {
+	size := (len(bins) + most - 1) / most
+	if size < 2 {
+		return bins
+	}
+	var out []bin
+	for group := range slices.Chunk(bins, size) {
+		g := group[0]
+		for _, b := range group[1:] {
+			if math.IsNaN(b.value) || math.IsNaN(g.value) || !touches(g.to, b) {
+				out = append(out, g)
+				g = b
+				continue
+			}
+			mean := (g.value*(g.to-g.from) + b.value*(b.to-b.from)) / (b.to - g.from)
+			g.value, g.to = map[bool]float64{true: max(g.value, b.value), false: mean}[worst], b.to
+		}
+		out = append(out, g)
+	}
+	return out
 }
 
+// gravity is which state is shown where several are too short to be told apart.
+var gravity = []string{
+	string(result.ProcessExited), string(result.ProcessStopped), string(result.LinkDown), string(result.RoleUndefined), string(result.RoleDead),
+	string(result.LinkDegraded), string(result.RoleRequested), "starting", string(result.RoleLeader), string(result.RoleFollower), string(result.LinkUp),
+}
+
+// thinStates puts together the states of one of so many lanes that begin at about the same moment, until a picture can hold
+// them: to the gravest of them.
+func (t *timeline) thinStates(list []state, lanes int) []state {
+	most := max(leastBins, maxStates/max(lanes, 1))
+	if len(list) <= most {
+		return list
+	}
+	slot := time.Duration((t.to - t.from) * float64(time.Second) / float64(most/2))
+	grave := func(s state) int {
+		if at := slices.Index(gravity, s.what); at >= 0 {
+			return at
+		}
+		return len(gravity)
+	}
+	var out []state
+	var worst state
+	var until time.Duration
+	count := 0 // of states in the last one; 0: it stands by itself
+	for _, s := range list {
+		lasts := s.to-s.from >= slot // and is neither hidden nor made longer
+		if lasts || count == 0 || s.from >= until {
+			out, worst, until, count = append(out, s), s, s.from+slot, 1
+			if lasts {
+				count = 0
+			}
+			continue
+		}
+		count++
+		if grave(s) < grave(worst) {
+			worst = s
+		}
+		last := &out[len(out)-1]
+		*last = state{from: last.from, to: s.to, what: worst.what, label: fmt.Sprintf("%d changes, one of them %s", count, worst.label)}
+	}
+	return out
+}
+
+// What the crosshair reads out, as JSON for page.js. Times are milliseconds.
+
+type liveBins struct {
+	Unit    string   `json:"unit"` // rate, duration (ns), share, bytes
+	Columns []string `json:"columns"`
+	// Bins are, by column, the beginning of the first, and then the width and the value of each; null is no value.
+	Bins [][]*float64 `json:"bins"`
+}
+
+func (l *liveBins) add(name string, column int, bins []bin) {
+	l.Columns = append(l.Columns, name)
+	l.Bins = append(l.Bins, []*float64{})
+	var all []*float64
+	end := 0.0
+	step := func(to float64, v *float64) {
+		if to > end {
+			all, end = append(all, new(roundTo(to-end)), v), to
+		}
+	}
+	for i, b := range bins {
+		from, to := liveTime(b.from), liveTime(b.to)
+		if i == 0 {
+			all, end = append(all, new(from)), from
+		}
+		step(from, nil)
+		if math.IsNaN(b.value) {
+			step(to, nil)
+			continue
+		}
+		v, _ := strconv.ParseFloat(strconv.FormatFloat(b.value, 'g', 4, 64), 64)
+		step(to, &v)
+	}
+	if all != nil {
+		l.Bins[column] = all
+	}
+}
+
+// liveTime is seconds as the page has them: milliseconds, to a tenth.
+func liveTime(seconds float64) float64 { return roundTo(seconds * 1e3) }
+
+func roundTo(ms float64) float64 { return math.Round(ms*10) / 10 }
+
+type liveLanes struct{ Lanes []liveLane }
+
 type liveLane struct {
-	Name   string      `json:"name"`
-	States []liveState `json:"states"`
+	Name   string
+	States []liveState
 }
 
 type liveState struct {
-	From float64 `json:"from"`
-	To   float64 `json:"to"`
-	What string  `json:"what"`
+	from, to float64 // seconds
+	what     string
+}
+
+// MarshalJSON writes each different text of all lanes once, and the states of a lane as from, to and the number of the text.
+func (l *liveLanes) MarshalJSON() ([]byte, error) {
+	type lane struct {
+		Name   string    `json:"name"`
+		States []float64 `json:"states"`
+	}
+	out := struct {
+		Words []string `json:"words"`
+		Lanes []lane   `json:"lanes"`
+	}{Words: []string{}, Lanes: []lane{}}
+	number := map[string]int{}
+	for _, from := range l.Lanes {
+		to := lane{from.Name, []float64{}}
+		for _, s := range from.States {
+			n, known := number[s.what]
+			if !known {
+				n = len(out.Words)
+				number[s.what] = n
+				out.Words = append(out.Words, s.what)
+			}
+			to.States = append(to.States, liveTime(s.from), liveTime(s.to), float64(n))
+		}
+		out.Lanes = append(out.Lanes, to)
+	}
+	return json.Marshal(out)
 }
 
 func (t *timeline) liveWindows() *liveLanes {

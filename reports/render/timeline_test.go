@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,7 +113,7 @@ func TestThinOut(t *testing.T) {
 		}
 		rows = append(rows, result.Interval{T: at, Width: sec, OK: int64(i), Fail: 1, P99: time.Duration(i%977) * time.Millisecond, Max: time.Duration(i) * time.Millisecond})
 	}
-	got := thinOut(rows)
+	got := thinOut(rows, maxBins)
 	if len(got) > maxBins+1 {
 		t.Errorf("%d bins, expected about %d", len(got), maxBins)
 	}
@@ -132,7 +133,7 @@ func TestThinOut(t *testing.T) {
 	if p99 != 976*time.Millisecond || top != time.Duration(n-1)*time.Millisecond {
 		t.Errorf("worst p99 %v, max %v: the worst must be kept", p99, top)
 	}
-	if short := rows[:maxBins]; len(thinOut(short)) != maxBins {
+	if short := rows[:maxBins]; len(thinOut(short, maxBins)) != maxBins {
 		t.Error("few bins are left alone")
 	}
 }
@@ -396,4 +397,102 @@ func TestFormatShareNeverHidesADifference(t *testing.T) {
 			t.Fatalf("%d of %d is %s", part, whole, formatShare(part, whole))
 		}
 	})
+}
+
+// Of many short states in a lane those that last are kept as they are, the gravest of what is put together is shown, and no
+// time is lost or told twice.
+func TestThinStates(t *testing.T) {
+	tl := &timeline{from: 0, to: 1000}
+	var list []state
+	for i := range 20_000 {
+		at := time.Duration(i) * 50 * time.Millisecond
+		s := state{from: at, to: at + 50*time.Millisecond, what: string(result.RoleFollower), label: "follower"}
+		switch {
+		case i >= 10_000 && i < 11_000: // fifty seconds of one state
+			if i > 10_000 {
+				list[len(list)-1].to = s.to
+				continue
+			}
+			s.what, s.label = string(result.RoleLeader), "leader"
+		case i == 777:
+			s.what, s.label = string(result.ProcessExited), "exited"
+		}
+		list = append(list, s)
+	}
+	got := tl.thinStates(list, 7)
+	if most := maxStates / 7; len(got) > most+1 || len(got) < most/4 {
+		t.Errorf("%d states, expected at most %d", len(got), most)
+	}
+	var exits, reigns int
+	for i, s := range got {
+		if i > 0 && s.from != got[i-1].to {
+			t.Fatalf("state %d begins at %v, the one before it ended at %v", i, s.from, got[i-1].to)
+		}
+		switch s.what {
+		case string(result.ProcessExited):
+			exits++
+			if s.from > list[777].from || s.to < list[777].to || !strings.HasSuffix(s.label, " changes, one of them exited") {
+				t.Errorf("the exit is %+v", s)
+			}
+		case string(result.RoleLeader):
+			reigns++
+			if s.from != 500*sec || s.to != 550*sec || s.label != "leader" {
+				t.Errorf("the reign is %+v", s)
+			}
+		}
+	}
+	if exits != 1 || reigns != 1 || got[len(got)-1].to != 1000*sec {
+		t.Errorf("%d exits, %d reigns, the end at %v", exits, reigns, got[len(got)-1].to)
+	}
+	if few := list[:50]; len(tl.thinStates(few, 7)) != 50 {
+		t.Error("few states are left alone")
+	}
+}
+
+// Joining bins never crosses a gap, keeps the area of a mean and the height of a maximum.
+func TestJoinBins(t *testing.T) {
+	var bins []bin
+	area, top := 0.0, 0.0
+	for i := range 1000 {
+		at, v := float64(i), float64(i%7)
+		if i >= 500 {
+			at += 100
+		}
+		if i == 300 {
+			v = math.NaN()
+		} else {
+			area, top = area+v, max(top, v)
+		}
+		bins = append(bins, bin{at, at + 1, v})
+	}
+	for _, worst := range []bool{false, true} {
+		got := joinBins(slices.Clone(bins), 100, worst)
+		sum, highest := 0.0, 0.0
+		for _, b := range got {
+			if b.from < 500 && b.to > 500 {
+				t.Errorf("%+v crosses the gap", b)
+			}
+			if !math.IsNaN(b.value) {
+				sum, highest = sum+b.value*(b.to-b.from), max(highest, b.value)
+			}
+		}
+		if len(got) > 105 || !worst && math.Abs(sum-area) > 1e-6 || worst && highest != top {
+			t.Errorf("worst %v: %d bins, area %g of %g, highest %g of %g", worst, len(got), sum, area, highest, top)
+		}
+	}
+}
+
+// Of many failovers the slowest are kept, in their order, and one without an ok is the slowest of all.
+func TestSlowest(t *testing.T) {
+	var fs []result.Failover
+	for i := range 10 {
+		fs = append(fs, result.Failover{Fault: fmt.Sprint(i), Levels: []result.Recovery{{Level: "quorum", FirstOK: time.Duration(i) * sec}}})
+	}
+	names := ""
+	for _, f := range slowest(fs, 3) {
+		names += f.Fault
+	}
+	if names != "089" {
+		t.Errorf("the slowest of 0 to 9, of which 0 never ended: %s, expected 089", names)
+	}
 }
