@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v3"
@@ -22,12 +22,12 @@ func pairFlags() []cli.Flag {
 		&cli.StringFlag{Name: "base", Required: true, Usage: "the `PROGRAM` to compare with"},
 		&cli.StringFlag{Name: "head", Required: true, Usage: "the `PROGRAM` that is compared"},
 		&cli.StringFlag{Name: "rate", Aliases: []string{"r"}, Required: true, Usage: "`N` operations per second of the step with a fixed rate, half of them reads"},
-		&cli.DurationFlag{Name: "each", Value: 4 * time.Second, Usage: "how `LONG` the step with a fixed rate is recorded"},
-		&cli.DurationFlag{Name: "flat", Value: 2 * time.Second, Usage: "how `LONG` the step that goes as fast as it can is recorded"},
+		&cli.DurationFlag{Name: "each", Value: 4 * time.Second, Usage: "how `LONG` each side is offered the fixed rate, in turns of 250 ms"},
+		&cli.DurationFlag{Name: "flat", Value: 2 * time.Second, Usage: "how `LONG` each side goes as fast as it can, in turns of 250 ms"},
 		&cli.IntFlag{Name: "nodes", Value: 3, Usage: "`N` nodes of each cluster"},
 		&cli.StringFlag{Name: "keys", Value: "10k", Usage: "`N` keys"},
 		valueSizeFlag(),
-		&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "`SEED` of times and operations, and of the order of the two; another one for each round"},
+		&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "`SEED` of times and operations, and of the order of turns; another one for each round"},
 		&cli.StringFlag{Name: "out", Value: "out", Usage: "`DIR` in which base/ROUND/ and head/ROUND/ get a run directory each"},
 		&cli.StringFlag{Name: "round", Value: "01", Usage: "`NAME` of the round"},
 		&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "width of the rows of the time series"},
@@ -44,8 +44,8 @@ const (
 	pairFlat  = "flat out"
 )
 
-// pairCommand measures two programs side by side: both clusters are up all the time, and each step runs on one right
-// after the other, so that what else the machine does meets both alike.
+// pairCommand measures two programs side by side: both clusters are up all the time, and in each step they take turns of a
+// quarter of a second, so that what else the machine does meets both alike.
 func pairCommand(ctx context.Context, c *cli.Command) error {
 	if c.Args().Len() > 0 {
 		return usagef("pair: unexpected argument %q", c.Args().First())
@@ -108,30 +108,54 @@ func pairCommand(ctx context.Context, c *cli.Command) error {
 	return errors.Join(failures...)
 }
 
+// Turns of the two sides. A machine's speed moves within seconds, so that its changes meet both alike; a turn is long beside
+// the 10 ms of an answer that the fixed rate is chosen for, which is what the pause is for.
+const (
+	turnFor   = 250 * time.Millisecond
+	turnPause = 20 * time.Millisecond
+)
+
+// turns is how many turns of each side make up d, at least one.
+func turns(d time.Duration) int { return max(1, int((d+turnFor/2)/turnFor)) }
+
 // pair carries out a round.
 func pair(ctx context.Context, sides [2]*session, rate float64, each, flat time.Duration) error {
+	both := func(do func(i int, s *session) error) error {
+		var wg sync.WaitGroup
+		var errs [2]error
+		for i, s := range sides {
+			wg.Go(func() { errs[i] = do(i, s) })
+		}
+		wg.Wait()
+		return errors.Join(errs[:]...)
+	}
 	var terms [2]uint64
-	for i, s := range sides {
+	if err := both(func(i int, s *session) error {
 		if err := s.begin(ctx); err != nil {
 			return err
 		}
-		if err := s.fill(ctx); err != nil {
-			return err
-		}
+		err := s.fill(ctx)
 		terms[i] = s.cluster.Term()
+		return err
+	}); err != nil {
+		return err
 	}
-	rng := rand.New(rand.NewPCG(sides[0].seed, 0))
-	for _, st := range []struct {
-		phase    string
-		schedule load.Schedule
-		warmup   time.Duration
-		duration time.Duration
+	for k, st := range []struct {
+		phase            string
+		schedule         load.Schedule
+		warmup, duration time.Duration
 	}{
 		{pairFixed, load.Poisson{PerSecond: rate}, time.Second, each},
-		{pairFlat, nil, 500 * time.Millisecond, flat},
+		{pairFlat, nil, turnFor, flat},
 	} {
-		for _, i := range rng.Perm(len(sides)) {
-			if err := sides[i].priced(ctx, st.phase, st.schedule, st.warmup, st.duration); err != nil {
+		for _, part := range []struct {
+			phase    string
+			duration time.Duration
+		}{{"warm-up", st.warmup}, {st.phase, st.duration}} {
+			if err := both(func(i int, s *session) error {
+				t := &load.Turns{For: turnFor, Pause: turnPause, Seed: sides[0].seed + uint64(k)<<32, Load: i}
+				return s.priced(ctx, part.phase, st.schedule, t, t.Last(turns(part.duration)))
+			}); err != nil {
 				return err
 			}
 		}
@@ -147,22 +171,18 @@ func pair(ctx context.Context, sides [2]*session, rate float64, each, flat time.
 	return nil
 }
 
-// priced offers a step and notes what it cost the nodes. The warm-up is a generator of its own, so that the processor time
-// is of nothing but what is recorded.
-func (s *session) priced(ctx context.Context, phase string, schedule load.Schedule, warmup, duration time.Duration) error {
+// priced offers a step in turns and notes what it cost the nodes. The warm-up is a step of its own, so that the processor
+// time is of nothing but what is recorded.
+func (s *session) priced(ctx context.Context, phase string, schedule load.Schedule, turns *load.Turns, duration time.Duration) error {
 	w := s.workload
 	w.Mix = []load.Weight[client.Kind]{{Of: client.KindInsert, Weight: 1}, {Of: client.KindGet, Weight: 1}}
 	w.Acks = []load.Weight[client.Level]{{Of: client.LevelQuorum, Weight: 1}}
 	g := s.generator
-	g.Phase, g.Schedule, g.Warmup, g.Duration = "warm-up", schedule, 0, warmup
-	if err := s.offer(ctx, g, w); err != nil || ctx.Err() != nil {
-		return err
-	}
+	g.Phase, g.Schedule, g.Turns, g.Warmup, g.Duration = phase, schedule, turns, 0, duration
 	before, err := s.nodesCPU()
 	if err != nil {
 		return err
 	}
-	g.Phase, g.Duration = phase, duration
 	if err := s.offer(ctx, g, w); err != nil || ctx.Err() != nil {
 		return err
 	}
@@ -170,7 +190,9 @@ func (s *session) priced(ctx context.Context, phase string, schedule load.Schedu
 	if err != nil {
 		return err
 	}
-	s.run.Costs = append(s.run.Costs, result.Cost{Phase: phase, Ops: s.steps[len(s.steps)-1].summary.Counts.OK, CPU: after - before})
+	if phase == pairFixed || phase == pairFlat {
+		s.run.Costs = append(s.run.Costs, result.Cost{Phase: phase, Ops: s.steps[len(s.steps)-1].summary.Counts.OK, CPU: after - before})
+	}
 	return nil
 }
 

@@ -57,6 +57,11 @@ type Generator struct {
 	// 0 is 10 s. After an abort it is 2 s at most.
 	Drain time.Duration
 
+	// Turns, if not nil, are when the load is offered: the schedule's time passes
+	// in them alone, and a closed loop sends in them alone. Warmup must be 0, and
+	// Duration is that of both loads, pauses included.
+	Turns *Turns
+
 	// Phase is the name under which the operations are recorded.
 	Phase string
 	// Phases, if there are any, divide what is recorded by its intended time:
@@ -250,6 +255,9 @@ func (g *Generator) Run(ctx context.Context) (*Summary, error) {
 	if g.Segment.Index >= g.Segment.of() {
 		return nil, fmt.Errorf("load: segment %s does not exist", g.Segment)
 	}
+	if t := g.Turns; t != nil && (g.Warmup > 0 || t.For <= 0 || t.Pause < 0 || t.Load>>1 != 0) {
+		return nil, fmt.Errorf("load: turns of %s with pauses of %s after a warm-up of %s: want no warm-up", t.For, t.Pause, g.Warmup)
+	}
 	inFlight := g.InFlight
 	if inFlight == 0 {
 		inFlight = 32
@@ -303,7 +311,7 @@ func (g *generation) ownPhases() {
 	}
 	from := g.measure
 	for i, span := range spans {
-		g.own = append(g.own, g.Recorder.ownPhase(span.Name, from))
+		g.own = append(g.own, g.Recorder.ownPhase(span.Name, from, g.Turns))
 		if from += span.For; i == len(spans)-1 {
 			from = math.MaxInt64
 		}
@@ -475,7 +483,7 @@ func (g *Generator) times() iter.Seq[time.Duration] {
 			}
 		}
 		for at := range g.Schedule.Times(g.Seed) {
-			if !yield(g.Warmup + at) {
+			if !yield(g.Warmup + g.Turns.at(at)) {
 				return
 			}
 		}
@@ -753,8 +761,13 @@ func (g *generation) client(c *call) {
 		// Before it is asked whether the run is over: whoever ends it waits for
 		// those who may not have seen it.
 		c.state.Store(callStarting)
-		i := (g.next.Add(1)-1)*g.Segment.of() + g.Segment.Index
 		now := g.now()
+		if away := g.Turns.away(now - g.begin); away > 0 && now < g.end && !g.stopped.Load() {
+			c.state.Store(callDone)
+			c.resume.Reset(min(away, g.end-now))
+			return
+		}
+		i := (g.next.Add(1)-1)*g.Segment.of() + g.Segment.Index
 		if g.stopped.Load() || now >= g.end || g.Ops > 0 && i >= g.Ops {
 			g.put(c)
 			return

@@ -16,6 +16,7 @@ const (
 	scheduleStream = 1 + iota
 	operationStream
 	valueStream
+	turnStream
 )
 
 const golden = 0x9e3779b97f4a7c15

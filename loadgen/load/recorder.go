@@ -77,7 +77,8 @@ type phase struct {
 	limited  bool
 	// saturated is as in result.Series.
 	saturated bool
-	owned     bool // by a generator, not by the clock
+	owned     bool   // by a generator, not by the clock
+	turns     *Turns // of that generator
 }
 
 // Operations are told apart by kind and level: the ack level of a write, the
@@ -269,10 +270,12 @@ func (r *Recorder) newPhase(name string, from time.Duration, owned bool) *phase 
 }
 
 // ownPhase adds a phase that belongs to one generator.
-func (r *Recorder) ownPhase(name string, from time.Duration) *phase {
+func (r *Recorder) ownPhase(name string, from time.Duration, turns *Turns) *phase {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.newPhase(name, from, true)
+	p := r.newPhase(name, from, true)
+	p.turns = turns
+	return p
 }
 
 // endPhase ends a phase that a generator owns, no earlier than its last answer.
@@ -565,7 +568,7 @@ func (r *Recorder) Fill(run *result.Run) {
 		}
 		for index, c := range r.total[id] {
 			if c != nil && c.counts != (result.Counts{}) {
-				run.Series = append(run.Series, c.series(p, index, to-p.from))
+				run.Series = append(run.Series, c.series(p, index, p.turns.share(to-p.from)))
 			}
 		}
 	}
@@ -648,7 +651,7 @@ func (r *Recorder) Totals(match func(phase, op, level string) bool) []Totals {
 				to = r.rotated
 			}
 			all = append(all, Totals{
-				Phase: p.name, Op: op, Level: level, Counts: c.counts, Closed: c.closed > 0, Span: max(to-p.from, 0),
+				Phase: p.name, Op: op, Level: level, Counts: c.counts, Closed: c.closed > 0, Span: p.turns.share(max(to-p.from, 0)),
 				Response: clone(c.times[0].response), Service: clone(c.times[0].service), Lag: clone(c.lag()),
 			})
 		}

@@ -34,7 +34,7 @@ const expected = {
   saturation: [...run, "saturation", "knee-latency", "knee-throughput"],
   "gate-pass": comparison, "gate-fail": comparison, "gate-unknown": comparison, compare: comparison, "compare-two": comparison,
 };
-const biggest = 3 << 20; // bytes of a page
+const biggest = 3_000_000; // bytes of a page
 const slowest = 2000; // milliseconds until a page is there, the best of three
 
 let faults = 0;
