@@ -32,6 +32,7 @@ const expected = {
   repeated: [...run, "repeats", "failover", "failover-parts", "failover-ecdf"],
   bench: [...run, "time", "latency", "spectrum", "numbers", "throughput-writes"],
   saturation: [...run, "saturation", "knee-latency", "knee-throughput"],
+  peers: [...run, "checks", "peers", "systems", "peers-1", "peers-2", "numbers"],
   "gate-pass": comparison, "gate-fail": comparison, "gate-unknown": comparison, compare: comparison, "compare-two": comparison,
 };
 const biggest = 3_000_000; // bytes of a page

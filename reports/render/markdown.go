@@ -61,6 +61,16 @@ func Markdown(w io.Writer, r *result.Run) error {
 			row(t.Label, t.Value, t.Note)
 		}
 	}
+	for i, g := range p.Peers {
+		if i == 0 {
+			line("\n## Side by side\n\n%s", strings.Join(p.PeerNotes, " "))
+		}
+		line("\n### %s\n", escapeMarkdown(g.Load))
+		head("llrrrrrrr", "system", "operation", "ops/s", "of all rounds", "to echo", "p50", "to echo", "p99", "processor time")
+		for _, r := range g.Rows {
+			row(r.System, r.Operation, r.Rate, r.Spread, r.ToEcho, r.P50, r.P50ToEcho, r.P99, r.CPU)
+		}
+	}
 	if len(p.Checks) > 0 {
 		line("\n## Checks\n")
 		head("llrrl", "check", "verdict", "violations", "looked at", "what was found")

@@ -49,6 +49,9 @@ type page struct {
 	Checks   []check
 	Repeats  []repeat
 
+	Peers           []peerGroup
+	PeerPictures    []picture
+	PeerNotes       []string
 	Time            []picture
 	Knee            []picture
 	Limits          string
@@ -152,12 +155,12 @@ func (p *page) write(w io.Writer) error { return pageTemplate.ExecuteTemplate(w,
 
 // pictures is everything drawn of one run.
 type pictures struct {
-	time, knee, spectra, failover, baseline []figure
-	against                                 *compare.Gate // nil: no baseline
+	peers, time, knee, spectra, failover, baseline []figure
+	against                                        *compare.Gate // nil: no baseline
 }
 
 func drawAll(r *result.Run) pictures {
-	ps := pictures{time: newTimeline(r).figures(), knee: kneeFigures(r.Saturation), spectra: spectra(r)}
+	ps := pictures{peers: peerFigures(r.Peers), time: newTimeline(r).figures(), knee: kneeFigures(r.Saturation), spectra: spectra(r)}
 	if f, ok := failoverBars(r.Failovers); ok {
 		ps.failover = append(ps.failover, f)
 	}
@@ -168,7 +171,7 @@ func drawAll(r *result.Run) pictures {
 }
 
 func (ps pictures) all() []figure {
-	return slices.Concat(ps.time, ps.knee, ps.spectra, ps.failover, ps.baseline)
+	return slices.Concat(ps.peers, ps.time, ps.knee, ps.spectra, ps.failover, ps.baseline)
 }
 
 func newPage(r *result.Run, ps pictures) *page {
@@ -176,6 +179,7 @@ func newPage(r *result.Run, ps pictures) *page {
 		Run: r, Verdict: verdictOf(r.Verdict), Headline: headline(r), Reasons: reasons(r), Meta: meta(r),
 		Tiles: tiles(r), Missing: missing(r), Repeats: repeats(r), Failovers: nil, None: none,
 		Losses: lossRows(r), Exposures: exposureRows(r), Numbers: numbersRows(r),
+		Peers: peerGroups(r.Peers), PeerNotes: peerNotes(r.Peers),
 		Environment: environmentRows(r.Environment),
 		CSS:         template.CSS(paletteCSS + pageCSS), JS: template.JS(pageJS),
 	}
@@ -197,6 +201,9 @@ func newPage(r *result.Run, ps pictures) *page {
 	}
 	// What went wrong comes first; the rest keeps the order in which it was judged.
 	slices.SortStableFunc(p.Checks, func(a, b check) int { return toneRank(a.Verdict) - toneRank(b.Verdict) })
+	for _, f := range ps.peers {
+		p.PeerPictures = append(p.PeerPictures, pictureOf(f, "wide", true))
+	}
 	live := map[string]any{}
 	for _, f := range ps.time {
 		p.Time = append(p.Time, pictureOf(f, "time", false))
@@ -240,6 +247,8 @@ func newPage(r *result.Run, ps pictures) *page {
 		section
 	}{
 		{true, section{"verdict", "Verdict"}},
+		{len(p.Peers) > 0, section{"peers", "Side by side"}},
+		{r.Peers != nil && len(r.Peers.Systems) > 0, section{"systems", "Systems"}},
 		{len(p.Checks) > 0, section{"checks", "Checks"}},
 		{len(r.Thresholds) > 0, section{"thresholds", "Thresholds"}},
 		{len(p.Repeats) > 0, section{"repeats", "Repetitions"}},
@@ -356,7 +365,7 @@ func missing(r *result.Run) []string {
 	}
 	if len(r.Repeats) == 0 { // the load of a repeated scenario is in its repetitions
 		want(len(r.Series) > 0, "totals of the load (no series in "+result.SummaryFile+")")
-		want(len(r.Intervals) > 0, "the course of the load over time ("+result.TimeseriesFile+")")
+		want(len(r.Intervals) > 0 || r.Peers != nil, "the course of the load over time ("+result.TimeseriesFile+")")
 		if r.Kind == result.KindScenario {
 			want(len(r.Events) > 0, "faults, roles and processes over time ("+result.EventsFile+")")
 		}
@@ -405,6 +414,9 @@ func totals(r *result.Run) map[key]result.Counts {
 
 // tiles is the handful of numbers that a reader wants first.
 func tiles(r *result.Run) []tile {
+	if r.Peers != nil {
+		return nil // the highest of several systems would be nobody's
+	}
 	var out []tile
 	if len(r.Exposures) > 0 {
 		t := tile{Label: "Lost writes that a level promised to keep", Tone: "t-pass"}

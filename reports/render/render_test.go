@@ -37,7 +37,7 @@ var (
 func samplePages() map[string]*result.Run {
 	return map[string]*result.Run{
 		"pass": sampleScenario(1), "violated": sampleViolated(), "unknown": sampleUnknown(), "repeated": sampleRepeated(20), "bench": sampleBench(), "partial": samplePartial(),
-		"saturation": sampleSaturation(),
+		"saturation": sampleSaturation(), "peers": samplePeers(),
 	}
 }
 

@@ -71,6 +71,7 @@ type Run struct {
 
 	Segment    *Segment    `json:"segment,omitempty"`    // set if the load was one part of several
 	Saturation *Saturation `json:"saturation,omitempty"` // set by a search for the highest rate
+	Peers      *Peers      `json:"peers,omitempty"`      // set by a comparison with other systems
 
 	Repeats []Repeat `json:"repeats,omitempty"` // set in the summary of a repeated scenario
 	Files   []File   `json:"files,omitempty"`   // evidence beside the files of this package; [Write] keeps those that exist
@@ -505,6 +506,9 @@ func (r *Run) Validate() error {
 				bad("saturation: steps[%d]: %g/s with %d trials, expected a rate above 0 and a trial", i, st.Offered, len(st.Trials))
 			}
 		}
+	}
+	if r.Peers != nil {
+		r.Peers.validate(bad)
 	}
 	for i, n := range r.Nodes {
 		if n.Name == "" {

@@ -80,6 +80,17 @@ func full() *Run {
 			T: 1, Width: 2, Phase: "before", Op: "insert", Level: "quorum", OK: 3, Fail: 4, Info: 5, Missed: 6, Refused: 7,
 			P50: 8, P90: 9, P99: 10, Max: 11, LagP99: 12,
 		}},
+		Peers: &Peers{
+			Idle: 0.1,
+			Systems: []Peer{
+				{Name: "ours", Version: "1.2", Client: "own", Acknowledged: "by a majority", Durability: "none", Setup: []string{"three"}, Favours: []string{"a"}, Against: []string{"b"}},
+				{Name: "theirs", Absent: "not installed"},
+			},
+			Rows: []PeerRow{
+				{Name: "ours, 1", Load: "one", System: "ours", Operation: "put", Rounds: []Turn{{Round: 1, Ops: 2, NotOK: 3, Rate: 4, P50: 5, P99: 6, CPU: 7}}},
+				{Name: "theirs, 1", Load: "one", System: "theirs", Operation: "SET", Base: "ours, 1"},
+			},
+		},
 		Events: []Event{
 			{T: 10 * time.Second, Kind: Inject, Fault: "kill", Action: "kill", Targets: []string{"n1"}, Detail: "pid 7"},
 			{T: 10 * time.Second, Kind: Process, Node: "n1", State: ProcessExited},
