@@ -699,13 +699,15 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-// TestFailover takes a failover apart that was put together by hand.
+// TestFailover takes a failover apart that was put together by hand. A milder
+// fault that begins before anybody was elected changes nothing.
 func TestFailover(t *testing.T) {
 	text := `
 		observe n1 leader 2 10
 		observe n2 follower 2 10 follows n1
 		observe n3 follower 2 10 follows n1
 		fault kill-leader kill n1 100..3000
+		fault beside reset n3 108..112
 		exit n1 104
 		observe n1 undefined 2 105
 		observe n2 dead 2 112

@@ -45,9 +45,11 @@ func (v *Verdicts) failovers(in *Input, windows []result.Window) {
 		if !onLeader[w.Fault] {
 			continue
 		}
+		// Until the next one of its kind: a milder fault beside it, such as a
+		// nemesis adds, may begin before anybody has been elected.
 		until := end
-		if i+1 < len(windows) {
-			until = windows[i+1].From
+		if next := slices.IndexFunc(windows[i+1:], func(w result.Window) bool { return onLeader[w.Fault] }); next >= 0 {
+			until = windows[i+1+next].From
 		}
 		f := breakdown(in, w, until)
 		if d, ok := endOf(in.Events, w); ok && w.Action == "kill" {
