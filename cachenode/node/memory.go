@@ -17,7 +17,7 @@ func (n *Node) memoryBounds() map[string]int64 {
 		"log":        int64(n.core.LogBytes()),
 		"peers":      int64(n.peers.QueueBytes()),
 		"answers":    n.server.AnswerBytes(),
-		"data":       0,
+		"data":       store.DeadBytes,
 	}
 	for _, c := range n.store.Stats().Caches {
 		parts["data"] += c.Bytes + c.Bytes/store.DeadShare

@@ -10,13 +10,6 @@ import "github.com/hacache/hacache/proto/cachepb"
 // of it but that the lines are at hand when the operations are applied, right after. Why not more? They would be gone again.
 const ahead = 32
 
-// cacheLine is what one access to memory brings, and dataLines is how many of an entry are worth asking for: those after
-// them the processor asks for by itself.
-const (
-	cacheLine = 64
-	dataLines = 4
-)
-
 // lookAhead touches what the next operations will look at, ahead of them at most. It belongs to the apply goroutine.
 func (st *state) lookAhead(ops []*cachepb.CacheRequest) {
 	var (
@@ -28,10 +21,9 @@ func (st *state) lookAhead(ops []*cachepb.CacheRequest) {
 		n      int
 		touch  uint64
 	)
-	byName := st.catalog.Load().byName
 	for _, req := range ops[:min(ahead, len(ops))] {
 		name, key, _, _, _ := operands(req)
-		c := byName[name]
+		c := st.named(name)
 		if c == nil {
 			continue
 		}
@@ -57,9 +49,10 @@ func (st *state) lookAhead(ops []*cachepb.CacheRequest) {
 		if metas[i] == nil {
 			continue
 		}
+		// The header, and the key, which may lie in the next line. Nobody looks at the value that is replaced.
 		d := shards[i].blocks.at(metas[i].place)
-		for at := 0; at < min(len(d), dataLines*cacheLine); at += cacheLine {
-			touch += uint64(d[at])
+		if n := metas[i].keyBytes(); n > 0 {
+			touch += uint64(d[n-1])
 		}
 	}
 	st.touched = touch

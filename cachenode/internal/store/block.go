@@ -8,9 +8,13 @@ import "encoding/binary"
 // where it lies. A block without a living record is dropped; when too much of a shard is dead, what lives in the block
 // with the most dead is copied to the open one, and the old block is dropped.
 //
-// record:  number and flags (4) | bytes of key and value (4) | key | value | tail, if it expires
+// record:  number and flags (4) | bytes of key and value (4) | hash (8) | key | value | tail, if it expires
+//
+// The hash is the entry's summand of the state hash, kept so that an overwrite need not read what it replaces: the value is
+// mostly not in the processor's caches, and to fetch it took longer than to hash it.
 const (
-	recordHeader = 8
+	recordHeader = 16
+	recordHash   = 8       // where the hash is
 	recordDead   = 1 << 31 // in the first four bytes, above the number of the entry
 	recordTail   = 1 << 30 // it ends with a tail
 
@@ -22,9 +26,13 @@ const (
 	// recordShared is the largest record that shares a block: what is left over at the end of a block is less.
 	recordShared = blockBytes / 8
 
-	// deadBytes is what may be dead in a shard beside DeadShare.
-	deadBytes = 8 << 10
+	// deadBytes is what may be dead in a shard beside DeadShare. A store of 100 000 entries of 150 bytes copies 0.4
+	// records for each that is overwritten at random; with 8 KiB it was 1.1.
+	deadBytes = 64 << 10
 )
+
+// DeadBytes is how much may be dead in a Store beside DeadShare.
+const DeadBytes = shardCount * deadBytes
 
 // DeadShare is by what part of the bytes that live in it the memory of a Store may be larger. With a third, entries written
 // again at random are copied about once for each time that they are written; with a fifth it would be twice.
@@ -80,6 +88,16 @@ func write[K string | []byte](sh *shard, key K, value []byte, expires int64) pla
 	binary.LittleEndian.PutUint32(b[4:], uint32(len(key)+len(value)))
 	copy(b[recordHeader+copy(b[recordHeader:], key):], value)
 	return p
+}
+
+// hash returns what setHash kept with a record.
+func (bs *blocks) hash(p place) uint64 {
+	return binary.LittleEndian.Uint64(bs.list[p.block].data[p.offset+recordHash:])
+}
+
+// setHash keeps a hash with a record. It belongs to the apply goroutine: readers never look at it.
+func (bs *blocks) setHash(p place, hash uint64) {
+	binary.LittleEndian.PutUint64(bs.list[p.block].data[p.offset+recordHash:], hash)
 }
 
 // own gives a record to an entry. The shard's lock is held.

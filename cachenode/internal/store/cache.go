@@ -40,6 +40,19 @@ func (c *cache) over() bool {
 		c.policy.MaxBytes > 0 && c.bytes.Load() > c.policy.MaxBytes
 }
 
+// named returns a cache that has come into being, or nil. It belongs to the apply goroutine, which mostly asks for the one it
+// asked for last.
+func (st *state) named(name string) *cache {
+	if c := st.recent; c != nil && c.name == name {
+		return c
+	}
+	c := st.catalog.Load().byName[name]
+	if c != nil {
+		st.recent = c
+	}
+	return c
+}
+
 // create brings a cache into being; nil if there are too many.
 func (st *state) create(name string, p Policy) *cache {
 	old := st.catalog.Load()

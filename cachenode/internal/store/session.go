@@ -52,7 +52,9 @@ func (t *sessions) init(lim limits) { t.byID, t.limits = make(map[uint64]*sessio
 // fresh, answered by r.
 func (t *sessions) admit(tag *cachepb.OpTag, clusterMs int64) (sess *session, r Result, fresh bool) {
 	id, seq := tag.GetSession(), tag.GetSeq()
-	sess = t.byID[id]
+	if sess = t.last; sess == nil || sess.id != id { // most operations of an entry are of one session
+		sess = t.byID[id]
+	}
 	if sess == nil {
 		opened := int64(min(tag.GetOpenedMs(), uint64(clusterMs))) // its clock may be a little ahead
 		if seq != 1 || t.existed(opened, clusterMs) {

@@ -218,16 +218,19 @@ func (st *state) put(c *cache, at stamp, key string, value []byte, expires int64
 	shardNumber, tag := fold(st.hasher.sumString(c, key))
 	sh := &st.shards[shardNumber]
 	n, found := find(sh, tag, c.id, key)
+	entries, bytes := int64(1), int64(EntryOverhead)
 	if found {
 		old, m := sh.entry(n)
 		if m.stamp > at {
 			return
 		}
-		st.unaccount(c, newRef(shardNumber, n), old, m)
+		st.detach(c, newRef(shardNumber, n), old, m)
+		entries, bytes = 0, -int64(len(old))
 	}
 	n = fill(sh, c, at, tag, n, found, key, value, expires)
 	data, m := sh.entry(n)
-	st.account(c, newRef(shardNumber, n), data, m)
+	st.attach(c, newRef(shardNumber, n), data, m)
+	st.count(c, entries, bytes+int64(len(data)))
 	sh.compact()
 	if st.observe != nil {
 		st.tell(Written, c, key)
@@ -276,7 +279,8 @@ func (st *state) del(c *cache, at stamp, key string) {
 	if m.stamp > at {
 		return
 	}
-	st.unaccount(c, newRef(shardNumber, n), data, m)
+	st.detach(c, newRef(shardNumber, n), data, m)
+	st.count(c, -1, -entryBytes(0, len(data)))
 	sh.mu.Lock()
 	sh.drop(tag, n)
 	sh.mu.Unlock()
@@ -295,7 +299,8 @@ func (st *state) remove(c *cache, r ref, effect Effect) {
 		st.tell(effect, c, string(data[:m.keyBytes()]))
 	}
 	_, tag := fold(st.hasher.sumBytes(c, data[:m.keyBytes()]))
-	st.unaccount(c, r, data, m)
+	st.detach(c, r, data, m)
+	st.count(c, -1, -entryBytes(0, len(data)))
 	sh.mu.Lock()
 	sh.drop(tag, n)
 	sh.mu.Unlock()
@@ -313,9 +318,9 @@ func (st *state) data(r ref) []byte {
 	return data
 }
 
-// account adds a filled entry to everything that counts or orders entries, unaccount takes it out again.
-func (st *state) account(c *cache, r ref, data []byte, m *meta) {
-	st.count(c, data, m, 1)
+// attach adds a filled entry to the state hash and to everything that orders entries, detach takes it out again.
+func (st *state) attach(c *cache, r ref, data []byte, m *meta) {
+	st.addHash(c, r, data, m)
 	if m.keyLen&expiresFlag != 0 {
 		st.linkExpiry(c, r, data, m)
 	}
@@ -324,8 +329,8 @@ func (st *state) account(c *cache, r ref, data []byte, m *meta) {
 	}
 }
 
-func (st *state) unaccount(c *cache, r ref, data []byte, m *meta) {
-	st.count(c, data, m, -1)
+func (st *state) detach(c *cache, r ref, data []byte, m *meta) {
+	st.dropHash(c, r, m)
 	if m.keyLen&expiresFlag != 0 {
 		st.unlinkExpiry(c, data, m)
 	}
@@ -334,14 +339,35 @@ func (st *state) unaccount(c *cache, r ref, data []byte, m *meta) {
 	}
 }
 
-func (st *state) count(c *cache, data []byte, m *meta, sign int64) {
-	size := sign * entryBytes(0, len(data))
-	c.entries.Add(sign)
-	c.bytes.Add(size)
-	st.bytes.Add(size)
-	if c.policy.Evict != LRU {
-		st.hash += uint64(sign) * entryHash(c, data, m)
+// count counts entries that came, or with negative numbers went, and their bytes as Policy counts them. Most writes give an
+// entry a value as long as the last one.
+func (st *state) count(c *cache, entries, bytes int64) {
+	if entries != 0 {
+		c.entries.Add(entries)
 	}
+	if bytes != 0 {
+		c.bytes.Add(bytes)
+		st.bytes.Add(bytes)
+	}
+}
+
+// addHash adds a filled entry to the state hash, dropHash takes it out again.
+func (st *state) addHash(c *cache, r ref, data []byte, m *meta) {
+	if c.policy.Evict == LRU {
+		return
+	}
+	shardNumber, _ := r.split()
+	h := entryHash(c, data, m)
+	st.shards[shardNumber].blocks.setHash(m.place, h)
+	st.hash += h
+}
+
+func (st *state) dropHash(c *cache, r ref, m *meta) {
+	if c.policy.Evict == LRU {
+		return
+	}
+	shardNumber, _ := r.split()
+	st.hash -= st.shards[shardNumber].blocks.hash(m.place)
 }
 
 // entryHash is the entry's summand of the state hash.

@@ -390,16 +390,19 @@ func (st *state) restore(c *cache, at stamp, key, value []byte, expires int64) b
 	shardNumber, tag := fold(st.hasher.sumBytes(c, key))
 	sh := &st.shards[shardNumber]
 	n, found := find(sh, tag, c.id, key)
+	entries, bytes := int64(1), int64(EntryOverhead)
 	if found {
 		old, m := sh.entry(n)
 		if m.stamp >= at {
 			return false
 		}
-		st.count(c, old, m, -1)
+		st.dropHash(c, newRef(shardNumber, n), m)
+		entries, bytes = 0, -int64(len(old))
 	}
 	n = fill(sh, c, at, tag, n, found, key, value, expires)
 	data, m := sh.entry(n)
-	st.count(c, data, m, 1)
+	st.addHash(c, newRef(shardNumber, n), data, m)
+	st.count(c, entries, bytes+int64(len(data)))
 	sh.compact()
 	return true
 }
@@ -421,7 +424,8 @@ func (st *state) orderRestored() {
 			data, m := sh.entry(n)
 			switch c, r := byID[m.cache], newRef(uint32(i), n); {
 			case st.gone(c, m.stamp, m.expires(data)):
-				st.count(c, data, m, -1)
+				st.dropHash(c, r, m)
+				st.count(c, -1, -entryBytes(0, len(data)))
 				_, tag := fold(st.hasher.sumBytes(c, data[:m.keyBytes()]))
 				sh.drop(tag, n)
 				sh.compact()

@@ -478,6 +478,7 @@ type state struct {
 	expiry    expiry
 	expiryLRU expiry // of LRU caches
 	sessions  sessions
+	recent    *cache       // that was named last; nil: none
 	touched   uint64       // by lookAhead, so that it is not optimized away
 	bytes     atomic.Int64 // of all caches
 	hash      uint64       // guarded by mu: of caches and entries
@@ -552,7 +553,7 @@ func (st *state) applyOp(at stamp, req *cachepb.CacheRequest) Result {
 
 // perform carries out an operation whose operands have been checked.
 func (st *state) perform(at stamp, name, key string, value []byte, write bool, tag *cachepb.OpTag) Result {
-	c := st.catalog.Load().byName[name]
+	c := st.named(name)
 	if c == nil {
 		if !write {
 			return Result{Code: cachepb.Code_OK, Index: at.index()}
