@@ -880,6 +880,21 @@ func TestIdentity_series(t *testing.T) {
 	}
 }
 
+// TestFailover_short proves that the leader which another fault brought, after
+// the heal of a short one, is not taken for the short one's.
+func TestFailover_short(t *testing.T) {
+	in := evidence(t, `
+		observe n1 leader 2 10
+		fault pause-leader pause n1 100..250
+		fault later kill n2 5000..6000
+		observe n3 leader 3 5100`)
+	v := new(Verdicts)
+	v.failovers(in, faultWindows(in.Events, in.end()))
+	if f := v.Failovers[0]; f.NewLeader != "" || f.Elected != 0 {
+		t.Errorf("elected %s after %v, by a later fault", f.NewLeader, f.Elected)
+	}
+}
+
 // TestFailover_none proves that a leader that was away for long without a
 // successor is a violation, and a short absence is not.
 func TestFailover_none(t *testing.T) {

@@ -45,10 +45,11 @@ func (v *Verdicts) failovers(in *Input, windows []result.Window) {
 		if !onLeader[w.Fault] {
 			continue
 		}
-		// Until the next one of its kind: a milder fault beside it, such as a
-		// nemesis adds, may begin before anybody has been elected.
+		// Until the next one of its kind, or the first one after its heal: a milder
+		// fault beside it, such as a nemesis adds, may begin before anybody has been
+		// elected.
 		until := end
-		if next := slices.IndexFunc(windows[i+1:], func(w result.Window) bool { return onLeader[w.Fault] }); next >= 0 {
+		if next := slices.IndexFunc(windows[i+1:], func(x result.Window) bool { return onLeader[x.Fault] || x.From >= w.To }); next >= 0 {
 			until = windows[i+1+next].From
 		}
 		f := breakdown(in, w, until)
