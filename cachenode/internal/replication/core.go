@@ -217,7 +217,7 @@ type Core struct {
 	lastClock time.Duration
 	resumedAt time.Duration // end of the last stall that was long enough for others to elect somebody
 	leadSince time.Duration
-	excusedAt time.Duration // the last stall that held ticks back
+	unexcused int // ticks since the last stall that held them back
 
 	election  election
 	fresh     freshness
@@ -412,7 +412,7 @@ func (c *Core) boot(cluster, index, term uint64, conf *raftpb.ConfState) {
 // It is called before anything else in each turn.
 func (c *Core) Clock(now time.Duration) {
 	if !c.clocked {
-		c.clocked, c.started, c.joinedAt, c.nextTick, c.lastClock = true, now, now, now+c.tick, now
+		c.clocked, c.started, c.joinedAt, c.nextTick, c.lastClock, c.unexcused = true, now, now, now+c.tick, now, electionTicks
 	}
 	if now < c.now {
 		return
@@ -421,11 +421,12 @@ func (c *Core) Clock(now time.Duration) {
 	// A gap is time beyond the moment at which the caller was asked to be back.
 	if gap := now - max(c.lastClock, c.NextWake()); gap > max(stallGap, heartbeatTicks*c.tick) {
 		// This process or machine did not run. What it believes about others is as old as the gap: let the messages
-		// that piled up meanwhile be read before a timeout is drawn from silence that was our own. Once in a while
-		// only: under steady throttling each turn comes late, and time must go on. A leader has nothing to wait for.
+		// that piled up meanwhile be read before a timeout is drawn from silence that was our own. Once in an
+		// election timeout of ticks only, not of time: under steady throttling each turn comes late, and where turns are
+		// further apart than the timeout there would be no tick at all. A leader has nothing to wait for.
 		c.stats.Stalls++
-		if c.role != raft.StateLeader && now-c.excusedAt > c.cfg.ElectionTimeout {
-			c.excusedAt, c.nextTick = now, now+heartbeatTicks*c.tick
+		if c.role != raft.StateLeader && c.unexcused >= electionTicks {
+			c.unexcused, c.nextTick = 0, now+heartbeatTicks*c.tick
 		}
 		if gap > c.cfg.ElectionTimeout/2 {
 			c.resumedAt = now
@@ -456,6 +457,7 @@ func (c *Core) Process() {
 		if c.nextTick <= c.now {
 			c.nextTick = c.now + c.tick
 		}
+		c.unexcused++
 		if c.rn != nil && (c.role == raft.StateLeader || !mutant.On(mutant.NoHeartbeat)) {
 			c.rn.Tick()
 		}
