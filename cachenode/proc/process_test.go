@@ -3,6 +3,7 @@ package proc_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -145,6 +146,39 @@ func TestUsage(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("cpu %s then %s, memory %d then %d", cpu, cpu2, rss, rss2)
 		}
+	}
+}
+
+// Waiting begins with nothing, counts the turns of all threads of a process, and begins again with the next one.
+func TestWaiting(t *testing.T) {
+	var w proc.Waiting
+	first, err := w.Read(os.Getpid())
+	if errors.Is(err, fs.ErrNotExist) {
+		t.Skip("this kernel does not count turns")
+	}
+	if err != nil || first != (proc.Turns{}) {
+		t.Fatalf("%+v %v, want none yet", first, err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; {
+		if err := exec.CommandContext(t.Context(), "true").Run(); err != nil { // who waits for it has another turn then
+			t.Fatal(err)
+		}
+		now, err := w.Read(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now.Count >= 10 && now.Waited > 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no turns: %+v", now)
+		}
+	}
+	if again, err := w.Read(os.Getppid()); err != nil || again != (proc.Turns{}) {
+		t.Errorf("another process: %+v %v", again, err)
+	}
+	if _, err := w.Read(1 << 30); err == nil {
+		t.Error("a process that is not there has turns")
 	}
 }
 

@@ -1032,12 +1032,17 @@ func (t *timeline) links() {
 	c.desc = fmt.Sprintf("The state of %d directed links over time.", len(paths))
 }
 
-// resources shows memory and processor use of each process.
+// resources shows memory and processor use of each process, and how long it waited for a processor, if that was measured.
 func (t *timeline) resources() {
 	var nodes []string
 	samples := map[string][]result.Resource{}
+	waiting := false
 	for _, r := range t.run.Resources {
+		if r.Node == result.Machine { // no process
+			continue
+		}
 		samples[r.Node] = append(samples[r.Node], r)
+		waiting = waiting || r.Turns > 0
 	}
 	for n, list := range samples {
 		slices.SortStableFunc(list, func(a, b result.Resource) int { return cmp.Compare(a.T, b.T) })
@@ -1071,7 +1076,20 @@ func (t *timeline) resources() {
 			"memory", "Memory: resident set, per process", "bytes", bytesLabel, func(v float64) string { return formatBytes(int64(v)) }, true,
 			func(_, now result.Resource) float64 { return float64(now.RSS) },
 		},
+		{
+			"waiting", "Waiting for a processor: before each turn on one, per process", "duration",
+			func(v, step float64) string { return millisecondsLabel(v/1e6, step/1e6) }, func(v float64) string { return formatDuration(time.Duration(v)) }, true,
+			func(before, now result.Resource) float64 {
+				if now.Waited < before.Waited || now.Turns < before.Turns { // restarted
+					return math.NaN()
+				}
+				return float64(now.Waited-before.Waited) / float64(max(now.Turns-before.Turns, 1))
+			},
+		},
 	} {
+		if kind.name == "waiting" && !waiting {
+			continue
+		}
 		c := t.chart(kind.name, kind.title, 120, 4, kind.label)
 		tbl := &table{Head: []string{"time", "process", kind.name}}
 		live := &liveBins{Unit: kind.unit}

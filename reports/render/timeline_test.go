@@ -496,3 +496,28 @@ func TestSlowest(t *testing.T) {
 		t.Errorf("the slowest of 0 to 9, of which 0 never ended: %s, expected 089", names)
 	}
 }
+
+// TestWaiting: how long processes waited for a processor is drawn where it was measured, of processes only.
+func TestWaiting(t *testing.T) {
+	for name, c := range map[string]struct {
+		rows []result.Resource
+		want bool
+	}{
+		"measured": {[]result.Resource{{T: sec, Node: "n1", Turns: 1}, {T: 2 * sec, Node: "n1", Turns: 21, Waited: 500 * time.Millisecond}, {T: 1, Node: result.Machine}, {T: 2 * sec, Node: result.Machine, Waited: sec}}, true},
+		"older":    {[]result.Resource{{T: sec, Node: "n1", CPU: 1}, {T: 2 * sec, Node: "n1", CPU: 2}}, false},
+	} {
+		drawn := false
+		for _, f := range newTimeline(&result.Run{Duration: 3 * sec, Resources: c.rows}).figures() {
+			if f.Name != "waiting" {
+				continue
+			}
+			drawn = true
+			if got := fmt.Sprint(f.Table.Rows); got != "[[2.000 s n1 25.0 ms]]" {
+				t.Errorf("%s: %s", name, got)
+			}
+		}
+		if drawn != c.want {
+			t.Errorf("%s: drawn %t", name, drawn)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Environment is the machine and the build behind a run, env.json. What could not be found out is left empty.
@@ -121,6 +122,17 @@ func checkout(module string) (commit string, modified bool) {
 		return "", false
 	}
 	return git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no") != ""
+}
+
+// clockTick is the unit of /proc/stat on every Linux that Go runs on.
+const clockTick = 10 * time.Millisecond
+
+// Processors returns for how long the processors of the machine have worked since it was started, for anyone, and for how
+// long they wanted to and the host gave the time to other guests; all of them together. It is false if the system does not
+// tell.
+func Processors() (busy, stolen time.Duration, ok bool) {
+	t, ok := readCPUTimes()
+	return time.Duration(t.total-t.idle-t.steal) * clockTick, time.Duration(t.steal) * clockTick, ok
 }
 
 // cpuTimes is the first line of /proc/stat, in clock ticks since boot.

@@ -48,11 +48,19 @@ func (r *Interval) validate() error {
 // the process and begin again after a restart.
 type Resource struct {
 	T          time.Duration
-	Node       string // or "loadgen", "chaos" for the harness itself
+	Node       string // or "loadgen", "chaos" for the harness itself, or Machine
 	CPU        time.Duration
 	RSS        int64 // bytes
 	Goroutines int64 // 0: not known
+	// Turns is how often its threads together were given a processor since the first sample of the process, and Waited how
+	// long they had wanted one before. Both are 0 in files from before they were measured.
+	Turns  int64
+	Waited time.Duration
 }
+
+// Machine is the Node of rows that speak of all processors together: CPU is the time in which they worked, for anyone,
+// and Waited the time that the host gave to other guests.
+const Machine = "machine"
 
 func (r *Resource) validate() error {
 	if r.Node == "" {
@@ -91,14 +99,19 @@ var resourceColumns = []column[Resource]{
 	{"cpu_ns", func(r *Resource) any { return &r.CPU }},
 	{"rss_bytes", func(r *Resource) any { return &r.RSS }},
 	{"goroutines", func(r *Resource) any { return &r.Goroutines }},
+	{"turns", func(r *Resource) any { return &r.Turns }},
+	{"waited_ns", func(r *Resource) any { return &r.Waited }},
 }
+
+// lateColumns is how many columns at the end of resources.csv older files do not have.
+const lateColumns = 2
 
 // EncodeIntervals writes the header and one line a row.
 func EncodeIntervals(w io.Writer, rows []Interval) error { return encodeCSV(w, intervalColumns, rows) }
 
 // DecodeIntervals reads what EncodeIntervals wrote. An error begins with name, the line and the column.
 func DecodeIntervals(r io.Reader, name string) ([]Interval, error) {
-	return decodeCSV(r, name, intervalColumns, (*Interval).validate)
+	return decodeCSV(r, name, intervalColumns, 0, (*Interval).validate)
 }
 
 // EncodeResources writes the header and one line a row.
@@ -106,7 +119,7 @@ func EncodeResources(w io.Writer, rows []Resource) error { return encodeCSV(w, r
 
 // DecodeResources reads what EncodeResources wrote. An error begins with name, the line and the column.
 func DecodeResources(r io.Reader, name string) ([]Resource, error) {
-	return decodeCSV(r, name, resourceColumns, (*Resource).validate)
+	return decodeCSV(r, name, resourceColumns, lateColumns, (*Resource).validate)
 }
 
 func encodeCSV[R any](w io.Writer, columns []column[R], rows []R) error {
@@ -134,12 +147,15 @@ func encodeCSV[R any](w io.Writer, columns []column[R], rows []R) error {
 	return cw.Error()
 }
 
-func decodeCSV[R any](r io.Reader, name string, columns []column[R], validate func(*R) error) ([]R, error) {
+// decodeCSV reads rows of which the last columns, so many as late says, may be missing in the whole file.
+func decodeCSV[R any](r io.Reader, name string, columns []column[R], late int, validate func(*R) error) ([]R, error) {
 	cr := csv.NewReader(r)
 	cr.ReuseRecord = true
-	cr.FieldsPerRecord = len(columns)
 	want := header(columns)
 	first, err := cr.Read()
+	if n := len(first); n < len(columns) && n >= len(columns)-late && slices.Equal(first, want[:n]) {
+		columns, want = columns[:n], want[:n]
+	}
 	switch {
 	case err == io.EOF:
 		return nil, fmt.Errorf("%s:1: empty, expected the header %s", name, strings.Join(want, ","))

@@ -99,7 +99,7 @@ func full() *Run {
 			{T: 11 * time.Second, Kind: Note, Detail: "settling"},
 			{T: 11 * time.Second, Kind: Heal, Fault: "kill", Bit: new(true)},
 		},
-		Resources: []Resource{{T: 1, Node: "n1", CPU: 2, RSS: 3, Goroutines: 4}},
+		Resources: []Resource{{T: 1, Node: "n1", CPU: 2, RSS: 3, Goroutines: 4, Turns: 5, Waited: 6}},
 	}
 }
 
@@ -226,6 +226,23 @@ func TestGoldenFiles(t *testing.T) {
 	}
 	if _, err := Read("testdata"); err != nil {
 		t.Errorf("the golden run directory cannot be read: %v", err)
+	}
+}
+
+// TestOlderResources: files from before waiting was measured are read, without it; half of a column more is a mistake.
+func TestOlderResources(t *testing.T) {
+	rows, err := DecodeResources(strings.NewReader("t_ns,node,cpu_ns,rss_bytes,goroutines\n1,n1,2,3,4\n"), "old.csv")
+	if diff := cmp.Diff(rows, []Resource{{T: 1, Node: "n1", CPU: 2, RSS: 3, Goroutines: 4}}); err != nil || diff != "" {
+		t.Errorf("%v, got - want:\n%s", err, diff)
+	}
+	for _, text := range []string{
+		"t_ns,node,cpu_ns,rss_bytes\n1,n1,2,3\n",
+		"t_ns,node,cpu_ns,rss_bytes,goroutines,waited_ns\n1,n1,2,3,4,5\n",
+		"t_ns,node,cpu_ns,rss_bytes,goroutines\n1,n1,2,3,4,5\n",
+	} {
+		if rows, err := DecodeResources(strings.NewReader(text), "bad.csv"); err == nil {
+			t.Errorf("%q was read as %v", text, rows)
+		}
 	}
 }
 
