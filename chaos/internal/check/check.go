@@ -136,10 +136,12 @@ type Facts struct {
 	// LoadError is what ended the load early.
 	LoadError string `json:"load_error,omitempty"`
 	// Converged says whether all nodes applied the same after everything
-	// healed, and ConvergedIn how long it took, or how long it was waited for.
-	Converged   bool          `json:"converged"`
-	ConvergedIn time.Duration `json:"converged_in_ns"`
-	Divergence  string        `json:"divergence,omitempty"` // what the nodes said last, if they did not
+	// healed, and ConvergedIn how long it took, or how long it was waited for,
+	// from ConvergeFrom on.
+	Converged    bool          `json:"converged"`
+	ConvergeFrom time.Duration `json:"converge_from_ns,omitempty"`
+	ConvergedIn  time.Duration `json:"converged_in_ns"`
+	Divergence   string        `json:"divergence,omitempty"` // what the nodes said last, if they did not
 	// FinalReads says that every key was read on every node.
 	FinalReads bool   `json:"final_reads"`
 	FinalError string `json:"final_error,omitempty"`
@@ -200,7 +202,8 @@ func All(evidence *Input) *Verdicts {
 	in.History = new(*all)
 	in.History.Ops = merged(all.Ops)
 	windows := faultWindows(in.Events, in.end())
-	valid := validity(in, windows)
+	m := newMachine(in, windows)
+	valid := validity(in, windows, m)
 	v.add(valid)
 	l := newLedger(in, windows)
 	var finals *losses
@@ -232,15 +235,18 @@ func All(evidence *Input) *Verdicts {
 	v.add(identity(in, windows))
 	v.dualLeader(in)
 	if in.Limit.Converge > 0 {
-		v.add(converged(in))
+		v.add(converged(in, m))
 	}
 	if in.Limit.StateHash {
 		v.stateHash(in)
 	}
-	v.add(liveness(in, windows))
+	v.add(liveness(in, windows, m))
 	v.hostile(in)
-	v.failovers(in, windows)
-	v.thresholds(in, windows)
+	v.failovers(in, windows, m)
+	v.thresholds(in, windows, m)
+	if len(m.poor) > 0 {
+		v.Warnings = append(v.Warnings, m.describe(in)+"; what took long then says little about the nodes")
+	}
 	if in.Scale > 0 {
 		v.Warnings = append(v.Warnings, fmt.Sprintf("a quick look: the scenario was scaled by %g, so this is shorter, and has fewer injections, than what it stands for", in.Scale))
 	}
@@ -281,7 +287,7 @@ func faultWindows(events []result.Event, end time.Duration) []result.Window {
 }
 
 // converged checks that the nodes came to agree after everything healed.
-func converged(in *Input) result.Check {
+func converged(in *Input, m *machine) result.Check {
 	c := result.Check{Name: "convergence", Verdict: result.Pass, Checked: int64(len(in.Nodes)), Worst: in.Facts.ConvergedIn}
 	if in.Facts.Converged {
 		c.Detail = fmt.Sprintf("all nodes had applied the same %v after the last heal", in.Facts.ConvergedIn.Round(time.Millisecond))
@@ -293,5 +299,8 @@ func converged(in *Input) result.Check {
 	}
 	c.Verdict, c.Count = result.Violated, 1
 	c.Detail = fmt.Sprintf("not within %v after the last heal: %s", in.Limit.Converge, in.Facts.Divergence)
+	if why := m.excuse(in.Facts.ConvergeFrom, in.Facts.ConvergeFrom+in.Facts.ConvergedIn, in.Nodes, len(in.Nodes)); why != "" {
+		c.Verdict, c.Detail = result.Unknown, c.Detail+": "+why
+	}
 	return c
 }

@@ -728,7 +728,7 @@ func TestFailover(t *testing.T) {
 	}
 	in := evidence(t, text)
 	v := new(Verdicts)
-	v.failovers(in, faultWindows(in.Events, in.end()))
+	v.failovers(in, faultWindows(in.Events, in.end()), machineOf(in))
 	ms := time.Millisecond
 	want := []result.Failover{{
 		Fault: "kill-leader", Inject: 100 * ms, OldLeader: "n1", NewLeader: "n3", Term: 3,
@@ -777,7 +777,7 @@ func TestDistribution(t *testing.T) {
 // threshold measures one.
 func threshold(t *testing.T, in *Input, name, fn string) (value float64, got string, ok bool) {
 	t.Helper()
-	return new(Verdicts).measure(in, faultWindows(in.Events, in.end()), &Threshold{Name: name, Func: fn})
+	return new(Verdicts).measure(in, faultWindows(in.Events, in.end()), &Threshold{Name: name, Func: fn}, func(from, to time.Duration) bool { return false })
 }
 
 // TestRecovery proves that a recovery counts from the heal to the first quorum
@@ -853,7 +853,7 @@ func TestInjections(t *testing.T) {
 				in.Planned[i].Series, in.Planned[i].Drawn = "k", c.drawn
 			}
 		}
-		got := validity(in, faultWindows(in.Events, in.end()))
+		got := validity(in, faultWindows(in.Events, in.end()), machineOf(in))
 		if (got.Verdict == result.Pass) != c.ok {
 			t.Errorf("%s: %s, %s", name, got.Verdict, got.Detail)
 		}
@@ -889,7 +889,7 @@ func TestFailover_short(t *testing.T) {
 		fault later kill n2 5000..6000
 		observe n3 leader 3 5100`)
 	v := new(Verdicts)
-	v.failovers(in, faultWindows(in.Events, in.end()))
+	v.failovers(in, faultWindows(in.Events, in.end()), machineOf(in))
 	if f := v.Failovers[0]; f.NewLeader != "" || f.Elected != 0 {
 		t.Errorf("elected %s after %v, by a later fault", f.NewLeader, f.Elected)
 	}
@@ -901,7 +901,7 @@ func TestFailover_none(t *testing.T) {
 	for span, want := range map[string]result.Verdict{"100..5000": result.Violated, "100..400": result.Pass} {
 		in := evidence(t, "observe n1 leader 2 10\nfault cut-leader isolate n1 "+span)
 		v := new(Verdicts)
-		v.failovers(in, faultWindows(in.Events, in.end()))
+		v.failovers(in, faultWindows(in.Events, in.end()), machineOf(in))
 		if c := find(t, v, "failover"); c.Verdict != want {
 			t.Errorf("away for %s: %s, want %s", span, c.Verdict, want)
 		}
@@ -924,18 +924,18 @@ func TestLiveness(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			in := evidence(t, c.events)
 			in.Facts.Stopping = 9 * time.Second
-			if got := liveness(in, faultWindows(in.Events, in.end())); got.Verdict != c.verdict {
+			if got := liveness(in, faultWindows(in.Events, in.end()), machineOf(in)); got.Verdict != c.verdict {
 				t.Errorf("verdict %s, want %s: %s", got.Verdict, c.verdict, got.Detail)
 			}
 		})
 	}
 	in := evidence(t, "exit n1 1")
 	in.Facts.LoadFrom = 0
-	if got := liveness(in, nil); got.Verdict != result.NotExercised {
+	if got := liveness(in, nil, machineOf(in)); got.Verdict != result.NotExercised {
 		t.Errorf("ended before the load began: %s", got.Verdict)
 	}
 	in.Facts.LogFindings = []string{"n1.log:3: panic: boom"}
-	if got := liveness(in, nil); got.Verdict != result.Violated {
+	if got := liveness(in, nil, machineOf(in)); got.Verdict != result.Violated {
 		t.Errorf("a panic in a log: %s", got.Verdict)
 	}
 }
@@ -967,7 +967,7 @@ func TestLiveness_recovery(t *testing.T) {
 	} {
 		in := evidence(t, c.text)
 		in.Limit.Recovery = 1500 * time.Millisecond
-		got := liveness(in, faultWindows(in.Events, in.end()))
+		got := liveness(in, faultWindows(in.Events, in.end()), machineOf(in))
 		if (got.Verdict == result.Pass) != (c.why == "") || !strings.Contains(got.Detail, c.why) {
 			t.Errorf("%s: %s, %s; want %q", name, got.Verdict, got.Detail, c.why)
 		}
@@ -996,7 +996,7 @@ func TestValidity_phases(t *testing.T) {
 	} {
 		in := evidence(t, c.text)
 		in.Demands, in.Limit.LostWrites = []Demand{{"insert", "quorum"}}, false
-		got := validity(in, faultWindows(in.Events, in.end()))
+		got := validity(in, faultWindows(in.Events, in.end()), machineOf(in))
 		if (got.Verdict == result.Pass) != (c.why == "") || !strings.Contains(got.Detail, c.why) {
 			t.Errorf("%s: %s, %s; want %q", name, got.Verdict, got.Detail, c.why)
 		}

@@ -50,7 +50,7 @@ func TestJoinings(t *testing.T) {
 	judge := func() result.Threshold {
 		v := new(Verdicts)
 		in.Limit.Thresholds = []Threshold{limit}
-		v.thresholds(in, nil)
+		v.thresholds(in, nil, machineOf(in))
 		return v.Thresholds[0]
 	}
 	if got := judge(); !got.Met || got.Got != "1.5s" {
@@ -96,7 +96,7 @@ func TestThreshold_joining(t *testing.T) {
 	}
 	in.Limit.Thresholds = []Threshold{{Metric: "insert", Name: "insert", Phase: "joining", Func: "max", Relative: true, Holds: func(v float64) bool { return v <= 3 }}}
 	v := new(Verdicts)
-	v.thresholds(in, faultWindows(in.Events, in.end()))
+	v.thresholds(in, faultWindows(in.Events, in.end()), machineOf(in))
 	if got := v.Thresholds[0]; !got.Met || got.Got != "3.00x (30ms, before the faults 10ms)" {
 		t.Errorf("%+v", got)
 	}

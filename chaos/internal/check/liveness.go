@@ -12,7 +12,10 @@ import (
 // logged what only a defect writes, and that writes go on: within the time that
 // the scenario gives, after each heal, and all the time in which at most a
 // minority of the nodes is hit.
-func liveness(in *Input, windows []result.Window) result.Check {
+//
+// How long something took is not held against nodes that the machine starved:
+// that is unknown. A process that ended, or a panic, is what it is.
+func liveness(in *Input, windows []result.Window, m *machine) result.Check {
 	c := result.Check{Name: "liveness", Verdict: result.Pass, Checked: int64(len(in.Nodes))}
 	if in.Facts.LoadFrom == 0 && len(in.Facts.LogFindings) == 0 {
 		c.Verdict, c.Detail = result.NotExercised, "the run ended before the load began"
@@ -30,11 +33,23 @@ func liveness(in *Input, windows []result.Window) result.Check {
 		}
 	}
 	c.Examples = append(c.Examples, in.Facts.LogFindings...)
+	var excused []string
 	if in.Limit.Recovery > 0 {
-		c.Examples = append(c.Examples, standstills(in, windows)...)
+		for _, s := range standstills(in, windows) {
+			if why := m.excuse(s.from, s.to, m.others(func(n string) bool { return s.hit[n] }), m.majority()); why != "" {
+				excused = append(excused, s.say+": "+why)
+				continue
+			}
+			c.Examples = append(c.Examples, s.say)
+		}
 	}
 	if c.Count = int64(len(c.Examples)); c.Count > 0 {
 		c.Verdict, c.Detail = result.Violated, c.Examples[0]
+		c.Examples = append(c.Examples, excused...)
+		return c
+	}
+	if len(excused) > 0 {
+		c.Verdict, c.Count, c.Detail, c.Examples = result.Unknown, int64(len(excused)), excused[0], excused
 		return c
 	}
 	c.Detail = "no process ended on its own, no panic or data race in a log"
@@ -44,33 +59,44 @@ func liveness(in *Input, windows []result.Window) result.Check {
 	return c
 }
 
+// standstill is a time without a quorum write although a majority was not hit.
+type standstill struct {
+	say      string
+	from, to time.Duration
+	hit      map[string]bool // nodes
+}
+
 // standstills says where no quorum write was acknowledged for too long, as the
 // probes saw it. A time that ends with the next fault or the load says nothing
 // if it was shorter than the limit.
-func standstills(in *Input, windows []result.Window) (say []string) {
+func standstills(in *Input, windows []result.Window) (all []standstill) {
+	found := func(from, to time.Duration, hit map[string]bool, format string, args ...any) {
+		all = append(all, standstill{fmt.Sprintf(format, args...), from, to, hit})
+	}
 	limit := in.Limit.Recovery
 	minority := (len(in.Nodes) - 1) / 2
 	for _, r := range recoveries(in, windows) {
 		moment := result.Window{From: r.from.To, To: r.from.To}
 		others := slices.DeleteFunc(slices.Clone(windows), func(w result.Window) bool { return w.Fault == r.from.Fault || w.To <= r.from.To })
-		if r.took > limit && len(hitDuring(in, others, moment)) <= minority {
-			say = append(say, fmt.Sprintf("after %s was healed at %.3fs no quorum write was acknowledged for %v", r.from.Fault, r.from.To.Seconds(), r.took.Round(time.Millisecond)))
+		if hit := hitDuring(in, others, moment); r.took > limit && len(hit) <= minority {
+			found(r.from.To, r.from.To+r.took, hit, "after %s was healed at %.3fs no quorum write was acknowledged for %v", r.from.Fault, r.from.To.Seconds(), r.took.Round(time.Millisecond))
 		}
 	}
 	oks := probeOKs(in.History)["quorum"]
 	for _, w := range windows {
 		// What makes all links slow breaks no node, and leaves none unhit either.
 		slow := !slices.Contains(disturbing, w.Action) && len(w.Targets) > minority
-		if in.harmless(w.Fault) || slow || w.To-w.From <= limit || len(hitDuring(in, windows, w)) > minority {
+		hit := hitDuring(in, windows, w)
+		if in.harmless(w.Fault) || slow || w.To-w.From <= limit || len(hit) > minority {
 			continue
 		}
 		if g, ok := gapAt(oks, w.Targets, w.From, w.To); ok && g.to-g.from > limit {
-			say = append(say, fmt.Sprintf("during %s no quorum write was acknowledged through another node for %v, from %.3fs on", w.Fault, (g.to-g.from).Round(time.Millisecond), g.from.Seconds()))
+			found(g.from, g.to, hit, "during %s no quorum write was acknowledged through another node for %v, from %.3fs on", w.Fault, (g.to - g.from).Round(time.Millisecond), g.from.Seconds())
 		} else if !ok {
-			say = append(say, fmt.Sprintf("during %s no quorum write was acknowledged through another node", w.Fault))
+			found(w.From, w.To, hit, "during %s no quorum write was acknowledged through another node", w.Fault)
 		}
 	}
-	return say
+	return all
 }
 
 // hitDuring returns the nodes that were broken at some time of a window, or had

@@ -18,7 +18,7 @@ func TestMemory(t *testing.T) {
 	measure := func() map[string]result.Threshold {
 		v := new(Verdicts)
 		in.Limit.Thresholds = []Threshold{limit("rss", 300<<20), limit("growth", 50<<20)}
-		v.thresholds(in, faultWindows(in.Events, in.end()))
+		v.thresholds(in, faultWindows(in.Events, in.end()), machineOf(in))
 		got := map[string]result.Threshold{}
 		for _, th := range v.Thresholds {
 			got[th.Metric] = th
@@ -57,7 +57,7 @@ func TestMemory(t *testing.T) {
 	relative := func() result.Threshold {
 		v := new(Verdicts)
 		in.Limit.Thresholds = []Threshold{{Name: "memory", Func: "rss", Relative: true, Holds: func(v float64) bool { return v <= 1 }}}
-		v.thresholds(in, faultWindows(in.Events, in.end()))
+		v.thresholds(in, faultWindows(in.Events, in.end()), machineOf(in))
 		return v.Thresholds[0]
 	}
 	if r := relative(); r.Met {

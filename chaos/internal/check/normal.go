@@ -27,7 +27,7 @@ const (
 // backToNormal returns how long after each heal the load was last seen not to
 // be as it was before the faults, and how often it was so to the end of what was
 // looked at. ok is false if there is nothing to compare with.
-func backToNormal(in *Input, windows []result.Window) (times []time.Duration, never int, ok bool) {
+func backToNormal(in *Input, windows []result.Window, skip func(from, to time.Duration) bool) (times []time.Duration, never int, ok bool) {
 	type kind struct{ op, level string }
 	before := map[kind][]time.Duration{}
 	for i := range in.History.Ops {
@@ -50,7 +50,7 @@ func backToNormal(in *Input, windows []result.Window) (times []time.Duration, ne
 			until = min(until, windows[i+1].From)
 		}
 		n := int((until - w.To) / normalSlice)
-		if until-w.To < normalLeast {
+		if until-w.To < normalLeast || skip(w.To, until) {
 			continue
 		}
 		ratios, failed := make([][]float64, n), make([]bool, n)

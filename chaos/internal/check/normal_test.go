@@ -54,7 +54,7 @@ func TestBackToNormal(t *testing.T) {
 func limit(in *Input) string {
 	v := new(Verdicts)
 	in.Limit.Thresholds = []Threshold{{Name: "back_to_normal", Func: "max", Holds: func(v float64) bool { return v <= float64(2*time.Second) }}}
-	v.thresholds(in, faultWindows(in.Events, in.end()))
+	v.thresholds(in, faultWindows(in.Events, in.end()), machineOf(in))
 	return fmt.Sprintf("%t %s", v.Thresholds[0].Met, v.Thresholds[0].Got)
 }
 
@@ -66,7 +66,7 @@ func TestRelative(t *testing.T) {
 	measure := func(level string, limit float64) string {
 		v := new(Verdicts)
 		in.Limit.Thresholds = []Threshold{{Name: "insert", Phase: "during", Level: level, Func: "p", Arg: 99, Relative: true, Holds: func(v float64) bool { return v <= limit }}}
-		v.thresholds(in, faultWindows(in.Events, in.end()))
+		v.thresholds(in, faultWindows(in.Events, in.end()), machineOf(in))
 		return fmt.Sprintf("%t %s", v.Thresholds[0].Met, v.Thresholds[0].Got)
 	}
 	if got, want := measure("quorum", 2), "true 1.50x (6ms, before the faults 4ms)"; got != want {

@@ -28,12 +28,18 @@ type Threshold struct {
 
 // thresholds measures what the scenario limits. A threshold that cannot be
 // measured is not met, and says so: a limit on nothing must not look kept.
-func (v *Verdicts) thresholds(in *Input, windows []result.Window) {
+//
+// One that is missed, but not without what happened while the machine starved
+// the nodes or the harness, is not judged, nor is a latency if the generator was
+// limited.
+func (v *Verdicts) thresholds(in *Input, windows []result.Window, m *machine) {
 	unjudged := 0
+	var starved []string
 	prompt := in.Facts.Generator == ""
+	never := func(from, to time.Duration) bool { return false }
 	for _, t := range in.Limit.Thresholds {
 		r := result.Threshold{Metric: t.Metric, Expr: t.Expr}
-		value, got, ok := v.measure(in, windows, &t)
+		value, got, ok := v.measure(in, windows, &t, never)
 		r.Got, r.Met = got, ok && t.Holds(value)
 		if a := in.Facts.Aborted; a != nil && a.Metric == t.Metric && a.Expr == t.Expr {
 			r.Got, r.Met = fmt.Sprintf("%s at %.3fs, which aborted the run", a.Got, a.At.Seconds()), false
@@ -44,15 +50,29 @@ func (v *Verdicts) thresholds(in *Input, windows []result.Window) {
 			unjudged++
 			continue
 		}
+		if !r.Met && t.timely() && len(m.poor) > 0 {
+			if value, _, ok := v.measure(in, windows, &t, m.spoiled); !ok || t.Holds(value) {
+				starved = append(starved, fmt.Sprintf("%s %s is not judged, it was %s: %s", t.Metric, t.Expr, r.Got, m.describe(in)))
+				continue
+			}
+		}
 		v.Thresholds = append(v.Thresholds, r)
 	}
-	if unjudged > 0 {
-		v.add(result.Check{
-			Name: "thresholds", Verdict: result.Unknown, Count: int64(unjudged),
-			Detail: fmt.Sprintf("%d of the limits on latency cannot be judged: the generator was limited, %s", unjudged, in.Facts.Generator),
-		})
+	c := result.Check{Name: "thresholds", Verdict: result.Unknown, Count: int64(unjudged + len(starved)), Examples: starved}
+	switch {
+	case unjudged > 0:
+		c.Detail = fmt.Sprintf("%d of the limits on latency cannot be judged: the generator was limited, %s", unjudged, in.Facts.Generator)
+	case len(starved) > 0:
+		c.Detail = starved[0]
+	default:
+		return
 	}
+	v.add(c)
 }
+
+// timely reports whether the metric depends on when things happen: all do but
+// what is occupied.
+func (t *Threshold) timely() bool { return t.Name != "memory" }
 
 // latency reports whether the metric is what the generator measures.
 func (t *Threshold) latency() bool {
@@ -84,12 +104,13 @@ func punctual(in *Input, windows []result.Window) bool {
 	return late[len(late)*99/100] <= max(time.Millisecond, distributionOf(took).Median/10)
 }
 
-func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (value float64, got string, ok bool) {
+// measure leaves out what happened in a time that skip is true of.
+func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold, skip func(from, to time.Duration) bool) (value float64, got string, ok bool) {
 	switch t.Name {
 	case "errors":
 		var all, bad int
 		for i := range in.History.Ops {
-			if o := &in.History.Ops[i]; o.Phase == history.Load {
+			if o := &in.History.Ops[i]; o.Phase == history.Load && !skip(o.Intended, o.Return) {
 				all++
 				if o.Outcome != history.OK {
 					bad++
@@ -102,13 +123,18 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (va
 		rate := float64(bad) / float64(all)
 		return rate, fmt.Sprintf("%.3g%% (%d of %d)", 100*rate, bad, all), true
 	case "leader_changes":
-		n := LeaderChanges(in.Events, in.Facts.LoadFrom, in.Facts.LoadTo)
+		n := 0
+		for _, at := range leaderChanges(in.Events, in.Facts.LoadFrom, in.Facts.LoadTo) {
+			if !skip(at, at) {
+				n++
+			}
+		}
 		return float64(n), fmt.Sprint(n), true
 	case "failover":
 		var gaps []time.Duration
 		for _, f := range v.Failovers {
 			for _, l := range f.Levels {
-				if l.Level == "quorum" && l.Gap > 0 {
+				if l.Level == "quorum" && l.Gap > 0 && !skip(f.Inject, f.Inject+l.Gap) {
 					gaps = append(gaps, l.Gap)
 				}
 			}
@@ -118,6 +144,9 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (va
 		var times []time.Duration
 		never := 0
 		for _, r := range recoveries(in, windows) {
+			if skip(r.from.To, r.from.To+r.took) {
+				continue
+			}
 			times = append(times, r.took)
 			if !r.ok {
 				never++
@@ -129,7 +158,7 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (va
 		}
 		return value, got, ok
 	case "back_to_normal":
-		times, never, ok := backToNormal(in, windows)
+		times, never, ok := backToNormal(in, windows, skip)
 		switch {
 		case !ok:
 			return 0, "nothing measured", false
@@ -140,6 +169,9 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (va
 	case "ready":
 		var times []time.Duration
 		for _, j := range joinings(in) {
+			if skip(j.from, j.to) {
+				continue
+			}
 			if !j.ready {
 				return float64(never), fmt.Sprintf("%s, started at %.3fs, not at all", j.node, j.from.Seconds()), false
 			}
@@ -149,7 +181,7 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (va
 	case "memory":
 		return memory(in, windows, t)
 	case "failed_writes":
-		failed, all, reasons := failedWrites(in, windows)
+		failed, all, reasons := failedWrites(in, windows, skip)
 		if all == 0 {
 			return 0, "no write", false
 		}
@@ -162,11 +194,11 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (va
 		}
 		return float64(failed), got, true
 	}
-	value, got, ok = duration(responses(in, windows, t, t.Phase), t, 10)
+	value, got, ok = duration(responses(in, windows, t, t.Phase, skip), t, 10)
 	if !t.Relative || !ok {
 		return value, got, ok
 	}
-	base, gotBase, ok := duration(responses(in, windows, t, "before"), t, 10)
+	base, gotBase, ok := duration(responses(in, windows, t, "before", skip), t, 10)
 	if !ok {
 		return 0, "before the faults: " + gotBase, false
 	}
@@ -175,14 +207,14 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold) (va
 
 // responses are the response times of the acknowledged operations of the load
 // that a threshold is about, in one phase or, with "", in all.
-func responses(in *Input, windows []result.Window, t *Threshold, phase string) (times []time.Duration) {
+func responses(in *Input, windows []result.Window, t *Threshold, phase string, skip func(from, to time.Duration) bool) (times []time.Duration) {
 	within := func(at time.Duration) bool { return phase == "" || phase == PhaseAt(windows, at) }
 	if phase == "joining" {
 		within = joiningAt(in)
 	}
 	for i := range in.History.Ops {
 		o := &in.History.Ops[i]
-		if o.Phase == history.Load && o.Outcome == history.OK && o.Kind == t.Name && (t.Level == "" || t.Level == o.Level) && within(o.Intended) {
+		if o.Phase == history.Load && o.Outcome == history.OK && o.Kind == t.Name && (t.Level == "" || t.Level == o.Level) && within(o.Intended) && !skip(o.Intended, o.Return) {
 			times = append(times, o.Return-o.Intended)
 		}
 	}
@@ -240,12 +272,16 @@ func phases(windows []result.Window) func(t time.Duration) string {
 // LeaderChanges counts how often another leadership was observed in an
 // interval than the one before.
 func LeaderChanges(events []result.Event, from, to time.Duration) int {
+	return len(leaderChanges(events, from, to))
+}
+
+// leaderChanges are the moments at which it was.
+func leaderChanges(events []result.Event, from, to time.Duration) (changes []time.Duration) {
 	type leadership struct {
 		cluster string
 		term    uint64
 	}
 	var current leadership
-	changes := 0
 	for _, e := range events {
 		if e.Kind != result.Observe || e.Role != result.RoleLeader || e.T > to {
 			continue
@@ -255,7 +291,7 @@ func LeaderChanges(events []result.Event, from, to time.Duration) int {
 			continue // an old leader that does not know better yet
 		}
 		if current != (leadership{}) && e.T >= from {
-			changes++
+			changes = append(changes, e.T)
 		}
 		current = l
 	}

@@ -16,7 +16,7 @@ import (
 const minimum = 20
 
 // validity is the check that comes first: did the run do what it was for.
-func validity(in *Input, windows []result.Window) result.Check {
+func validity(in *Input, windows []result.Window, m *machine) result.Check {
 	var problems []string
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	h := in.History
@@ -59,11 +59,17 @@ func validity(in *Input, windows []result.Window) result.Check {
 		if len(problems) > 1 {
 			c.Detail += fmt.Sprintf(" (and %d more)", len(problems)-1)
 		}
+		if len(m.poor) > 0 {
+			c.Detail += "; " + m.describe(in)
+		}
 		return c
 	}
 	c.Detail = fmt.Sprintf("%d operations recorded, %d of %d faults took effect", len(h.Ops), took, len(in.Planned))
 	if a := in.Facts.Aborted; a != nil {
 		c.Detail += fmt.Sprintf(", until %s %s aborted the run at %.3fs", a.Metric, a.Expr, a.At.Seconds())
+	}
+	if say := m.describe(in); say != "" {
+		c.Detail += "; " + say
 	}
 	c.Examples = tolerated
 	if len(tolerated) > 0 {

@@ -55,8 +55,11 @@ type System interface {
 	Inject(ctx context.Context, in *scenario.Injection, begin func(targets []string)) (*Injected, error)
 	// Digest asks a node what it holds, and what it has forgotten by itself.
 	Digest(ctx context.Context, node string) (check.Digest, error)
-	// Usage is what a node's process has used so far; false if it has none.
+	// Usage is what a node's process has used so far, and how long it had to wait
+	// for a processor; false if it has none. Machine is the same of the harness and
+	// of the machine, each with its name. Both are called by one goroutine.
 	Usage(node string) (result.Resource, bool)
+	Machine() []result.Resource
 	// Stop ends every process, politely within the given time.
 	Stop(within time.Duration) error
 }
@@ -621,7 +624,7 @@ func (r *run) settle(ctx context.Context) {
 	defer cancel()
 	from := r.now()
 	err := r.system.WaitHealthy(wait)
-	r.facts.ConvergedIn = r.now() - from
+	r.facts.ConvergeFrom, r.facts.ConvergedIn = from, r.now()-from
 	if ctx.Err() != nil {
 		return
 	}
@@ -743,19 +746,34 @@ func (r *run) readNode(ctx context.Context, node string, as writer, keys []entry
 	}
 }
 
-// sample records what the nodes use, twice a second.
+// maxSamples bounds how often each process is looked at in a run.
+const maxSamples = 3000
+
+// sampleEvery is the time between two samples of a run of some length: fine enough
+// to say of a standstill of a second how much the machine had part in it.
+func sampleEvery(length time.Duration) time.Duration {
+	return max(200*time.Millisecond, length/maxSamples)
+}
+
+// sample records what the nodes, the harness and the machine use.
 func (r *run) sample(ctx context.Context) {
-	tick := time.NewTicker(500 * time.Millisecond)
+	tick := time.NewTicker(sampleEvery(r.Plan.Length))
 	defer tick.Stop()
 	for {
+		var rows []result.Resource
 		for _, n := range r.system.Nodes() {
 			if u, ok := r.system.Usage(n.Name); ok {
 				u.T, u.Node = r.now(), n.Name
-				r.mu.Lock()
-				r.usage = append(r.usage, u)
-				r.mu.Unlock()
+				rows = append(rows, u)
 			}
 		}
+		for _, u := range r.system.Machine() {
+			u.T = r.now()
+			rows = append(rows, u)
+		}
+		r.mu.Lock()
+		r.usage = append(r.usage, rows...)
+		r.mu.Unlock()
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -293,6 +293,8 @@ func (f *fake) Digest(_ context.Context, node string) (check.Digest, error) {
 
 func (f *fake) Usage(string) (result.Resource, bool) { return result.Resource{RSS: 1 << 20}, true }
 
+func (f *fake) Machine() []result.Resource { return nil }
+
 func (f *fake) Stop(time.Duration) error {
 	f.call("stop, %d faults in force", f.open)
 	for i := range f.data {
@@ -386,7 +388,7 @@ func TestRun_pass(t *testing.T) {
 	if d := gocmp.Diff(want, verdicts(r)); d != "" {
 		t.Errorf("checks (-want +got):\n%s", d)
 	}
-	order := []string{"boot", "wait healthy, 0 faults in force", "inject kill leader", "heal kill leader", "wait healthy, 0 faults in force", "stop, 0 faults in force"}
+	order := []string{"boot", "wait healthy, 0 faults in force", "wait ready", "inject kill leader", "heal kill leader", "wait healthy, 0 faults in force", "stop, 0 faults in force"}
 	if d := gocmp.Diff(order, f.calls); d != "" {
 		t.Errorf("order of what was done (-want +got):\n%s", d)
 	}
@@ -589,6 +591,49 @@ func TestRun_repeated(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+const killSoon = `version: 1
+name: kill-soon
+about: The leader is killed once.
+cluster: {nodes: 3, proxies: false}
+load: {writers: {schedule: {constant: 50/s}, duration: 12s, op: insert}}
+faults: [{at: 3s, for: 2s, action: kill, target: leader}]
+checks: {lost_writes: true, converge: 5s}
+`
+
+// TestRun_single proves that a fault that stands alone waits for the nodes to be
+// well, too, and that a run whose only fault they were never ready for is no
+// pass.
+func TestRun_single(t *testing.T) {
+	s, err := scenario.Parse("f.yaml", []byte(killSoon))
+	if err != nil {
+		t.Fatal(err)
+	}
+	planned := scenario.NewPlan(s, 3).Injections[0]
+	for name, c := range map[string]struct {
+		ready   time.Duration
+		late    time.Duration // negative: it is left out
+		verdict result.Verdict
+	}{
+		"well":       {0, 0, result.Pass},
+		"well late":  {2 * time.Second, 2 * time.Second, result.Pass},
+		"never well": {-1, -1, result.Unknown},
+	} {
+		r, _ := carryOutText(t, &fake{readyAfter: c.ready}, killSoon, 0)
+		windows := r.Windows()
+		if r.Verdict != c.verdict || len(windows) != map[bool]int{true: 0, false: 1}[c.late < 0] {
+			t.Errorf("%s: %s with %d injections, %q; want %s", name, r.Verdict, len(windows), r.Reasons, c.verdict)
+			continue
+		}
+		if c.late < 0 {
+			if !strings.Contains(r.Reasons[0], "was skipped: the nodes were not ready") {
+				t.Errorf("%s: %q", name, r.Reasons)
+			}
+		} else if w := windows[0]; w.From != planned.At+c.late || w.To-w.From != 2*time.Second {
+			t.Errorf("%s: from %v to %v, planned at %v", name, w.From, w.To, planned.At)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/hacache/hacache/cachenode/client"
@@ -26,8 +27,9 @@ func Processes(binary string) func(context.Context, Boot) (System, error) {
 		if err != nil {
 			return nil, err
 		}
-		p := processes{Cluster: c, members: b.Members}
+		p := processes{Cluster: c, members: b.Members, waits: map[string]*proc.Waiting{harness: new(proc.Waiting)}}
 		for _, n := range c.Nodes() {
+			p.waits[n.Name] = new(proc.Waiting)
 			p.endpoints = append(p.endpoints, Endpoint{Name: n.Name, Identity: n.Identity, Addr: c.ClientAddr(n.Name)})
 		}
 		return p, nil
@@ -45,8 +47,12 @@ func policies(caches []scenario.Cache) []cluster.Policy {
 type processes struct {
 	*cluster.Cluster
 	endpoints []Endpoint
-	members   int // that formed the cluster
+	members   int                      // that formed the cluster
+	waits     map[string]*proc.Waiting // of each node and the harness; for one goroutine
 }
+
+// harness is how resources.csv calls this process.
+const harness = "chaos"
 
 func (p processes) Nodes() []Endpoint { return p.endpoints }
 
@@ -119,6 +125,21 @@ func (p processes) Usage(node string) (result.Resource, bool) {
 	if n.State() == cluster.Ended {
 		return result.Resource{}, false
 	}
-	cpu, rss, err := proc.Usage(n.Pid())
-	return result.Resource{CPU: cpu, RSS: rss}, err == nil
+	return p.usage(node, n.Pid())
+}
+
+func (p processes) Machine() (rows []result.Resource) {
+	if own, ok := p.usage(harness, os.Getpid()); ok {
+		rows = append(rows, own)
+	}
+	if busy, stolen, ok := result.Processors(); ok {
+		rows = append(rows, result.Resource{Node: result.Machine, CPU: busy, Waited: stolen})
+	}
+	return rows
+}
+
+func (p processes) usage(name string, pid int) (result.Resource, bool) {
+	cpu, rss, err := proc.Usage(pid)
+	turns, _ := p.waits[name].Read(pid) // a kernel that does not count them says nothing of what was starved
+	return result.Resource{Node: name, CPU: cpu, RSS: rss, Turns: turns.Count, Waited: turns.Waited}, err == nil
 }

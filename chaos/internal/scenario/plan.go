@@ -43,6 +43,38 @@ type Injection struct {
 	Room time.Duration
 }
 
+// wellWithin bounds how long a fault that stands alone waits for all nodes to
+// be well, and leastRoom is less than which it does not wait at all.
+const (
+	wellWithin = 5 * time.Second
+	leastRoom  = 500 * time.Millisecond
+)
+
+// giveRoom lets the faults that stand alone wait for the nodes too: one that
+// hits nodes which have not recovered yet is another fault than was written
+// down. One that comes beside another, or on an event, is meant to.
+func (p *Plan) giveRoom() {
+	for i := range p.Injections {
+		in := &p.Injections[i]
+		if in.Series != "" || in.Fault.On != "" {
+			continue
+		}
+		room := min(wellWithin, p.Length-in.Heal)
+		for j, other := range p.Injections {
+			switch from := other.At - other.Phase; {
+			case j == i:
+			case from <= in.At && (in.At <= other.Heal || from >= in.At-in.Phase):
+				room = 0
+			case from > in.At:
+				room = min(room, from-in.Heal)
+			}
+		}
+		if room >= leastRoom {
+			in.Room = room
+		}
+	}
+}
+
 // electionTimeout is the node's default, which scales the random phase of
 // injections when the scenario does not change it.
 const electionTimeout = 200 * time.Millisecond
@@ -109,6 +141,7 @@ func NewPlan(s *Scenario, seed uint64) *Plan {
 		}
 	}
 	slices.SortStableFunc(p.Injections, func(a, b Injection) int { return cmp.Compare(a.At, b.At) })
+	p.giveRoom()
 	return p
 }
 

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -377,4 +378,39 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("valid, but cannot be planned: %v", err)
 		}
 	})
+}
+
+// TestPlan_room proves which faults wait for the nodes to be well: those of a
+// series and those that stand alone, as long as the next one and the load leave
+// them; not those that come beside another or on an event.
+func TestPlan_room(t *testing.T) {
+	for name, c := range map[string]struct {
+		faults string
+		want   string // for each fault, in seconds, rounded down; "-": it does not wait
+	}{
+		"alone":                 {"{at: 2s, for: 2s, action: kill, target: leader}", "5"},
+		"near the end":          {"{at: 14s, for: 2s, action: kill, target: leader}", "3"},
+		"too near the end":      {"{at: 17700ms, for: 2s, action: kill, target: leader}", "-"},
+		"one after the other":   {"{at: 2s, for: 2s, action: kill, target: leader}, {at: 8s, for: 2s, action: kill, target: leader}", "3 5"},
+		"at once":               {"{at: 2s, for: 2s, action: kill, target: leader}, {at: 2s, for: 1s, action: kill, target: n1}", "- -"},
+		"beside it":             {"{at: 2s, for: 4s, action: pause, target: n1}, {at: 4s, for: 1s, action: pause, target: n2}", "- -"},
+		"beside one that stays": {"{at: 2s, action: latency, latency: 5ms, target: all}, {at: 9s, action: leader-switch}", "- -"},
+		"on an event":           {"{at: 2s, for: 2s, on: leader_elected, action: kill, target: leader}", "-"},
+	} {
+		s, err := Parse("f.yaml", []byte("version: 1\nname: x\nabout: X.\ncluster: {nodes: 3}\nload: {w: {schedule: {constant: 10/s}, duration: 20s, op: insert}}\nfaults: ["+c.faults+"]\n"))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var got []string
+		for _, in := range NewPlan(s, 1).Injections {
+			if in.Room == 0 {
+				got = append(got, "-")
+				continue
+			}
+			got = append(got, strconv.Itoa(int(in.Room/time.Second)))
+		}
+		if got := strings.Join(got, " "); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
 }
