@@ -89,10 +89,10 @@ failover: build ## 220 failovers by kill, kill under load, cut links, SIGSTOP, S
 calm: build ## no leader may change, no write may fail: idle, slow, lossy, resets, stalls, GC; ten minutes each, an hour in all
 	bin/chaos run --out $(OUT) $(CHAOSFLAGS) $(CALM:%=scenarios/calm-%.yaml)
 
-gate: ## is HEAD= (this commit) slower than BASE= (the one before)? Both side by side on this machine, 8 to 15 minutes, idle machine
+gate: ## is HEAD= (this commit) slower than BASE= (the one before)? Both side by side on this machine, 4 to 7 minutes
 	OUT=$(OUT) GO=$(GO) reports/gate.sh $(BASE) $(HEAD)
 
-gate-calibrate: ## how often the gate is wrong: TIMES=20 gates of a commit against itself, 20 with a planted delay, one with planted work; hours, can be resumed
+gate-calibrate: ## how often the gate is wrong: TIMES=20 gates of a commit against itself, 20 with a planted delay, one with planted work; hours, or FOR=40m and again
 	OUT=$(OUT) GO=$(GO) reports/gate-calibrate.sh
 
 baseline: build ## measure this commit on this machine and keep it in reports/baselines/NAME=; four minutes, idle machine

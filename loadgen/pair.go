@@ -22,8 +22,8 @@ func pairFlags() []cli.Flag {
 		&cli.StringFlag{Name: "base", Required: true, Usage: "the `PROGRAM` to compare with"},
 		&cli.StringFlag{Name: "head", Required: true, Usage: "the `PROGRAM` that is compared"},
 		&cli.StringFlag{Name: "rate", Aliases: []string{"r"}, Required: true, Usage: "`N` operations per second of the step with a fixed rate, half of them reads"},
-		&cli.DurationFlag{Name: "each", Value: 4 * time.Second, Usage: "how `LONG` each side is offered the fixed rate, in turns of 250 ms"},
-		&cli.DurationFlag{Name: "flat", Value: 2 * time.Second, Usage: "how `LONG` each side goes as fast as it can, in turns of 250 ms"},
+		&cli.DurationFlag{Name: "each", Value: 3 * time.Second, Usage: "how `LONG` each side is offered the fixed rate, in turns of 250 ms"},
+		&cli.DurationFlag{Name: "flat", Value: 1500 * time.Millisecond, Usage: "how `LONG` each side goes as fast as it can, in turns of 250 ms"},
 		&cli.IntFlag{Name: "nodes", Value: 3, Usage: "`N` nodes of each cluster"},
 		&cli.StringFlag{Name: "keys", Value: "10k", Usage: "`N` keys"},
 		valueSizeFlag(),
@@ -145,7 +145,7 @@ func pair(ctx context.Context, sides [2]*session, rate float64, each, flat time.
 		schedule         load.Schedule
 		warmup, duration time.Duration
 	}{
-		{pairFixed, load.Poisson{PerSecond: rate}, time.Second, each},
+		{pairFixed, load.Poisson{PerSecond: rate}, 2 * turnFor, each}, // the nodes have been busy with the keys before
 		{pairFlat, nil, turnFor, flat},
 	} {
 		for _, part := range []struct {

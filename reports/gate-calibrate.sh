@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures how often the gate is wrong: TIMES gates (20) of the current commit against itself, as many with an answer to every
 # write held back by a tenth of the p99, and one (CPU_TIMES) with a fifth more processor time for an operation. Each takes as long as
-# make gate. What has been done is noted in OUT/calibrate/gates.csv and is not done again, so it can be stopped at any time.
+# make gate. What has been done is noted in OUT/calibrate/gates.csv and is not done again, so it can be stopped at any time; with
+# FOR=40m it begins no gate that would not be over by then, and says what is left.
 set -euo pipefail
 { # bash reads a script as it goes; all of this is read before it starts, so that the file may change meanwhile
 cd "$(dirname "$0")/.."
@@ -11,6 +12,17 @@ mkdir -p "$dir"
 log=$dir/gates.csv
 if [ ! -s "$log" ]; then echo "kind,number,exit_code,outcome,handicap,seconds,directory" >"$log"; fi
 
+# seconds TEXT: 90s, 40m or 2h.
+seconds() {
+  [[ $1 =~ ^([0-9]+)(s|m|h)$ ]] || { echo "gate-calibrate: FOR=$1, expected such as 90s, 40m or 2h" >&2; exit 2; }
+  case ${BASH_REMATCH[2]} in s) echo "${BASH_REMATCH[1]}" ;; m) echo $((BASH_REMATCH[1] * 60)) ;; h) echo $((BASH_REMATCH[1] * 3600)) ;; esac
+}
+limit=0
+if [ -n "${FOR:-}" ]; then limit=$(seconds "$FOR"); fi
+
+# longest: the seconds that the longest gate so far took; of none, what make gate promises at most.
+longest() { awk -F, 'NR > 1 && $6 > max { max = $6 } END { print max ? max : 420 }' "$log"; }
+
 # value FILE METRIC COLUMN: a number of a comparison.csv
 value() { awk -F, -v m="$2" -v c="$3" '$2 == m { print $c; exit }' "$1"; }
 
@@ -18,6 +30,10 @@ one() { # KIND NUMBER HANDICAP [VARIABLE=VALUE...]
   local kind=$1 number=$2 handicap=$3 code=0 began=$SECONDS
   shift 3
   if grep -q "^$kind,$number," "$log"; then return; fi
+  if ((limit > 0 && SECONDS + $(longest) > limit)); then
+    echo "gate-calibrate: $FOR are over; what is left begins with $kind $number: run it again to go on" >&2
+    exit 0
+  fi
   echo "== $kind $number${handicap:+: $handicap}" >&2
   local out=$dir/$kind-$number
   rm -rf "$out"

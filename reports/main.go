@@ -112,6 +112,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 			ArgsUsage:   "BASE HEAD", OnUsageError: usage, Action: gateCommand,
 			Flags: []cli.Flag{
 				&cli.BoolFlag{Name: "paired", Usage: "the rounds of the same name were made together"},
+				&cli.FloatFlag{Name: "alpha", Value: compare.Alpha, Usage: "`SHARE` of false alarms that this judgement may spend, if there are several as rounds are added"},
 				&cli.BoolFlag{Name: "final", Usage: "there will be no more rounds: what is inconclusive is neutral, and passes"},
 				&cli.StringFlag{Name: "title", Value: "gate", Usage: "what the page is called"},
 				&cli.StringFlag{Name: "command", Usage: "the `COMMAND` that the page says repeats it", Hidden: true},
@@ -231,11 +232,15 @@ func gateCommand(_ context.Context, c *cli.Command) error {
 	if c.Args().Len() != 2 {
 		return usageError{fmt.Errorf("gate: %d directories given, expected: reports gate BASE HEAD", c.Args().Len())}
 	}
+	alpha := c.Float("alpha")
+	if !(alpha > 0 && alpha <= compare.Alpha) {
+		return usageError{fmt.Errorf("--alpha: %g, expected more than 0 and at most %g", alpha, compare.Alpha)}
+	}
 	sides, err := readSides(c.Args().Slice())
 	if err != nil {
 		return err
 	}
-	g, err := compare.Judge(sides[0], sides[1], compare.Options{Paired: c.Bool("paired"), Final: c.Bool("final")})
+	g, err := compare.Judge(sides[0], sides[1], compare.Options{Paired: c.Bool("paired"), Alpha: alpha, Final: c.Bool("final")})
 	if err != nil {
 		return usageError{fmt.Errorf("%s, %s: %w", sides[0].Name, sides[1].Name, err)}
 	}

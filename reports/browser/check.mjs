@@ -26,7 +26,7 @@ const expected = {
   violated: scenario,
   unknown: scenario,
   large: scenario,
-  busy: scenario,
+  busy: scenario.filter((id) => !id.startsWith("spectrum-")), // its phases have other names
   baseline: [...scenario, "baseline", "changes"],
   partial: [...run, "spectrum", "numbers"],
   repeated: [...run, "repeats", "failover", "failover-parts", "failover-ecdf"],

@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -55,12 +56,16 @@ func (d *Difference) IsLoss() bool {
 
 // Gate is the judgement of head against base.
 type Gate struct {
-	Base, Head  *Side
-	Paired      bool
-	Outcome     Outcome
-	Broken      []string // what fails without statistics: violated invariants, changed leaders, allocations
-	Notes       []string // what a reader must know to believe the rest
-	Machines    []string // that the runs were made on
+	Base, Head *Side
+	Paired     bool
+	Alpha      float64 // that this judgement spends
+	Least      int     // rounds, or runs of each side, without which a metric is not judged
+	Outcome    Outcome
+	Broken     []string // what fails without statistics: violated invariants, changed leaders, allocations
+	Notes      []string // what a reader must know to believe the rest
+	Machines   []string // that the runs were made on
+	// Foreign: the two sides were measured on different machines, so that nothing is judged.
+	Foreign     bool
 	Differences []Difference
 }
 
@@ -68,6 +73,9 @@ type Gate struct {
 type Options struct {
 	// Paired compares round by round, by the names of the rounds.
 	Paired bool
+	// Alpha is the part of [Alpha] that this judgement may spend, when more rounds may follow it and be judged again: the parts
+	// of all judgements of a comparison must not add up to more, or its false alarms would. 0 is all of it.
+	Alpha float64
 	// Final: there will be no more rounds, so that what is inconclusive is neutral.
 	Final bool
 	// Describe says how the sides differ, and judges nothing. What the generator limited is not left out, but noted.
@@ -76,7 +84,10 @@ type Options struct {
 
 // Judge compares head with base. An error means that there is nothing to compare.
 func Judge(base, head *Side, o Options) (*Gate, error) {
-	g := &Gate{Base: base, Head: head, Paired: o.Paired, Machines: processors(base, head)}
+	if o.Alpha < 0 || o.Alpha > Alpha {
+		return nil, fmt.Errorf("alpha %g: expected more than 0 and at most %g", o.Alpha, Alpha)
+	}
+	g := &Gate{Base: base, Head: head, Paired: o.Paired, Alpha: cmp.Or(o.Alpha, Alpha), Machines: processors(base, head)}
 	for _, m := range metrics(base, head) {
 		if d := difference(m, base, head, o); d != nil {
 			g.Differences = append(g.Differences, *d)
@@ -89,6 +100,8 @@ func Judge(base, head *Side, o Options) (*Gate, error) {
 		g.describe()
 		return g, nil
 	}
+	g.Least = g.least()
+	g.Foreign = !o.Paired && !slices.Equal(slices.Sorted(slices.Values(processors(base))), slices.Sorted(slices.Values(processors(head))))
 	g.adjust()
 	for i := range g.Differences {
 		g.judge(&g.Differences[i], o.Final)
@@ -166,12 +179,32 @@ func (d *Difference) estimate(paired bool) {
 	}
 }
 
+// least is how many rounds a metric needs: with fewer than that not even a loss in every one of them could fail, after
+// Holm's correction, and to let that pass would be to say what was not looked at.
+func (g *Gate) least() int {
+	judged := 0
+	for i := range g.Differences {
+		if g.Differences[i].Limit > 0 {
+			judged++
+		}
+	}
+	if !g.Paired {
+		n, ways := 1, 2.0 // to choose n of 2n
+		for ; n < LeastUnpaired || float64(judged) > g.Alpha*ways; n++ {
+			ways *= float64(2*n+1) * 2 / float64(n+1)
+		}
+		return n
+	}
+	n := LeastPairs
+	for float64(judged) > g.Alpha*math.Exp2(float64(n)) {
+		n++
+	}
+	return n
+}
+
 // enough says whether there are enough values to judge.
 func (g *Gate) enough(d *Difference) bool {
-	if g.Paired {
-		return len(d.Rounds) >= LeastPairs
-	}
-	return min(len(d.Base), len(d.Head)) >= LeastUnpaired
+	return min(len(d.Base), len(d.Head)) >= g.Least // of pairs there are as many of each
 }
 
 // describe says of each metric which way it went, as far as its interval tells.
@@ -188,7 +221,7 @@ func (g *Gate) describe() {
 		g.Notes = append(g.Notes, "In some runs the load generator was the limit: their latencies are no verdict on the target.")
 	}
 	if len(g.Machines) > 1 {
-		g.Notes = append(g.Notes, "The runs were made on different processors: "+strings.Join(g.Machines, "; ")+".")
+		g.Notes = append(g.Notes, "The runs were made on different machines: "+strings.Join(g.Machines, "; ")+".")
 	}
 	if min(len(g.Base.Rounds), len(g.Head.Rounds)) < 4 {
 		g.Notes = append(g.Notes, "An interval needs several runs of each side, four at least: by how much a metric moves between runs of one program is not known from one.")
@@ -230,9 +263,9 @@ func (g *Gate) judge(d *Difference, final bool) {
 	material := math.Abs(d.Absolute) >= d.Floor
 	switch {
 	case limit == 0:
-	case !g.enough(d):
+	case g.Foreign || !g.enough(d):
 		d.Outcome = Undecided
-	case d.Adjusted <= Alpha && material:
+	case d.Adjusted <= g.Alpha && material:
 		d.Outcome = Failed
 	case loss > limit && material && final:
 		d.Outcome = Neutral
@@ -324,12 +357,15 @@ func (g *Gate) remarks() []string {
 		notes = append(notes, fmt.Sprintf("Rounds in which the load generator was the limit on one side: %d. What it measured is left out on both.", len(dropped)))
 	}
 	if len(g.Machines) > 1 {
-		notes = append(notes, "The runs were made on different processors: "+strings.Join(g.Machines, "; ")+".")
+		notes = append(notes, "The runs were made on different machines: "+strings.Join(g.Machines, "; ")+".")
+	}
+	if g.Foreign {
+		notes = append(notes, "Numbers of one machine say nothing about those of another: no metric is judged. Measure the base on this machine, or use a paired gate.")
 	}
 	return notes
 }
 
-// processors is the machines that the runs were made on.
+// processors is the machines that the runs were made on, as far as they can be told apart.
 func processors(sides ...*Side) []string {
 	var out []string
 	for _, s := range sides {
@@ -339,6 +375,9 @@ func processors(sides ...*Side) []string {
 					continue
 				}
 				cpu := fmt.Sprintf("%s, %d cores", r.Environment.CPUModel, r.Environment.Cores)
+				if m := r.Environment.Memory; m > 0 { // whole gigabytes: a kernel takes a little, and not always as much
+					cpu += fmt.Sprintf(", %.0f GiB", math.Ceil(float64(m)/(1<<30)))
+				}
 				if !slices.Contains(out, cpu) {
 					out = append(out, cpu)
 				}

@@ -279,7 +279,7 @@ func TestReadSide(t *testing.T) {
 func TestTrend(t *testing.T) {
 	stamp := func(s *Side, hour int) *Side {
 		s.Rounds[0].Runs[0].Started = time.Date(2026, 1, 2, hour, 0, 0, 0, time.UTC)
-		s.Rounds[0].Runs[0].Environment = &result.Environment{Commit: "0123456789abcdef"}
+		s.Rounds[0].Runs[0].Environment = &result.Environment{Commit: "0123456789abcdef", CPUModel: "one", Cores: 2}
 		return s
 	}
 	loads := stamp(side("a", 3, func(i int, m *made) { m.p50 += time.Duration(i) * time.Millisecond }), 3)
@@ -299,9 +299,14 @@ func TestTrend(t *testing.T) {
 	if err := trend.WriteCSV(&b); err != nil {
 		t.Fatal(err)
 	}
-	want := "time,commit,runs,fixed_rate_insert_quorum_p50_ns,fixed_rate_insert_quorum_p99_ns,flat_out_throughput_per_s,fixed_rate_operations_per_CPU_second,failover_median_ns,during_insert_quorum_p50_ns\n" +
-		"2026-01-02T03:00:00Z,0123456789ab,3,2000000,5000000,90000,30000,,\n" +
-		"2026-01-02T04:00:00Z,0123456789ab,1,1000000,5000000,90000,30000,15000000,15000000\n"
+	elsewhere := stamp(side("c", 1, func(int, *made) {}), 5)
+	elsewhere.Rounds[0].Runs[0].Environment.Cores = 4
+	if err := trend.Append(elsewhere); err == nil || !strings.Contains(err.Error(), `"one, 4 cores", the table has "one, 2 cores"`) {
+		t.Errorf("runs of another machine: %v", err)
+	}
+	want := "time,commit,runs,machine,fixed_rate_insert_quorum_p50_ns,fixed_rate_insert_quorum_p99_ns,flat_out_throughput_per_s,fixed_rate_operations_per_CPU_second,failover_median_ns,during_insert_quorum_p50_ns\n" +
+		"2026-01-02T03:00:00Z,0123456789ab,3,\"one, 2 cores\",2000000,5000000,90000,30000,,\n" +
+		"2026-01-02T04:00:00Z,0123456789ab,1,\"one, 2 cores\",1000000,5000000,90000,30000,15000000,15000000\n"
 	if b.String() != want {
 		t.Errorf("got\n%swant\n%s", b.String(), want)
 	}
@@ -315,5 +320,78 @@ func TestTrend(t *testing.T) {
 	b.Reset()
 	if err := trend.WriteOtava(&b, "trend.csv"); err != nil || !strings.Contains(b.String(), "failover_median_ns:\n        column: failover_median_ns\n        direction: -1") {
 		t.Errorf("%v\n%s", err, b.String())
+	}
+}
+
+// A judgement that may be followed by another spends its part of the false alarms: the same loss that fails with all of 5 %
+// is inconclusive with a fiftieth of it, rounds that could not fail at all are not judged, and a part above the whole is an error.
+func TestGateSpendsAlpha(t *testing.T) {
+	const rounds = 11
+	mostly := func(i int, m *made) { // one of eleven speaks against it, with a middling rank
+		m.p99 += 700*time.Microsecond + time.Duration(i)*10*time.Microsecond
+		if i == 3 {
+			m.p99 = usual.p99 + 270*time.Microsecond
+		}
+	}
+	const metric = "fixed rate insert quorum p99"
+	adjusted := 0.0
+	for alpha, want := range map[float64]Outcome{0: Failed, 0.001: Undecided} {
+		g := judge(t, side("base", rounds, func(int, *made) {}), side("head", rounds, func(i int, m *made) { m.p99 += m.p99 / 5 }), Options{Paired: true, Alpha: alpha})
+		if got := outcomes(g)[metric]; got != want {
+			t.Errorf("alpha %g: %q, want %q", alpha, got, want)
+		}
+	}
+	for _, d := range judge(t, side("base", rounds, func(int, *made) {}), side("head", rounds, mostly), Options{Paired: true}).Differences {
+		if d.Name == metric {
+			adjusted = d.Adjusted
+		}
+	}
+	if adjusted <= 0.02 {
+		t.Fatalf("the test's loss has p %g", adjusted)
+	}
+	if g := judge(t, side("base", rounds, func(int, *made) {}), side("head", rounds, mostly), Options{Paired: true, Alpha: 0.02}); outcomes(g)[metric] == Failed {
+		t.Errorf("p %g fails with alpha 0.02", adjusted)
+	}
+	for alpha, want := range map[float64]int{0.05: 8, 0.02: 8, 0.005: 10} { // 5 metrics: 5/2^8 = 0.0195, 5/2^10 = 0.0049
+		if g := judge(t, side("base", 12, func(int, *made) {}), side("head", 12, func(int, *made) {}), Options{Paired: true, Alpha: alpha}); g.Least != want {
+			t.Errorf("alpha %g: at least %d rounds, want %d", alpha, g.Least, want)
+		}
+	}
+	// 5/C(12,6) = 0.0054, 5/C(14,7) = 0.0015.
+	for alpha, want := range map[float64]int{0.05: 6, 0.005: 7} {
+		if g := judge(t, side("base", 12, func(int, *made) {}), side("head", 12, func(int, *made) {}), Options{Alpha: alpha}); g.Least != want {
+			t.Errorf("alpha %g, no pairs: at least %d runs, want %d", alpha, g.Least, want)
+		}
+	}
+	if _, err := Judge(side("base", 8, func(int, *made) {}), side("head", 8, func(int, *made) {}), Options{Alpha: 0.06}); err == nil {
+		t.Error("alpha 0.06 is accepted")
+	}
+}
+
+// Numbers of another machine are not judged, however different they are; a paired gate is of one machine by construction.
+func TestGateOfAnotherMachine(t *testing.T) {
+	on := func(cpu string, memory int64, change func(int, *made)) *Side {
+		s := side(cpu, 8, change)
+		for _, round := range s.Rounds {
+			for _, r := range round.Runs {
+				r.Environment = &result.Environment{CPUModel: cpu, Cores: 2, Memory: memory}
+			}
+		}
+		return s
+	}
+	slow := func(_ int, m *made) { m.p50 *= 3 }
+	for _, c := range []struct {
+		name   string
+		cpu    string
+		memory int64
+		want   Outcome
+	}{{"same", "one", 8<<30 - 200<<20, Failed}, {"another processor", "two", 8 << 30, Undecided}, {"more memory", "one", 16 << 30, Undecided}} {
+		g := judge(t, on("one", 8<<30-100<<20, func(int, *made) {}), on(c.cpu, c.memory, slow), Options{})
+		if g.Outcome != c.want || g.Foreign != (c.want == Undecided) {
+			t.Errorf("%s: %q, foreign %v", c.name, g.Outcome, g.Foreign)
+		}
+		if said := strings.Contains(strings.Join(g.Notes, " "), "no metric is judged"); said != g.Foreign {
+			t.Errorf("%s: notes %q", c.name, g.Notes)
+		}
 	}
 }

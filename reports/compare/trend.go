@@ -12,13 +12,13 @@ import (
 )
 
 // Trend is a table that grows by a row with each set of runs: a line of the form that Apache Otava looks for changes in. The
-// first columns are time, commit and runs; the others are metrics.
+// first columns are time, commit, runs and machine; the others are metrics.
 type Trend struct {
 	Columns []string
 	Rows    [][]string
 }
 
-var trendHead = []string{"time", "commit", "runs"}
+var trendHead = []string{"time", "commit", "runs", "machine"}
 
 // ReadTrend reads what WriteTo wrote. Errors begin with name and the line.
 func ReadTrend(r io.Reader, name string) (*Trend, error) {
@@ -33,7 +33,8 @@ func ReadTrend(r io.Reader, name string) (*Trend, error) {
 	return &Trend{records[0], records[1:]}, nil
 }
 
-// Append adds the medians of a side. A metric that is new gets a column, empty in the rows before. A side that is in the table
+// Append adds the medians of a side. A table is of one machine, since the numbers of two in one column would show a change where
+// there is none: a side of another one is an error. A metric that is new gets a column, empty in the rows before. A side that is in the table
 // already, by the time of its first run and its commit, is an error: it would count twice.
 func (t *Trend) Append(s *Side) error {
 	if len(t.Columns) == 0 {
@@ -43,7 +44,11 @@ func (t *Trend) Append(s *Side) error {
 	if first.Started.IsZero() {
 		return errors.New("the first run does not say when it started")
 	}
-	row := []string{first.Started.UTC().Format(time.RFC3339), "unknown", strconv.Itoa(len(s.Rounds))}
+	machine := strings.Join(processors(s), "; ")
+	row := []string{first.Started.UTC().Format(time.RFC3339), "unknown", strconv.Itoa(len(s.Rounds)), machine}
+	if n := len(t.Rows); n > 0 && t.Rows[n-1][3] != machine {
+		return fmt.Errorf("measured on another machine than the table: %q, the table has %q; expected a table for each machine", machine, t.Rows[n-1][3])
+	}
 	if e := first.Environment; e != nil && e.Commit != "" {
 		row[1] = e.ShortCommit()
 	}
@@ -102,7 +107,7 @@ func (t *Trend) WriteCSV(w io.Writer) error {
 // WriteOtava writes the configuration with which Otava reads the table in file: "otava analyze hacache".
 func (t *Trend) WriteOtava(w io.Writer, file string) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "tests:\n  hacache:\n    type: csv\n    file: %s\n    time_column: time\n    attributes: [commit, runs]\n    csv_options:\n      delimiter: \",\"\n      quotechar: '\"'\n    metrics:\n", strconv.Quote(file))
+	fmt.Fprintf(&b, "tests:\n  hacache:\n    type: csv\n    file: %s\n    time_column: time\n    attributes: [commit, runs, machine]\n    csv_options:\n      delimiter: \",\"\n      quotechar: '\"'\n    metrics:\n", strconv.Quote(file))
 	for _, c := range t.Columns[len(trendHead):] {
 		direction := 1 // more is better
 		if strings.HasSuffix(c, "_ns") {

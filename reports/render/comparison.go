@@ -202,9 +202,12 @@ func sentence(g *compare.Gate) string {
 		if list == "" {
 			return "no metric could be judged"
 		}
-		least := fmt.Sprintf("%d rounds of both sides", compare.LeastPairs)
+		if g.Foreign {
+			return "the two sides were measured on different machines: " + strings.Join(g.Machines, "; ")
+		}
+		least := fmt.Sprintf("%d rounds of both sides", g.Least)
 		if !g.Paired {
-			least = fmt.Sprintf("%d runs of each side", compare.LeastUnpaired)
+			least = fmt.Sprintf("%d runs of each side", g.Least)
 		}
 		return "fewer than " + least + " count for " + list
 	case compare.Inconclusive:
@@ -302,6 +305,7 @@ func (c *Comparison) CSV(w io.Writer) error {
 type comparisonPage struct {
 	Title, Word, Tone, Sign, Headline, Meta, Command string
 	Judged                                           bool
+	Alpha                                            float64
 	Broken, Notes                                    []string
 	Effects                                          picture
 	Tables                                           []comparisonTable
@@ -326,7 +330,7 @@ type comparisonRow struct {
 
 func (c *Comparison) page(w io.Writer) error {
 	p := comparisonPage{
-		Title: c.Title, Command: c.Command, Judged: c.Judged, None: none, Effects: pictureOf(effectFigure(c), "wide", true),
+		Title: c.Title, Command: c.Command, Judged: c.Judged, Alpha: c.Gates[0].Alpha, None: none, Effects: pictureOf(effectFigure(c), "wide", true),
 		CSS: template.CSS(paletteCSS + pageCSS), JS: template.JS(pageJS),
 		Files: []fileRow{{comparisonCSV, comparisonCSV, "the table above, for programs"}, {result.MarkdownFile, result.MarkdownFile, "for the summary of a CI job"}, {result.JUnitFile, result.JUnitFile, "one case a metric"}},
 	}
