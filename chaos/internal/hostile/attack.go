@@ -126,8 +126,9 @@ func (a *Attack) Tally() Tally {
 	return t
 }
 
-// beat is how often an attack looks how late it is.
-const beat = 20 * time.Millisecond
+// beat is how often an attack looks how late it is: there are some at a time, and
+// each look takes a processor from sleep.
+const beat = 200 * time.Millisecond
 
 // listen notes by how much this process is late to do what it means to.
 func (a *Attack) listen(ctx context.Context) {
