@@ -110,6 +110,7 @@ type Gateway struct {
 	proposals []proposal // own entries not applied yet, by index
 	once      []*op      // wait for another voter's log, by index
 	settled   []*op      // answered, not applied yet
+	applying  bool       // an entry is being applied: its answers are gathered
 	applied   bool       // something was applied in this turn
 
 	leaderID   uint64
@@ -131,6 +132,7 @@ type Gateway struct {
 	overlay overlay
 	feeds   feeds
 	acks    [][]*cachepb.Ack // by slot, sent at the end of the turn
+	answers []delivery       // to clients, of the entry that is being applied
 
 	// Memory that is used again and again.
 	blank   []op // to be used next
@@ -821,6 +823,7 @@ func (g *Gateway) Apply(index, term uint64, data []byte) {
 	}
 	g.core.NoteClusterMs(batch.GetClusterMs())
 	watched := g.feeds.begin(g.store)
+	g.applying = true
 	g.store.Apply(index, batch, func(i int, r store.Result) {
 		if o := g.find(opTag(batch.Ops[i])); o != nil {
 			g.complete(o, r, index, term)
@@ -829,6 +832,8 @@ func (g *Gateway) Apply(index, term uint64, data []byte) {
 	if watched {
 		g.feeds.end(index, term, g.core.Cluster())
 	}
+	g.applying = false
+	g.handOver()
 }
 
 func opTag(req *cachepb.CacheRequest) *cachepb.OpTag {
@@ -1073,7 +1078,28 @@ func (g *Gateway) deliver(o *op, t twin, out *cachepb.Outcome) {
 	default:
 		g.stats.Refused++
 	}
-	t.to.Deliver(o.ack(t.reqID, t.hasReqID, out.GetCode() == cachepb.Code_OK, out))
+	ack := o.ack(t.reqID, t.hasReqID, out.GetCode() == cachepb.Code_OK, out)
+	if g.applying {
+		g.answers = append(g.answers, delivery{t.to, ack})
+		return
+	}
+	t.to.Deliver(ack)
+}
+
+// delivery is an answer on its way to who waits for it.
+type delivery struct {
+	to  replication.Responder
+	ack *cachepb.Ack
+}
+
+// handOver gives the answers that were gathered to those who wait for them. Given one by one between the operations of an
+// entry, each would find its stream's writer asleep again after the one before: a wake-up and a system call for each.
+func (g *Gateway) handOver() {
+	for _, d := range g.answers {
+		d.to.Deliver(d.ack)
+	}
+	clear(g.answers)
+	g.answers = g.answers[:0]
 }
 
 // tell queues an answer for another gateway.
