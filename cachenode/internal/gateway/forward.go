@@ -149,3 +149,167 @@ func (g *Gateway) unsent(name forwardName, out *cachepb.Outcome) {
 
 // hold lets nothing be forwarded for a while.
 func (g *Gateway) hold(d time.Duration) { g.holdUntil = max(g.holdUntil, g.core.Now()+d) }
+
+// forward sends one batch to the leader. It reports false if that is not possible now.
+func (g *Gateway) forward(leader int) bool {
+	ops := g.take()
+	if len(ops) == 0 {
+		return false
+	}
+	items := make([]*cachepb.CacheRequest, len(ops))
+	for i, o := range ops {
+		if o.own {
+			o.first = g.session.base
+		}
+		o.ref = forwardName{g.stream.epoch, g.stream.n + uint64(i)}.String()
+		items[i] = o.request(false)
+	}
+	req := items[0]
+	if len(items) > 1 {
+		req = &cachepb.CacheRequest{Method: &cachepb.CacheRequest_Batch{Batch: &cachepb.Requests{Items: items}}}
+	}
+	if !g.cfg.Transport.Send(leader, replication.LaneData, req) {
+		g.untake(ops)
+		return false
+	}
+	g.stats.Forwarded += uint64(len(ops))
+	for _, o := range ops {
+		if o.copies > 0 {
+			g.stats.Resent++
+		}
+		o.state, o.sentAt = stateForwarded, g.core.Now()
+		o.copies++
+		o.name = g.stream
+		g.forwarded[o.name] = o
+		g.stream.n++
+	}
+	return true
+}
+
+// refuseForeign sends back what other gateways forwarded to a node that does not lead any more.
+func (g *Gateway) refuseForeign() {
+	if g.foreign == 0 {
+		return
+	}
+	kept := g.queue[:g.head]
+	for _, o := range g.queue[g.head:] {
+		if !o.foreign {
+			kept = append(kept, o)
+			continue
+		}
+		if o.state != stateDone {
+			g.refuseTo(o, cachepb.Code_NOT_LEADER, "")
+			g.finish(o)
+		}
+		g.dead--
+	}
+	clear(g.queue[len(kept):])
+	g.queue, g.foreign = kept, 0
+}
+
+func (g *Gateway) refuseTo(o *op, code cachepb.Code, detail string) {
+	g.tell(o.slot, o.ack(o.ref, true, false, g.outcome(code, detail, 0, g.core.Term())))
+}
+
+// PeerRequest implements replication.Upper: operations that another gateway forwards to this leader.
+func (g *Gateway) PeerRequest(slot int, id uint64, req *cachepb.CacheRequest) {
+	if b := req.GetBatch(); b != nil {
+		for _, item := range b.GetItems() {
+			if item.GetBatch() == nil {
+				g.PeerRequest(slot, id, item)
+			}
+		}
+		return
+	}
+	if get := req.GetGet(); get != nil {
+		g.tell(slot, &cachepb.Ack{Method: &cachepb.Ack_GetAck{GetAck: g.leaderRead(get)}})
+		return
+	}
+	o, ok := g.parse(req)
+	if !ok || o.session == 0 {
+		return
+	}
+	o.foreign, o.slot, o.from, o.ref = true, slot, id, o.reqID
+	if !g.core.Elected() {
+		g.refuseTo(o, cachepb.Code_NOT_LEADER, "")
+		return
+	}
+	if !g.arrive(o) {
+		return
+	}
+	// What its client was told is done is not refused for want of room: its gateway had room for it.
+	if code, detail := g.store.Validate(req); code != cachepb.Code_OK && (o.kind.waits() || code != cachepb.Code_OVERLOADED) {
+		g.refuseTo(o, code, detail)
+		return
+	}
+	g.stats.ForeignTaken++
+	g.bytes += o.size
+	// It has no deadline here: its gateway keeps that, and to drop it would break the order.
+	g.n++
+	o.n, o.at = g.n, g.core.Now()
+	g.queue = append(g.queue, o)
+	g.foreign++
+}
+
+// PeerAck implements replication.Upper: the leader's answers to what this gateway forwarded.
+func (g *Gateway) PeerAck(slot int, id uint64, ack *cachepb.Ack) {
+	var ref string
+	var ok bool
+	var out *cachepb.Outcome
+	switch m := ack.GetMethod().(type) {
+	case *cachepb.Ack_Batch:
+		for _, item := range m.Batch.GetItems() {
+			if item.GetBatch() == nil {
+				g.PeerAck(slot, id, item)
+			}
+		}
+		return
+	case *cachepb.Ack_GetAck:
+		g.lookedUp(m.GetAck)
+		return
+	case *cachepb.Ack_PutAck:
+		ref, ok, out = m.PutAck.GetReqId(), m.PutAck.GetModRes(), m.PutAck.GetOutcome()
+	case *cachepb.Ack_DelAck:
+		ref, ok, out = m.DelAck.GetReqId(), m.DelAck.GetModRes(), m.DelAck.GetOutcome()
+	default:
+		return
+	}
+	name, rest, err := parseForward(ref)
+	if err != nil || id != g.leaderID {
+		return
+	}
+	if rest {
+		g.unsent(name, out)
+		return
+	}
+	o := g.forwarded[name]
+	if o == nil {
+		return
+	}
+	if ok {
+		if o.to != nil && (o.level != levelQuorum || earlyQuorum()) && !o.acked {
+			o.index, o.term = out.GetIndex(), out.GetTerm()
+			g.answered(o)
+		}
+		return
+	}
+	g.leaderRefused(o, out)
+}
+
+// leaderRefused handles a leader's no to one forward. It is about one copy of the operation; if an earlier copy may be in
+// a log, it says nothing about that one.
+func (g *Gateway) leaderRefused(o *op, out *cachepb.Outcome) {
+	switch out.GetCode() {
+	case cachepb.Code_NOT_LEADER, cachepb.Code_NO_LEADER, cachepb.Code_NO_QUORUM:
+		g.hold(notLeaderPause)
+		g.requeue(stateForwarded)
+	default:
+		delete(g.forwarded, o.name)
+		if o.copies > 1 && o.kind.waits() {
+			return // an earlier copy may take effect yet: applied, or unknown at the deadline
+		}
+		g.answer(o, out.GetCode(), out.GetDetail())
+		g.lose(o)
+		g.finish(o)
+	}
+}
