@@ -184,7 +184,9 @@ func newPage(r *result.Run, ps pictures) *page {
 		CSS:         template.CSS(paletteCSS + pageCSS), JS: template.JS(pageJS),
 	}
 	if r.Environment != nil && len(r.Environment.Command) > 0 {
-		p.Command = r.Environment.CommandLine()
+		again := *r.Environment
+		again.Command = withSeed(again.Command, again.Seed)
+		p.Command = again.CommandLine()
 		if !slices.ContainsFunc(r.Environment.Command, func(a string) bool { return strings.HasPrefix(strings.TrimLeft(a, "-"), "seed") }) {
 			p.Command += fmt.Sprintf(" --seed %d", r.Environment.Seed)
 		}
@@ -266,6 +268,21 @@ func newPage(r *result.Run, ps pictures) *page {
 		}
 	}
 	return p
+}
+
+// withSeed is a command whose --seed is the run's own: one that makes a run with each of several seeds names the first of them.
+func withSeed(command []string, seed uint64) []string {
+	out := slices.Clone(command)
+	for i, arg := range out {
+		if name, _, given := strings.Cut(arg, "="); strings.TrimLeft(name, "-") != "seed" || name == "seed" {
+			continue
+		} else if given {
+			out[i] = fmt.Sprintf("%s=%d", name, seed)
+		} else if i+1 < len(out) {
+			out[i+1] = fmt.Sprint(seed)
+		}
+	}
+	return out
 }
 
 func toneRank(v verdict) int {

@@ -399,6 +399,7 @@ type note struct {
 	x, y  float64
 	text  string
 	style draw.TextStyle
+	back  draw.LineStyle // its colour only, behind the text; none if there is none
 }
 
 func (n note) Plot(c draw.Canvas, p *plot.Plot) {
@@ -406,6 +407,11 @@ func (n note) Plot(c draw.Canvas, p *plot.Plot) {
 	at := vg.Point{X: x(n.x) + 5, Y: y(n.y) + n.style.FontExtents().Descent/2}
 	if over := at.X + n.style.Width(n.text) - c.Max.X; over > 0 {
 		at.X -= over // a fault close to the end is named to its left
+	}
+	if n.back.Color != nil {
+		half := n.style.FontExtents().Height / 2
+		c.SetColor(n.back.Color)
+		c.Fill(vg.Rectangle{Min: vg.Point{X: at.X - 3, Y: at.Y - half}, Max: vg.Point{X: at.X + n.style.Width(n.text) + 3, Y: at.Y + half}}.Path())
 	}
 	c.FillText(n.style, at, n.text)
 }

@@ -621,6 +621,21 @@ func TestLongRunStaysSmall(t *testing.T) {
 	}
 }
 
+// What repeats a run of several seeds has the seed of this one.
+func TestRepeatHasTheRunsSeed(t *testing.T) {
+	for _, c := range []struct{ command, want string }{
+		{"chaos run --for 40m --seed 1001 soak.yaml", "chaos run --for 40m --seed 1004 soak.yaml"},
+		{"chaos run --seed=1001 soak.yaml", "chaos run --seed=1004 soak.yaml"},
+		{"chaos run soak.yaml", "chaos run soak.yaml --seed 1004"},
+	} {
+		r := sampleScenario(1)
+		r.Environment.Command, r.Environment.Seed = strings.Fields(c.command), 1004
+		if got := newPage(r, pictures{}).Command; got != c.want {
+			t.Errorf("%s: %s, expected %s", c.command, got, c.want)
+		}
+	}
+}
+
 // keepSample leaves a page for the browser, if it is to have any.
 func keepSample(t *testing.T, name, text string) {
 	t.Helper()

@@ -350,7 +350,8 @@ func (t *timeline) stages() {
 		tbl.add("fault", labels[i], formatTime(w.From), to, strings.Join(w.Targets, ", "), bite, w.Detail)
 	}
 	rows, faultRows := placeRows(spans, 4*perPixel)
-	if faultRows > maxFaultRows {
+	grouped := faultRows > maxFaultRows
+	if grouped {
 		rows, faultRows = rowsByName(labels)
 	}
 	for i, w := range t.windows {
@@ -389,7 +390,11 @@ func (t *timeline) stages() {
 			continue // its row is named
 		}
 		y := float64(total) - float64(m.at.Y) - 0.5
-		c.Add(note{x: max(float64(m.at.X), t.from), y: y, text: labels[i], style: text})
+		n := note{x: max(float64(m.at.X), t.from), y: y, text: labels[i], style: text}
+		if grouped {
+			n.back = c.line(stroke{surface, 0, nil}, 0.85, "") // the next faults of the row are behind it
+		}
+		c.Add(n)
 	}
 	c.live = t.liveWindows()
 }
