@@ -39,7 +39,8 @@ type stranger struct {
 	net.Conn
 	says string
 	from *net.TCPAddr
-	gone chan struct{} // is sent to when the server closes it
+	gone chan struct{} // is sent to when the server closes it for the first time
+	once sync.Once
 }
 
 func (c *stranger) Read(p []byte) (int, error) {
@@ -51,7 +52,7 @@ func (c *stranger) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (c *stranger) Close() error                { c.gone <- struct{}{}; return nil }
+func (c *stranger) Close() error                { c.once.Do(func() { c.gone <- struct{}{} }); return nil }
 func (c *stranger) RemoteAddr() net.Addr        { return c.from }
 func (c *stranger) LocalAddr() net.Addr         { return c.from }
 func (c *stranger) SetDeadline(time.Time) error { return nil }
