@@ -181,7 +181,8 @@ type active struct {
 // says that nothing could be; a run that failed on its way is a result with a
 // Failure.
 func Run(ctx context.Context, cfg Config) (*result.Run, error) {
-	r := &run{Config: cfg, start: time.Now(), keys: newKeySet(), count: newCounters(), limits: newLimits(cfg.Plan.Scenario), roles: map[string]result.Event{}, states: map[string]int{}, logged: make(chan struct{}), phase: "boot"}
+	r := &run{Config: cfg, start: time.Now(), count: newCounters(), limits: newLimits(cfg.Plan.Scenario), roles: map[string]result.Event{}, states: map[string]int{}, logged: make(chan struct{}), phase: "boot"}
+	r.keys = newKeySet(r.recordStock)
 	if err := r.prepare(); err != nil {
 		return nil, err
 	}
@@ -648,7 +649,6 @@ func (r *run) finalReads(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readPatience)
 	defer cancel()
 	keys := r.keys.all()
-	r.recordStock(keys)
 	var wg sync.WaitGroup
 	errs := make([]error, len(r.system.Nodes()))
 	for i, n := range r.system.Nodes() {
