@@ -59,8 +59,8 @@ var imports = map[string][]string{
 	"loadgen/load": {"proto/cachepb", "cachenode/client", "reports/result"},
 	"loadgen":      {"proto/cachepb", "cachenode/client", "cachenode/proc", "loadgen/...", "reports/result", "reports/render"},
 
-	"chaos/internal/cluster": {"proto/cachepb", "cachenode/client", "cachenode/proc"},
-	"chaos/internal/fault":   {"proto/cachepb", "chaos/internal/cluster", "chaos/internal/hostile"},
+	"chaos/internal/cluster": {"proto/cachepb", "cachenode/client", "cachenode/proc", "chaos/internal/live"},
+	"chaos/internal/fault":   {"proto/cachepb", "chaos/internal/cluster", "chaos/internal/hostile", "chaos/internal/live"},
 	"chaos/internal/live":    {},
 	"chaos/internal/hostile": {"proto/cachepb", "cachenode/client"},
 	"chaos/internal/check":   {"chaos/internal/history", "reports/result"},

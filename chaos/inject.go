@@ -1,15 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
-	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v3"
@@ -37,12 +31,12 @@ func injectCommand(ctx context.Context, c *cli.Command) error {
 	if lasts <= 0 || lasts > maxInjected {
 		return usagef("inject: --for %v; expected more than 0 and %v at most", lasts, maxInjected)
 	}
-	nurse, err := callNurse(f.Remedy())
+	nurse, err := live.CallNurse(f.Remedy())
 	if err != nil {
-		return err
+		return fmt.Errorf("inject: %w", err)
 	}
 	healed := true // nothing was done yet
-	defer func() { nurse.dismiss(healed) }()
+	defer func() { nurse.Dismiss(healed) }()
 	w := c.Root().Writer
 	started := time.Now()
 	healed = false
@@ -67,67 +61,11 @@ func injectCommand(ctx context.Context, c *cli.Command) error {
 	return nil
 }
 
-// nurse is a process that heals if this one cannot: it waits until this one has
-// ended, however that came about.
-type nurse struct {
-	cmd *exec.Cmd
-	say io.WriteCloser
-}
-
-// dismissal is what a nurse hears when there is nothing left to heal.
-const dismissal = "healed\n"
-
-func callNurse(r live.Remedy) (*nurse, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	plan, err := json.Marshal(r)
-	if err != nil {
-		return nil, err
-	}
-	n := &nurse{cmd: exec.Command(self, nurseCommand, string(plan))}
-	n.cmd.Stdout, n.cmd.Stderr = os.Stdout, os.Stderr
-	// A session of its own: an interrupt typed at the terminal is not for it.
-	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if n.say, err = n.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	if err := n.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("inject: nothing was done: start who would heal if this process were killed: %w", err)
-	}
-	return n, nil
-}
-
-// dismiss waits for the end of the nurse. Unless everything is healed, it tries
-// again what this process could not.
-func (n *nurse) dismiss(healed bool) {
-	if healed {
-		_, _ = io.WriteString(n.say, dismissal)
-	}
-	n.say.Close()
-	_ = n.cmd.Wait()
-}
-
-// nurseCommand is what a nurse is started with. It is not for people.
-const nurseCommand = "heal-when-orphaned"
-
-// attend is the life of a nurse.
+// attend heals in place of a process that cannot any more. It is not for people.
 func attend(ctx context.Context, c *cli.Command) error {
-	var r live.Remedy
-	if err := json.Unmarshal([]byte(c.Args().First()), &r); err != nil {
-		return usagef("%s: %w", nurseCommand, err)
+	healed, err := live.Attend(context.WithoutCancel(ctx), c.Args().First(), os.Stdin)
+	if healed {
+		fmt.Fprintln(c.Root().Writer, "healed in place of another process")
 	}
-	said, err := bufio.NewReader(os.Stdin).ReadString('\n')
-	if said == dismissal {
-		return nil
-	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		fmt.Fprintln(c.Root().ErrWriter, "chaos: "+err.Error())
-	}
-	if err := r.Heal(context.WithoutCancel(ctx)); err != nil {
-		return fmt.Errorf("heal in place of another process: %w", err)
-	}
-	fmt.Fprintln(c.Root().Writer, "healed in place of another process")
-	return nil
+	return err
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/hacache/hacache/chaos/internal/hostile"
+	"github.com/hacache/hacache/chaos/internal/live"
 	"github.com/hacache/hacache/chaos/internal/runner"
 	"github.com/hacache/hacache/chaos/internal/scenario"
 	"github.com/hacache/hacache/reports/result"
@@ -154,7 +155,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 				},
 				Action: injectCommand,
 			},
-			{Name: nurseCommand, Hidden: true, HideHelp: true, Action: attend},
+			{Name: live.NurseCommand, Hidden: true, HideHelp: true, Action: attend},
 			{Name: hostile.Command, Hidden: true, HideHelp: true, Action: attackCommand},
 			{
 				Name: "export", Usage: "write the faults of a scenario for another tool", ArgsUsage: "FILE",
@@ -348,8 +349,15 @@ func find(called, named string) (string, error) {
 const hooked = "cachenode-faults"
 
 // programFor finds the cachenode for a scenario: one with fault hooks if it needs
-// them.
+// them, and none for a cluster that runs already.
 func programFor(s *scenario.Scenario, named string) (string, error) {
+	switch {
+	case s.Cluster.External == nil:
+	case named != "":
+		return "", usagef("run: --cachenode: %s starts no node, since its cluster runs already", s.Name)
+	default:
+		return "", nil
+	}
 	if !s.NeedsHooks() {
 		return program(named)
 	}

@@ -38,7 +38,7 @@ var mutations = []mutation{
 	{"quorum-without-ack", "half-open-majority", "lost writes", 0},
 	{"drop-on-reconnect", "flapping-link", "lost writes", 0},
 	{"old-leader-acks", "leader-isolated-with-clients", "dual leader", 0},
-	{"vote-twice", "split", "convergence", 0},
+	{"vote-twice", "split", "lost writes", 0},
 	{"same-id", "crash-loop", "convergence", 0.1},
 	{"earliest-clock", "lagging-candidate", "convergence", 0},
 	{"ping-deadline", "one-stall-250ms", "leader_changes", 0},

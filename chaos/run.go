@@ -175,8 +175,12 @@ func (c *campaign) finish(r *result.Run, dir string) error {
 // once carries out one run.
 func (c *campaign) once(ctx context.Context, s *scenario.Scenario, source []byte, seed uint64, dir, which string) (*result.Run, error) {
 	defer c.live.clear()
+	boot := runner.Processes(c.binary)
+	if s.Cluster.External != nil {
+		boot = runner.Attached
+	}
 	return runner.Run(ctx, runner.Config{
-		Plan: scenario.NewPlan(s, seed), Scale: c.scale, Source: source, Dir: dir, Boot: runner.Processes(c.binary), Env: c.env,
+		Plan: scenario.NewPlan(s, seed), Scale: c.scale, Source: source, Dir: dir, Boot: boot, Env: c.env,
 		Probe:    result.Watch(seed, c.commandLine()),
 		Progress: func(st runner.Status) { c.live.show(s.Name+which, st) },
 	})

@@ -59,6 +59,9 @@ func suiteCommand(ctx context.Context, c *cli.Command) error {
 	}
 	var entries []entry
 	for i, sc := range all {
+		if sc.Cluster.External != nil {
+			return usagef("suite: %s is for a cluster that runs already, which others would break at the same time; expected chaos run", sc.Name)
+		}
 		e := entry{scenario: sc, seed: cmp.Or(c.Uint64("seed"), sc.Seed, uint64(rand.Uint32()))}
 		if e.binary, err = programFor(sc, c.String("cachenode")); err != nil {
 			return err

@@ -42,6 +42,11 @@ type Input struct {
 	Caches  map[string]Cache
 	Written []string
 
+	// Elsewhere says that somebody else runs the cluster, and Cannot which checks
+	// need what only they have, with the reason, by name.
+	Elsewhere bool
+	Cannot    map[string]string
+
 	Facts Facts
 	Limit Limits
 }

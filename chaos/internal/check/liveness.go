@@ -53,6 +53,12 @@ func liveness(in *Input, windows []result.Window, m *machine) result.Check {
 		return c
 	}
 	c.Detail = "no process ended on its own, no panic or data race in a log"
+	if in.Elsewhere {
+		c.Detail = "nobody looked at processes and logs"
+		if in.Limit.Recovery == 0 {
+			c.Verdict, c.Detail = result.NotExercised, in.Cannot[c.Name]
+		}
+	}
 	if in.Limit.Recovery > 0 {
 		c.Detail += fmt.Sprintf("; quorum writes went on within %v", in.Limit.Recovery)
 	}

@@ -51,6 +51,10 @@ func (v *Verdicts) stateHash(in *Input) {
 	switch {
 	case c.Count > 0:
 		c.Verdict, c.Detail = result.Violated, "the nodes differ "+c.Examples[0]
+	case in.Cannot[c.Name] != "":
+		c.Verdict, c.Detail = result.NotExercised, in.Cannot[c.Name]
+	case in.Elsewhere && in.Facts.StateError != "": // as it may be all the time where others write
+		c.Verdict, c.Detail = result.NotExercised, in.Facts.StateError
 	case len(hashes) != 1 || in.Facts.StateError != "":
 		c.Detail = cmp.Or(in.Facts.StateError, "the run ended before the nodes could be compared")
 	case len(in.Caches) > 0 && !some:

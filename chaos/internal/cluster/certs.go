@@ -85,14 +85,6 @@ func (c *certificates) of(identity string) []string {
 	return append(c.env[:len(c.env):len(c.env)], c.nodes[identity]...)
 }
 
-// clientTLS is what a client dials with; nil is plain text.
-func (c *certificates) clientTLS() *tls.Config {
-	if c == nil {
-		return nil
-	}
-	return c.client
-}
-
 // remove deletes the files: keys have no business in a run directory.
 func (c *certificates) remove() error {
 	if c == nil {

@@ -11,6 +11,7 @@ package cluster
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -78,9 +79,13 @@ type Cluster struct {
 
 	spec    Spec
 	nodes   []*Node
-	certs   *certificates   // nil: plain text
-	members atomic.Int64    // so many of the nodes make up the cluster
-	life    context.Context // ends with Stop; processes are killed then at the latest
+	token   string
+	tls     *tls.Config       // of clients; nil: plain text
+	certs   *certificates     // nil: none were made
+	remote  bool              // see [Attach]; no node has a process then
+	proxies map[string]*Proxy // by FROM>TO; of a remote cluster
+	members atomic.Int64      // so many of the nodes make up the cluster
+	life    context.Context   // ends with Stop; processes are killed then at the latest
 	end     context.CancelFunc
 	exits   sync.WaitGroup
 }
@@ -90,9 +95,11 @@ type Node struct {
 	Name     string // n1, n2, in the order of the slots
 	Identity string // host:port that it listens on, as in HA_HOSTS
 
+	addr   string // that it is dialled at, past all links
 	env    []string
 	hooks  string // path of the files that its hooks read, without their endings; empty: it has none
-	admin  string // where it serves its metrics
+	admin  string // where it serves its metrics; empty: nobody knows
+	pid    string // of a remote one, see [RemoteNode]
 	conn   *client.Conn
 	notify func(node string, state State, detail string)
 
@@ -114,7 +121,7 @@ func (n *Node) enter(s State, detail string) {
 // Start makes the links, starts the processes and returns at once; see
 // [Cluster.WaitHealthy]. A Cluster must be stopped.
 func Start(spec Spec) (_ *Cluster, err error) {
-	c := &Cluster{Net: NewNetwork(spec.Seed), spec: spec}
+	c := &Cluster{Net: NewNetwork(spec.Seed), spec: spec, token: token}
 	c.members.Store(int64(cmp.Or(spec.Members, spec.Nodes)))
 	c.life, c.end = context.WithCancel(context.Background())
 	defer func() {
@@ -131,12 +138,13 @@ func Start(spec Spec) (_ *Cluster, err error) {
 	}
 	slices.SortFunc(listeners, func(a, b *net.TCPListener) int { return strings.Compare(a.Addr().String(), b.Addr().String()) })
 	for i, l := range listeners {
-		c.nodes = append(c.nodes, &Node{Name: "n" + strconv.Itoa(i+1), Identity: l.Addr().String(), state: Ended, notify: spec.OnProcess})
+		c.nodes = append(c.nodes, &Node{Name: "n" + strconv.Itoa(i+1), Identity: l.Addr().String(), addr: l.Addr().String(), state: Ended, notify: spec.OnProcess})
 	}
 	if spec.TLS {
 		if c.certs, err = makeCertificates(c.life, spec.Binary, filepath.Join(spec.LogDir, "certs"), c.identities()); err != nil {
 			return nil, err
 		}
+		c.tls = c.certs.client
 	}
 	policies, err := writePolicies(spec.LogDir, spec.Caches)
 	if err != nil {
@@ -175,7 +183,7 @@ func Start(spec Spec) (_ *Cluster, err error) {
 		if err := c.start(n, listeners[i]); err != nil {
 			return nil, err
 		}
-		if n.conn, err = client.NewConn(c.direct(n)); err != nil {
+		if n.conn, err = client.NewConn(c.direct(n.addr)); err != nil {
 			return nil, err
 		}
 	}
@@ -202,15 +210,6 @@ func (c *Cluster) connect(n *Node) (dials []string, err error) {
 		dials = append(dials, to.Identity+"="+l.Addr())
 	}
 	return dials, nil
-}
-
-// direct is the configuration of a connection without a link. It redials
-// quickly: it times how soon a restarted node answers.
-func (c *Cluster) direct(n *Node) client.Config {
-	cfg := c.Client(n.Identity)
-	cfg.Batch, cfg.ConnectTimeout = true, time.Second
-	cfg.BackoffMin, cfg.BackoffMax = 5*time.Millisecond, 50*time.Millisecond
-	return cfg
 }
 
 // start starts the process of a node that has none.
@@ -337,7 +336,7 @@ func (c *Cluster) NameOf(identity string) string {
 
 // Client is what a client of the cluster needs to connect to an address.
 func (c *Cluster) Client(addr string) client.Config {
-	return client.Config{Addr: addr, Token: token, TLS: c.certs.clientTLS()}
+	return client.Config{Addr: addr, Token: c.token, TLS: c.tls}
 }
 
 // ClientAddr is where clients dial a node: the near end of its link, if there
@@ -346,7 +345,10 @@ func (c *Cluster) ClientAddr(name string) string {
 	if l := c.Net.Link(Clients, name); l != nil {
 		return l.Addr()
 	}
-	return c.Node(name).Identity
+	if p := c.Proxy(Clients, name); p != nil {
+		return p.Addr
+	}
+	return c.Node(name).addr
 }
 
 // Resolve maps an identity to the address that clients dial, or to "".
@@ -367,10 +369,13 @@ func (n *Node) State() State {
 	return n.state
 }
 
-// Pid is the id of the node's newest process.
+// Pid is the id of the node's newest process; 0: it has none on this machine.
 func (n *Node) Pid() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.process == nil {
+		return n.remotePid()
+	}
 	return n.process.Pid()
 }
 
@@ -515,8 +520,14 @@ func (c *Cluster) healths(ctx context.Context) map[*Node]*cachepb.HealthAck {
 
 // WaitHealthy waits until every node is a member of one cluster, in one term,
 // with one leader, and has applied what the others have. The error of a wait
-// that ended says what was missing.
-func (c *Cluster) WaitHealthy(ctx context.Context) error { return c.await(ctx, (*census).differs) }
+// that ended says what was missing. In a remote cluster every node has applied
+// what another one had when the wait began: somebody else may write.
+func (c *Cluster) WaitHealthy(ctx context.Context) error {
+	if c.remote {
+		return c.catchUp(ctx)
+	}
+	return c.await(ctx, (*census).differs)
+}
 
 // WaitReady is WaitHealthy for a cluster under load, where no two nodes have
 // applied the same when they are asked: every node leads or follows, with a
@@ -596,8 +607,8 @@ func (c *census) differs() string {
 	return strings.Join(say, ", ")
 }
 
-// Stop ends every process, politely within the given time, and closes every
-// link. Nothing is left running when it returns.
+// Stop ends every process that was started, politely within the given time, and
+// closes every link. Nothing is left running when it returns.
 func (c *Cluster) Stop(within time.Duration) error {
 	var wg sync.WaitGroup
 	for _, n := range c.nodes {
@@ -606,6 +617,11 @@ func (c *Cluster) Stop(within time.Duration) error {
 		}
 		if n.process != nil {
 			wg.Go(func() { n.current().Stop(within) })
+		}
+	}
+	for _, p := range c.proxies {
+		if p.conn != nil {
+			wg.Go(func() { p.conn.Close() })
 		}
 	}
 	wg.Wait()

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -86,8 +87,15 @@ type Digest struct {
 // scraper has no connections to keep: a node is asked seldom.
 var scraper = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * time.Second}
 
+// ErrNoAdmin is returned by [Node.Digest] where nobody said where the node
+// serves its metrics.
+var ErrNoAdmin = errors.New("cluster: no admin address is known")
+
 // Digest asks a node for its metrics.
 func (n *Node) Digest(ctx context.Context) (Digest, error) {
+	if n.admin == "" {
+		return Digest{}, fmt.Errorf("metrics of %s: %w", n.Name, ErrNoAdmin)
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.admin+"/metrics", nil)
 	if err != nil {
 		return Digest{}, err

@@ -100,19 +100,20 @@ func Inject(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, error)
 	if err != nil {
 		return nil, err
 	}
+	if c.Remote() {
+		return elsewhere(ctx, c, s, targets)
+	}
 	switch s.Action {
 	case "kill", "term":
 		return end(ctx, c, s, targets)
 	case "pause":
 		return stopProcesses(ctx, s, targets)
-	case "partition", "isolate":
-		return cut(ctx, c, s, targets)
-	case "split":
-		return split(ctx, c, s, targets)
-	case "bridge":
-		return bridge(ctx, c, s, targets)
-	case "ring":
-		return ring(ctx, c, s)
+	case "partition", "isolate", "split", "bridge", "ring":
+		cut, err := severed(ctx, c, s, targets)
+		if err != nil {
+			return nil, err
+		}
+		return sever(ctx, s, cut)
 	case "dials":
 		return blockDials(ctx, c, s, targets)
 	case "latency", "loss", "bandwidth", "slice", "slow-close", "cut-after":
@@ -379,18 +380,6 @@ func pathNames(ps []path) []string {
 	return out
 }
 
-// cut is partition and isolate.
-func cut(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
-	ps, err := pathsTo(ctx, c, s, targets)
-	if err != nil {
-		return nil, err
-	}
-	if s.Action == "isolate" && s.Clients == "cut" {
-		ps = append(ps, paths(c, names(targets), []string{cluster.Clients}, s.Direction)...)
-	}
-	return sever(ctx, s, ps, names(targets))
-}
-
 // pathsTo lists the traffic between the targets and whom s.From names, in the
 // direction asked for. With several targets no path is there twice.
 func pathsTo(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) ([]path, error) {
@@ -422,18 +411,25 @@ func pathsTo(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster
 	return ps, nil
 }
 
-// sever cuts paths in the style asked for, all the time or now and then.
-func sever(ctx context.Context, s Spec, ps []path, targets []string) (*Injection, error) {
-	s.beginAt(targets...)
+// sever makes a cut in the style asked for, all the time or now and then.
+func sever(ctx context.Context, s Spec, c cut) (*Injection, error) {
+	s.beginAt(c.hit...)
+	var in *Injection
+	var err error
 	switch {
 	case s.Style == "reject":
-		return reject(ctx, ps, targets)
+		in, err = reject(ctx, c.paths, c.hit)
 	case s.Style == "swallow":
-		return swallow(s, ps, targets), nil
+		in = swallow(s, c.paths, c.hit)
 	case s.Period > 0:
-		return flapping(s, ps, targets), nil
+		in = flapping(s, c.paths, c.hit)
+	default:
+		in = stall(c.paths, c.hit)
 	}
-	return stall(ps, targets), nil
+	if err == nil {
+		in.Detail += c.detail
+	}
+	return in, err
 }
 
 // settle is how long a chunk that was being handed on when a gate closed may
@@ -560,8 +556,8 @@ func refused(ctx context.Context, links []*cluster.Link) (bool, string) {
 	return true, fmt.Sprintf("dials refused on %d links", len(links))
 }
 
-// reset closes every connection between the targets and other nodes once.
-func reset(c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
+// around is the traffic between the targets and other nodes, each path once.
+func around(c *cluster.Cluster, targets []*cluster.Node) []path {
 	ps := paths(c, names(targets), names(without(c.Nodes(), targets)), "both")
 	if len(targets) == len(c.Nodes()) {
 		ps = paths(c, names(targets[:1]), names(targets[1:]), "both")
@@ -569,6 +565,12 @@ func reset(c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, err
 			ps = append(ps, paths(c, names(targets[i:i+1]), names(targets[i+1:]), "both")...)
 		}
 	}
+	return ps
+}
+
+// reset closes every connection between the targets and other nodes once.
+func reset(c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
+	ps := around(c, targets)
 	links := linksOf(ps)
 	ended := func(l *cluster.Link) int64 { return l.Traffic(cluster.Forward).Reset }
 	before := make([]int64, len(links))

@@ -9,9 +9,33 @@ import (
 	"github.com/hacache/hacache/chaos/internal/cluster"
 )
 
+// cut is traffic that no longer flows.
+type cut struct {
+	paths  []path
+	hit    []string // the nodes that are cut off
+	detail string   // what else is to be said; may be empty
+}
+
+// severed says what partition, isolate, split, bridge and ring cut.
+func severed(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) (cut, error) {
+	switch s.Action {
+	case "split":
+		return split(c, s, targets)
+	case "bridge":
+		return bridge(c, s, targets)
+	case "ring":
+		return ring(c, s)
+	}
+	ps, err := pathsTo(ctx, c, s, targets)
+	if err == nil && s.Action == "isolate" && s.Clients == "cut" {
+		ps = append(ps, paths(c, names(targets), []string{cluster.Clients}, s.Direction)...)
+	}
+	return cut{paths: ps, hit: names(targets)}, err
+}
+
 // split cuts the nodes into two sides: the target with so many others, and the
 // rest. Without a number the target's side is the largest minority.
-func split(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
+func split(c *cluster.Cluster, s Spec, targets []*cluster.Node) (cut, error) {
 	all := c.Nodes()
 	count := s.Count
 	if count == 0 {
@@ -21,30 +45,30 @@ func split(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.N
 	side = append(side, some(without(all, targets), s.Pick>>16, count-len(targets))...)
 	far := names(without(all, side))
 	if len(far) == 0 {
-		return nil, fmt.Errorf("%w: %d nodes on one side leave none for the other", ErrNotAvailable, count)
+		return cut{}, fmt.Errorf("%w: %d nodes on one side leave none for the other", ErrNotAvailable, count)
 	}
-	return sever(ctx, s, paths(c, names(side), far, "both"), names(side))
+	return cut{paths: paths(c, names(side), far, "both"), hit: names(side)}, nil
 }
 
 // bridge leaves the target as the only node that sees all others; those fall
 // into two halves that do not see each other.
-func bridge(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
+func bridge(c *cluster.Cluster, s Spec, targets []*cluster.Node) (cut, error) {
 	others := shuffled(without(c.Nodes(), targets), s.Pick)
 	if len(others) < 2 {
-		return nil, fmt.Errorf("%w: a bridge needs three nodes", ErrNotAvailable)
+		return cut{}, fmt.Errorf("%w: a bridge needs three nodes", ErrNotAvailable)
 	}
 	half := len(others) / 2
-	return sever(ctx, s, paths(c, names(others[:half]), names(others[half:]), "both"), names(others))
+	return cut{paths: paths(c, names(others[:half]), names(others[half:]), "both"), hit: names(others)}, nil
 }
 
 // ring puts the nodes in a circle, by seed, in which each sees a majority, the
 // ones next to it, and no two see the same.
-func ring(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, error) {
+func ring(c *cluster.Cluster, s Spec) (cut, error) {
 	circle := shuffled(c.Nodes(), s.Pick)
 	n := len(circle)
 	reach := (n/2 + 1) / 2 // to either side: with itself it sees 2*reach+1, a majority
 	if n < 5 {
-		return nil, fmt.Errorf("%w: with %d nodes every majority is seen by all", ErrNotAvailable, n)
+		return cut{}, fmt.Errorf("%w: with %d nodes every majority is seen by all", ErrNotAvailable, n)
 	}
 	var ps []path
 	for i := range n {
@@ -54,11 +78,7 @@ func ring(ctx context.Context, c *cluster.Cluster, s Spec) (*Injection, error) {
 			}
 		}
 	}
-	in, err := sever(ctx, s, ps, names(c.Nodes()))
-	if err == nil {
-		in.Detail += fmt.Sprintf(", in the circle %v", names(circle))
-	}
-	return in, err
+	return cut{paths: ps, hit: names(c.Nodes()), detail: fmt.Sprintf(", in the circle %v", names(circle))}, nil
 }
 
 // shuffled returns the nodes in an order that pick decides.
@@ -68,37 +88,42 @@ func shuffled(nodes []*cluster.Node, pick uint64) []*cluster.Node {
 	return out
 }
 
-// dialed are the links on which somebody dials: the targets the others with
-// direction out, the others the targets with in.
-func dialed(c *cluster.Cluster, s Spec, targets, far []string) []*cluster.Link {
-	var links []*cluster.Link
-	for _, t := range targets {
-		for _, o := range far {
-			if l := c.Net.Link(t, o); l != nil && s.Direction != "in" {
-				links = append(links, l)
+// dialed are the links, as FROM and TO, on which somebody dials: the targets the
+// others with direction out, the others the targets with in.
+func dialed(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) (links [][2]string, err error) {
+	far := c.Nodes()
+	if s.From != "" && s.From != "rest" {
+		if far, err = resolve(ctx, c, &Spec{Target: s.From, Pick: s.Pick >> 32}); err != nil {
+			return nil, err
+		}
+	}
+	for _, t := range names(targets) {
+		for _, o := range names(without(far, targets)) {
+			if s.Direction != "in" {
+				links = append(links, [2]string{t, o})
 			}
-			if l := c.Net.Link(o, t); l != nil && s.Direction != "out" {
-				links = append(links, l)
+			if s.Direction != "out" {
+				links = append(links, [2]string{o, t})
 			}
 		}
 	}
-	return links
+	if len(links) == 0 {
+		return nil, fmt.Errorf("%w: %s and %s are the same node now", ErrNotAvailable, s.Target, s.From)
+	}
+	return links, nil
 }
 
 // blockDials lets connections be opened from one side only. What the other side
 // dials is refused, and what it had dialed closed; or with style stall its new
 // connections are held while the old ones go on.
 func blockDials(ctx context.Context, c *cluster.Cluster, s Spec, targets []*cluster.Node) (*Injection, error) {
-	far := c.Nodes()
-	if s.From != "" && s.From != "rest" {
-		var err error
-		if far, err = resolve(ctx, c, &Spec{Target: s.From, Pick: s.Pick >> 32}); err != nil {
-			return nil, err
-		}
+	ends, err := dialed(ctx, c, s, targets)
+	if err != nil {
+		return nil, err
 	}
-	links := dialed(c, s, names(targets), names(without(far, targets)))
-	if len(links) == 0 {
-		return nil, fmt.Errorf("%w: %s and %s are the same node now", ErrNotAvailable, s.Target, s.From)
+	var links []*cluster.Link
+	for _, e := range ends {
+		links = append(links, c.Net.Link(e[0], e[1]))
 	}
 	s.begin(targets)
 	if s.Style == "reject" {

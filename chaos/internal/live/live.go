@@ -32,6 +32,10 @@ type Fault struct {
 	Bytes           int64         // bandwidth: a second; slice: of a piece; cut-after: of a connection
 	Duty            float64       // starve: share of Period in which it is stopped
 	Period          time.Duration // starve; default 100 ms
+
+	// Tag ends the names of the toxics, so that two faults of one action can be
+	// on a proxy at once; empty: there is one.
+	Tag string
 }
 
 // Actions are those that can be injected, with what they need.
@@ -164,7 +168,7 @@ func (f *Fault) toxics() []toxic {
 	var all []toxic
 	for direction, stream := range map[string]string{"out": "upstream", "in": "downstream"} {
 		if f.Direction == "" || f.Direction == "both" || f.Direction == direction {
-			all = append(all, toxic{"chaos-" + f.Action + "-" + stream, kind, stream, attributes})
+			all = append(all, toxic{"chaos-" + f.Action + "-" + stream + f.Tag, kind, stream, attributes})
 		}
 	}
 	slices.SortFunc(all, func(a, b toxic) int { return strings.Compare(a.name, b.name) })
@@ -241,6 +245,50 @@ func (f *Fault) Hold(ctx context.Context) {
 			_ = syscall.Kill(pid, map[bool]syscall.Signal{true: syscall.SIGSTOP, false: syscall.SIGCONT}[stopped]) // it may have ended
 		}
 	}
+}
+
+// InForce returns an error unless the servers say that the fault is there, on
+// every proxy that it names.
+func (f *Fault) InForce() error {
+	for _, name := range f.Proxies {
+		p, err := proxyOf(f.Server, name)
+		switch {
+		case err != nil:
+			return err
+		case f.Action == "reject" && p.Enabled:
+			return fmt.Errorf("proxy %s is enabled", name)
+		}
+		for _, t := range f.toxics() {
+			if !slices.ContainsFunc(p.ActiveToxics, func(there client.Toxic) bool { return there.Name == t.name }) {
+				return fmt.Errorf("proxy %s has no toxic %s", name, t.name)
+			}
+		}
+	}
+	return nil
+}
+
+// Proxy is what a Toxiproxy server says of one of its proxies.
+type Proxy struct {
+	Listen  string // host:port
+	Enabled bool
+}
+
+// Proxies asks a server for all of its proxies, by name.
+func Proxies(server string) (map[string]Proxy, error) {
+	found := make(chan map[string]*client.Proxy, 1)
+	err := bounded(func() error {
+		all, err := client.NewClient(server).Proxies()
+		found <- all
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("proxies of %s: %w", server, err)
+	}
+	out := map[string]Proxy{}
+	for name, p := range <-found {
+		out[name] = Proxy{Listen: p.Listen, Enabled: p.Enabled}
+	}
+	return out, nil
 }
 
 // Heal undoes a fault, all of it that can be undone.

@@ -50,10 +50,17 @@ func (r *run) conclude(ctx context.Context, failure error) (*result.Run, error) 
 	}
 	if r.system != nil {
 		for _, n := range r.system.Nodes() {
+			if s.Cluster.External != nil { // which keeps its logs
+				out.Nodes = append(out.Nodes, result.Node{Name: n.Name, Identity: n.Identity})
+				continue
+			}
 			log := result.NodesDir + "/" + n.Name + ".log"
 			out.Nodes = append(out.Nodes, result.Node{Name: n.Name, Identity: n.Identity, Log: log})
 			out.Files = append(out.Files, result.File{Path: log, About: "log of " + n.Name})
 		}
+	}
+	if e := s.Cluster.External; e != nil {
+		out.Warnings = append(out.Warnings, caveats(e)...)
 	}
 	if r.Probe != nil {
 		out.Environment = r.Probe.Environment()
@@ -156,6 +163,9 @@ func readUsage(dir string) ([]result.Resource, error) {
 func expect(in *check.Input, p *scenario.Plan) {
 	s := p.Scenario
 	in.Nodes = in.History.Header.Nodes
+	if e := s.Cluster.External; e != nil {
+		in.Elsewhere, in.Cannot = true, e.Cannot()
+	}
 	in.ProbeInterval = s.Probes.Interval(s.Cluster.Nodes)
 	for i := range p.Injections {
 		j := &p.Injections[i]

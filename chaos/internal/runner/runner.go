@@ -92,6 +92,9 @@ type Boot struct {
 	Direct bool
 	// TLS secures nodes and clients with certificates of the run's own.
 	TLS bool
+	// External is the cluster to attach to; nil: one is started. Of the rest
+	// only Nodes and Members count with it.
+	External *scenario.External
 	// Process is to be called whenever a process changes its state.
 	Process func(node string, state result.State, detail string)
 }
@@ -181,8 +184,7 @@ type active struct {
 // says that nothing could be; a run that failed on its way is a result with a
 // Failure.
 func Run(ctx context.Context, cfg Config) (*result.Run, error) {
-	r := &run{Config: cfg, start: time.Now(), count: newCounters(), limits: newLimits(cfg.Plan.Scenario), roles: map[string]result.Event{}, states: map[string]int{}, logged: make(chan struct{}), phase: "boot"}
-	r.keys = newKeySet(r.recordStock)
+	r := &run{Config: cfg, start: time.Now(), keys: newKeySet(), count: newCounters(), limits: newLimits(cfg.Plan.Scenario), roles: map[string]result.Event{}, states: map[string]int{}, logged: make(chan struct{}), phase: "boot"}
 	if err := r.prepare(); err != nil {
 		return nil, err
 	}
@@ -280,7 +282,7 @@ func (r *run) execute(ctx context.Context) (err error) {
 	}
 
 	s := r.Plan.Scenario
-	boot := Boot{Nodes: s.Cluster.Nodes, Members: s.Cluster.Members, Hooks: s.NeedsHooks(), Env: r.environment(), Caches: s.Cluster.Caches, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed, Direct: !s.Cluster.Proxied(), TLS: s.Cluster.TLS}
+	boot := Boot{Nodes: s.Cluster.Nodes, Members: s.Cluster.Members, Hooks: s.NeedsHooks(), Env: r.environment(), Caches: s.Cluster.Caches, LogDir: filepath.Join(r.Dir, result.NodesDir), Seed: r.Plan.Seed, Direct: !s.Cluster.Proxied(), TLS: s.Cluster.TLS, External: s.Cluster.External}
 	boot.Process = func(node string, state result.State, detail string) {
 		r.log(result.Event{T: r.now(), Kind: result.Process, Node: node, State: state, Detail: detail})
 		r.mu.Lock()
@@ -313,6 +315,9 @@ func (r *run) execute(ctx context.Context) (err error) {
 	wg.Go(func() { r.sample(observing) })
 	if slices.ContainsFunc(s.Cluster.Caches, func(c scenario.Cache) bool { return c.Forgets() }) {
 		wg.Go(func() { r.watchForgetting(observing) })
+	}
+	if s.Cluster.External != nil {
+		defer r.leave(context.WithoutCancel(ctx))
 	}
 	if err := r.preload(ctx); err != nil {
 		return err
@@ -649,6 +654,7 @@ func (r *run) finalReads(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readPatience)
 	defer cancel()
 	keys := r.keys.all()
+	r.recordStock(keys)
 	var wg sync.WaitGroup
 	errs := make([]error, len(r.system.Nodes()))
 	for i, n := range r.system.Nodes() {

@@ -491,34 +491,6 @@ func TestRun_preload(t *testing.T) {
 	}
 }
 
-// TestRun_preloadInterrupted proves that a run that ended before its final reads
-// knows where the values came from that were there before it.
-func TestRun_preloadInterrupted(t *testing.T) {
-	r, dir := carryOutText(t, &fake{}, stocked, 3500*time.Millisecond)
-	if r.Verdict == result.Violated || verdicts(r)["stale reads"] == result.Violated || verdicts(r)["lost writes"] == result.Violated {
-		t.Errorf("%s: %q", r.Verdict, r.Reasons)
-	}
-	h, err := history.ReadFile(filepath.Join(dir, result.HistoryFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	known := map[int64]bool{}
-	reads := 0
-	for _, o := range h.Ops { // in the order in which they were written down
-		switch {
-		case o.Phase == history.Preload:
-			known[o.Version] = true
-		case o.Kind == "get" && o.Found && writer(o.Version>>40-1) == stocker:
-			if reads++; !known[o.Version] {
-				t.Fatalf("%s was read at %v, and nobody had written it", o.Key, o.Send)
-			}
-		}
-	}
-	if reads == 0 {
-		t.Error("no preloaded entry was read")
-	}
-}
-
 const strangers = `version: 1
 name: strangers
 about: Clients without a token.

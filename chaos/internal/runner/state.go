@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hacache/hacache/chaos/internal/check"
+	"github.com/hacache/hacache/chaos/internal/cluster"
 )
 
 // statePatience is how long the nodes are asked again until their answers are
@@ -29,7 +30,7 @@ func (r *run) compareStates(ctx context.Context) {
 		if r.facts.StateError == "" || ctx.Err() == nil { // what was found, not that time is over
 			r.facts.States, r.facts.StateError = states, err.Error()
 		}
-		if !pause(ctx, statePause) {
+		if errors.Is(err, cluster.ErrNoAdmin) || !pause(ctx, statePause) {
 			return
 		}
 	}

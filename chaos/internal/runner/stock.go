@@ -186,24 +186,26 @@ func (s *stocking) Return(o *load.Operation, out *client.Outcome) {
 	}
 }
 
-// recordStock puts an entry into the history if it was preloaded. When exactly
-// it was written was not kept, so it says that it took as long as all of them:
-// what a check may conclude from that holds all the more.
-func (r *run) recordStock(k entry) {
+// recordStock puts those of the preloaded entries into the history that are
+// among keys. When exactly each was written was not kept, so it says that it took
+// as long as all of them: what a check may conclude from that holds all the more.
+func (r *run) recordStock(keys []entry) {
 	s := r.stock
-	i, ok := s.index(k.cache, k.key)
-	if !ok {
-		return
+	for _, k := range keys {
+		i, ok := s.index(k.cache, k.key)
+		if !ok {
+			continue
+		}
+		op := history.Op{
+			Proc: versionOf(stocker, i), Kind: client.KindInsert.String(), Cache: k.cache, Key: k.key, Version: versionOf(stocker, i),
+			Level: client.LevelQuorum.String(), Node: s.nodes[s.acked[i]], Phase: history.Preload, Outcome: history.OK,
+			Intended: s.from, Send: s.from, Return: s.to,
+		}
+		if s.doubtful[i] {
+			op.Outcome, op.Reason = history.Info, "an attempt had no answer"
+		}
+		r.history.Record(op)
 	}
-	op := history.Op{
-		Proc: versionOf(stocker, i), Kind: client.KindInsert.String(), Cache: k.cache, Key: k.key, Version: versionOf(stocker, i),
-		Level: client.LevelQuorum.String(), Node: s.nodes[s.acked[i]], Phase: history.Preload, Outcome: history.OK,
-		Intended: s.from, Send: s.from, Return: s.to,
-	}
-	if s.doubtful[i] {
-		op.Outcome, op.Reason = history.Info, "an attempt had no answer"
-	}
-	r.history.Record(op)
 }
 
 // verifyStock reads the entries that nobody used on every node.

@@ -27,13 +27,17 @@ func Processes(binary string) func(context.Context, Boot) (System, error) {
 		if err != nil {
 			return nil, err
 		}
-		p := processes{Cluster: c, members: b.Members, waits: map[string]*proc.Waiting{harness: new(proc.Waiting)}}
-		for _, n := range c.Nodes() {
-			p.waits[n.Name] = new(proc.Waiting)
-			p.endpoints = append(p.endpoints, Endpoint{Name: n.Name, Identity: n.Identity, Addr: c.ClientAddr(n.Name)})
-		}
-		return p, nil
+		return newProcesses(c, b.Members), nil
 	}
+}
+
+func newProcesses(c *cluster.Cluster, members int) processes {
+	p := processes{Cluster: c, members: members, waits: map[string]*proc.Waiting{harness: new(proc.Waiting)}}
+	for _, n := range c.Nodes() {
+		p.waits[n.Name] = new(proc.Waiting)
+		p.endpoints = append(p.endpoints, Endpoint{Name: n.Name, Identity: n.Identity, Addr: c.ClientAddr(n.Name)})
+	}
+	return p
 }
 
 func policies(caches []scenario.Cache) []cluster.Policy {

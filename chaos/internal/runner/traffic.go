@@ -230,28 +230,18 @@ func reason(got *client.Outcome) string {
 // keySet collects what was written, for the final reads. It is safe for
 // concurrent use.
 type keySet struct {
-	// first is called with each entry once, before what was done with it is in the
-	// history: a run that is killed at any moment must not have reads of values
-	// that, as far as its history goes, nobody wrote.
-	first func(entry)
-	mu    sync.Mutex
-	seen  map[entry]struct{}
+	mu   sync.Mutex
+	seen map[entry]struct{}
 }
 
 type entry struct{ cache, key string }
 
-func newKeySet(first func(entry)) *keySet {
-	return &keySet{first: first, seen: map[entry]struct{}{}}
-}
+func newKeySet() *keySet { return &keySet{seen: map[entry]struct{}{}} }
 
 func (k *keySet) add(cache, key string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	e := entry{cache, key}
-	if _, seen := k.seen[e]; !seen {
-		k.seen[e] = struct{}{}
-		k.first(e)
-	}
+	k.seen[entry{cache, key}] = struct{}{}
 }
 
 func (k *keySet) all() []entry {

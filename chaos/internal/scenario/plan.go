@@ -208,10 +208,17 @@ func (p *Plan) Print(w io.Writer) error {
 		at         time.Duration
 		what, more string
 	}
-	start := fmt.Sprintf("%d nodes, %v warm-up", p.Scenario.Cluster.Nodes, p.Warmup)
-	if l := p.Scenario.Preload; l != nil {
-		start = fmt.Sprintf("%d nodes, %d entries of %dB in cache %s, %v warm-up", p.Scenario.Cluster.Nodes, l.Entries, l.Value, l.Cache, p.Warmup)
+	start := fmt.Sprintf("%d nodes", p.Scenario.Cluster.Nodes)
+	if e := p.Scenario.Cluster.External; e != nil {
+		start += " that run already"
+		for i, n := range e.Nodes {
+			start += fmt.Sprintf(", n%d at %s", i+1, n.Addr)
+		}
 	}
+	if l := p.Scenario.Preload; l != nil {
+		start += fmt.Sprintf(", %d entries of %dB in cache %s", l.Entries, l.Value, l.Cache)
+	}
+	start += fmt.Sprintf(", %v warm-up", p.Warmup)
 	rows := []row{{-p.Warmup, "start", start}}
 	for _, name := range sortedKeys(p.Scenario.Load) {
 		l := p.Scenario.Load[name]
@@ -233,7 +240,14 @@ func (p *Plan) Print(w io.Writer) error {
 			rows = append(rows, row{in.Heal, "heal", in.Name})
 		}
 	}
-	rows = append(rows, row{p.Length, "end", "heal everything, converge, read every key on every node"})
+	end := "heal everything, converge, read every key on every node"
+	if e := p.Scenario.Cluster.External; e != nil {
+		end += fmt.Sprintf("; everything written is in cache %s and lives for %v", e.Cache, e.TTL)
+		if e.Clean {
+			end += ", and is removed"
+		}
+	}
+	rows = append(rows, row{p.Length, "end", end})
 	slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(a.at, b.at) })
 	if _, err := fmt.Fprintf(w, "%s, seed %d\n", p.Scenario.Name, p.Seed); err != nil {
 		return err

@@ -23,7 +23,7 @@ type Scenario struct {
 	Name       string                 `json:"name" jsonschema:"short name in lower case with hyphens; run directories are named after it"`
 	About      string                 `json:"about" jsonschema:"one sentence: what happens, and what must hold"`
 	Seed       uint64                 `json:"seed,omitempty" jsonschema:"seed of every random choice; chaos run --seed overrides it; 0 draws one"`
-	Cluster    Cluster                `json:"cluster" jsonschema:"the cluster that is started for each repetition"`
+	Cluster    Cluster                `json:"cluster" jsonschema:"the cluster that is started for each repetition, or that runs already"`
 	Preload    *Preload               `json:"preload,omitempty" jsonschema:"entries that are there before the load begins"`
 	Load       map[string]*Workload   `json:"load" jsonschema:"workloads by name; all start together"`
 	Probes     Probes                 `json:"probes,omitempty" jsonschema:"the harness's own steady writes, through every node in turn; they time failovers"`
@@ -33,7 +33,7 @@ type Scenario struct {
 	Thresholds map[string][]Threshold `json:"thresholds,omitempty" jsonschema:"limits by metric: an operation such as insert or insert{phase:recovery,level:quorum}, errors, failed_writes, failover, recovery, back_to_normal, ready, leader_changes, memory"`
 }
 
-// Cluster says which processes to start.
+// Cluster says which processes to start, or where they run.
 type Cluster struct {
 	Nodes int `json:"nodes" jsonschema:"number of nodes, 1 to 7; they are called n1, n2 and so on"`
 	// Members is how many of them form the cluster; the others wait to be let
@@ -44,7 +44,8 @@ type Cluster struct {
 	TLS     bool              `json:"tls,omitempty" jsonschema:"TLS 1.3 with certificates on both sides, made for the run"`
 	// Proxies is false for nodes and clients that connect directly, so that no
 	// byte passes through the harness; nil is true.
-	Proxies *bool `json:"proxies,omitempty" jsonschema:"whether a proxy stands between nodes, and between clients and nodes (default true); without them only processes can be broken"`
+	Proxies  *bool     `json:"proxies,omitempty" jsonschema:"whether a proxy stands between nodes, and between clients and nodes (default true); without them only processes can be broken"`
+	External *External `json:"external,omitempty" jsonschema:"a cluster that runs already, elsewhere; nothing is started then"`
 }
 
 // Proxied reports whether links stand between the nodes.

@@ -40,7 +40,7 @@ func golden(t *testing.T, path string, got []byte) {
 // TestParse_mistakes proves that every mistake of a file is reported at once,
 // each with its place and with what was expected. Read the golden files.
 func TestParse_mistakes(t *testing.T) {
-	for _, name := range []string{"typos", "syntax", "empty", "small", "repeat", "unprobed", "limits", "checks", "hostile", "preload", "stock", "shapes", "schedules"} {
+	for _, name := range []string{"typos", "syntax", "empty", "small", "repeat", "unprobed", "limits", "checks", "hostile", "preload", "stock", "shapes", "schedules", "external", "elsewhere"} {
 		t.Run(name, func(t *testing.T) {
 			data, err := os.ReadFile(filepath.Join("testdata", name+".yaml"))
 			if err != nil {

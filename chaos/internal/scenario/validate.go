@@ -57,6 +57,7 @@ func (s *Scenario) validate(d *decoder) {
 	for _, name := range sortedKeys(s.Load) {
 		s.Load[name].validate(d, "load."+name)
 	}
+	s.validateExternal(d)
 	if s.Length() > maxLength {
 		d.errorAt("load", "the load lasts %v; expected %v at most", s.Length(), maxLength)
 	}
@@ -282,6 +283,9 @@ func (f *Fault) validate(d *decoder, path string, s *Scenario) {
 	f.validateCut(d, path, a)
 	f.validateShape(d, path)
 	f.validateProcess(d, path)
+	if e := s.Cluster.External; e != nil {
+		e.refuse(d, path, f, a, s.Cluster.Nodes)
+	}
 }
 
 // actionFields are those of which each action takes its own.
