@@ -22,7 +22,7 @@ HOSTILE  := overload-10x idle-streams hostile-clients hostile-clients-tls
 CALM     := idle latency-100-jitter-100 loss-5pct reset-1s stall-250ms gogc-5
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race bench perf self sidebyside saturate sim mutants soak smoke gate gate-calibrate baseline browser-test scenarios hostile drill examples-check deploy-check lint generate tidy verify clean
+.PHONY: help build test race bench perf compare compare-check self sidebyside saturate sim mutants soak smoke gate gate-calibrate baseline browser-test scenarios hostile drill examples-check deploy-check lint generate tidy verify clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,13 @@ self: build ## the load generator measures itself: its own rate, and a bare stre
 
 perf: build ## three nodes on this machine beside a bare stream: rates, latencies, processor time, allocations, profiles; six minutes, idle machine
 	bin/loadgen perf --out $(OUT) $(BENCHFLAGS)
+
+# A module of its own, so that no cachenode depends on what it is compared with.
+compare: build ## three nodes beside three servers each of etcd, NATS and Redis, in turns, with one page of it; INSTALL=1 installs redis-server; ten minutes, idle machine
+	GO=$(GO) OUT=$(OUT) INSTALL=$(INSTALL) loadgen/peers/compare.sh $(COMPAREFLAGS)
+
+compare-check: ## vet and tests of what make compare runs, on three real servers of each; CHECKFLAGS=-short starts none
+	cd loadgen/peers && $(GO) mod verify && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) test -count=1 -timeout $(TIMEOUT) $(CHECKFLAGS) ./...
 
 saturate: build ## three nodes on this machine: the highest rate of inserts that holds p99 < 5 ms, with its picture; five minutes
 	bin/loadgen saturate --out $(OUT) $(BENCHFLAGS)
