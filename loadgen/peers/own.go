@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/proc"
@@ -22,7 +24,7 @@ type cachenodes struct {
 
 func (c *cachenodes) about() result.Peer {
 	return result.Peer{
-		Name: "hacache", Version: result.Watch(0, nil).Environment().ShortCommit(), Client: "cachenode/client, bidirectional gRPC streams, which loadgen's target cachenode uses",
+		Name: "hacache", Version: c.version(), Client: "cachenode/client, bidirectional gRPC streams, which loadgen's target cachenode uses",
 		Acknowledged: "Insert at quorum: committed by a majority of three (raft) and applied at the node asked. Get: from that node's own copy, which it has shown to be less than 500 ms old.",
 		Durability:   "none: everything is in memory, and a majority of nodes has to survive",
 		Setup: []string{
@@ -36,6 +38,16 @@ func (c *cachenodes) about() result.Peer {
 		},
 		Against: []string{"each answer of a Get says how fresh it is, and each write carries what makes it at most once across nodes"},
 	}
+}
+
+// version is what the program says that it was built from, which need not be what this one was.
+func (c *cachenodes) version() string {
+	out, err := exec.Command(c.binary, "--version").Output()
+	_, v, ok := strings.Cut(strings.TrimSpace(string(out)), "cachenode version ")
+	if err != nil || !ok {
+		return "unknown"
+	}
+	return v
 }
 
 func (c *cachenodes) start(ctx context.Context) (err error) {

@@ -270,11 +270,13 @@ func TestSystems(t *testing.T) {
 				p.Kill()
 				<-p.Done()
 			}
-			if o := do(t, puts, &client.Op{Kind: client.KindInsert, Key: "late", Value: []byte("x")}); o.Status == client.StatusOK {
-				t.Error("a put is ok although no server is there")
-			}
-			if o := do(t, gets, &client.Op{Key: "there"}); o.Status != client.StatusFail {
-				t.Errorf("a get without servers: %+v, expected a failure", o)
+			// Some clients look for a server as long as they may, which is until the target is closed.
+			for kind, target := range map[client.Kind]load.Target{client.KindInsert: puts, client.KindGet: gets} {
+				var late client.Outcome
+				err := target.Start(0, &client.Op{Kind: kind, Key: "late", Value: []byte("x")}, func(o client.Outcome) { late = o })
+				if err = errors.Join(err, target.Close()); err != nil || late.Status == client.StatusOK {
+					t.Errorf("%s without servers: %+v, %v, expected anything but ok", kind, late, err)
+				}
 			}
 		})
 	}
@@ -286,7 +288,7 @@ func openRow(ctx context.Context, t *testing.T, s system, r *row) load.Target {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { target.Close() })
+	t.Cleanup(func() { target.Close() }) // twice is once
 	return target
 }
 

@@ -35,9 +35,9 @@ type task struct {
 }
 
 // newWorkers starts the goroutines. by[i] carries out the operations of stream i, at most window at once; with batch in
-// one call after the other, of everything that waits. release is called by Close at the end.
+// one call after the other, of everything that waits. release is called by the first Close, at its end.
 func newWorkers(by []perform, window int, batch bool, release func()) *workers {
-	w := &workers{release: release}
+	w := &workers{release: sync.OnceFunc(release)}
 	w.ctx, w.stop = context.WithCancel(context.Background())
 	calls, size := window, 1
 	if batch {
