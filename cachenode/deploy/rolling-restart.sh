@@ -61,7 +61,11 @@ all_ready() {
 uptime() { field uptime_secs <<<"$answer"; }
 
 # settled NODE: it is ready, and its uptime, in whole seconds, can be told from that of the process that follows it.
-settled() { health "$1" && [ "$(uptime)" -ge 2 ]; }
+settled() {
+  health "$1" || return
+  why="$1 has only just started"
+  [ "$(uptime)" -ge 2 ]
+}
 
 # restarted NODE SINCE: it is ready, and its process is younger than the restart: the old one may still be about to stop.
 restarted() { health "$1" && [ "$(uptime)" -le $((SECONDS - $2)) ]; }
