@@ -1,13 +1,18 @@
 package server
 
 import (
+	"bytes"
+	"cmp"
+	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
+	"google.golang.org/grpc/credentials"
 )
 
 // door is a listener to which strangers come when they are told to.
@@ -101,6 +106,70 @@ func BenchmarkRefused(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				visit(says)
+			}
+		})
+	}
+}
+
+// counted is credentials that only look who gets as far as a handshake, and read what was said until then.
+type counted struct {
+	credentials.TransportCredentials
+	began chan []byte
+}
+
+func (c *counted) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	read := make([]byte, maxRecord)
+	n, err := conn.Read(read)
+	c.began <- read[:n]
+	return nil, nil, cmp.Or(err, io.EOF)
+}
+
+// TestAwaitHello proves that a client of TLS costs no handshake before its first record is whole, however it is cut, and
+// that what is no such record, or too long for one, goes to the handshake at once, which knows how to say so.
+func TestAwaitHello(t *testing.T) {
+	hello := append([]byte{handshakeRecord, 3, 1, 4, 0}, bytes.Repeat([]byte{7}, 1024)...)
+	for name, c := range map[string]struct {
+		parts [][]byte
+		want  []byte // what the handshake begins with; nil: it never does
+	}{
+		"whole":            {[][]byte{hello}, hello},
+		"cut everywhere":   {slices.Collect(slices.Chunk(hello, 3)), hello},
+		"never whole":      {[][]byte{hello[:7]}, nil},
+		"one byte missing": {[][]byte{hello[:500], hello[500 : len(hello)-1]}, nil},
+		"says nothing":     {nil, nil},
+		"speaks HTTP/2":    {[][]byte{[]byte("PRI * HTTP")}, []byte("PRI *")},
+		"longer than any":  {[][]byte{{handshakeRecord, 3, 1, 0xff, 0xff}}, []byte{handshakeRecord, 3, 1, 0xff, 0xff}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, node := net.Pipe()
+			creds := &counted{began: make(chan []byte, 1)}
+			failed := make(chan string, 1)
+			g := &handshaker{TransportCredentials: creds, failed: func(_ net.Conn, reason string, _ error) { failed <- reason }, turns: make(chan struct{}, 1)}
+			go func() {
+				for _, p := range c.parts {
+					if _, err := client.Write(p); err != nil {
+						break
+					}
+				}
+				if c.want == nil {
+					client.Close()
+				}
+			}()
+			_, _, _ = g.ServerHandshake(node)
+			client.Close()
+			reason := <-failed
+			select {
+			case got := <-creds.began:
+				if !bytes.Equal(got, c.want) {
+					t.Errorf("the handshake began with %d bytes, expected %d", len(got), len(c.want))
+				}
+			default:
+				if c.want != nil {
+					t.Error("the handshake never began")
+				}
+			}
+			if reason != refusedClosed {
+				t.Errorf("%s, expected %s", reason, refusedClosed)
 			}
 		})
 	}
