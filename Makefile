@@ -53,7 +53,7 @@ compare: build ## three nodes beside three servers each of etcd, NATS and Redis,
 compare-check: ## vet and tests of what make compare runs, on three real servers of each; CHECKFLAGS=-short starts none
 	cd loadgen/peers && $(GO) mod verify && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) test -count=1 -timeout $(TIMEOUT) $(CHECKFLAGS) ./...
 
-saturate: build ## three nodes on this machine: the highest rate of inserts that holds p99 < 5 ms, with its picture; five minutes
+saturate: build ## three nodes on this machine: the highest rate of inserts that holds p99 < 5 ms, with its picture; five to ten minutes
 	bin/loadgen saturate --out $(OUT) $(BENCHFLAGS)
 
 sidebyside: ## service times by loadgen and by an independent client on the same node, in turns; a minute, idle machine

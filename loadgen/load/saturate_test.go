@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 	"sync"
@@ -91,10 +92,10 @@ func TestSearchLooksAgain(t *testing.T) {
 	const capacity = 30_000
 	for _, disturbed := range [][2]int{{0, 40}, {20, 30}, {27, 31}, {5, 6}, {0, 0}} {
 		tries := 0
-		seen := map[[2]float64]bool{}
+		seen := map[string]bool{}
 		found, err := Search{Try: func(_ context.Context, rate float64, n int) (result.SaturationTrial, error) {
-			if id := [2]float64{rate, float64(n)}; seen[id] {
-				t.Errorf("%v: try %d of %g/s twice", disturbed, n, rate)
+			if id := fmt.Sprintf("%.2f/s, try %d", rate, n); seen[id] || rate >= 100 && rate != math.Trunc(rate) {
+				t.Errorf("%v: %s twice, or no whole number", disturbed, id)
 			} else {
 				seen[id] = true
 			}
