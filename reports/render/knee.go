@@ -116,7 +116,8 @@ func kneeTile(sat *result.Saturation) (tile, bool) {
 		return t, true
 	}
 	for i := range sat.Steps {
-		if st := &sat.Steps[i]; st.Offered == sat.Rate {
+		// Held: the same rate may have been tried before, and not have.
+		if st := &sat.Steps[i]; st.Offered == sat.Rate && st.Held {
 			t.Note = strings.TrimSuffix("p99 there "+formatDuration(st.Middle().P99)+"; "+t.Note, "; ")
 		}
 	}

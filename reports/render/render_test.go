@@ -155,6 +155,13 @@ func TestKnee(t *testing.T) {
 	if n := len(figures[0].Table.Rows); n != 3*len(r.Saturation.Steps) {
 		t.Errorf("%d rows, want one a try", n)
 	}
+	// A rate that broke at first and held when it was tried again is told once.
+	again := *r.Saturation
+	broke := result.SaturationStep{Offered: again.Rate, Trials: []result.SaturationTrial{{P99: time.Second}}}
+	again.Steps = append([]result.SaturationStep{broke}, again.Steps...)
+	if tile, _ := kneeTile(&again); strings.Count(tile.Note, "p99 there") != 1 || strings.Contains(tile.Note, "1.00 s") {
+		t.Errorf("the tile says %q", tile.Note)
+	}
 	if figures := kneeFigures(&result.Saturation{}); figures != nil {
 		t.Errorf("a picture of nothing: %v", figures)
 	}
