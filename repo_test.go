@@ -74,6 +74,7 @@ var imports = map[string][]string{
 	"reports/compare": {"reports/result"},
 	"reports":         {"reports/..."},
 
+	"internal/bubble":  {},
 	"internal/notices": {},
 }
 
@@ -232,11 +233,19 @@ func TestNoTestSleeps(t *testing.T) {
 		for _, pos := range sleeps(files) {
 			t.Errorf("%s: time.Sleep outside of a synctest bubble", set.Position(pos))
 		}
+		for _, f := range files {
+			ast.Inspect(f, func(n ast.Node) bool {
+				if isCall(n, "synctest", "Test") {
+					t.Errorf("%s: synctest.Test, which can kill the race detector: expected bubble.Test", set.Position(n.Pos()))
+				}
+				return true
+			})
+		}
 	}
 }
 
 // sleeps finds the calls of time.Sleep in the test files of one directory that run on the real clock as far as the eye
-// can see: not in the function given to synctest.Test or to a helper that calls it, and not the pause of a polling
+// can see: not in the function given to bubble.Test or to a helper that calls it, and not the pause of a polling
 // loop with a condition.
 func sleeps(files []*ast.File) (found []token.Pos) {
 	bubbles := map[string]bool{}
@@ -247,7 +256,7 @@ func sleeps(files []*ast.File) (found []token.Pos) {
 				continue
 			}
 			ast.Inspect(fn, func(n ast.Node) bool {
-				if isCall(n, "synctest", "Test") {
+				if isCall(n, "bubble", "Test") {
 					bubbles[fn.Name.Name] = true
 				}
 				return true
@@ -260,7 +269,7 @@ func sleeps(files []*ast.File) (found []token.Pos) {
 		case *ast.FuncDecl:
 			return n.Name.Name != "TestMain"
 		case *ast.CallExpr:
-			if helper, ok := n.Fun.(*ast.Ident); isCall(n, "synctest", "Test") || ok && bubbles[helper.Name] {
+			if helper, ok := n.Fun.(*ast.Ident); isCall(n, "bubble", "Test") || ok && bubbles[helper.Name] {
 				return false
 			}
 			if isCall(n, "time", "Sleep") {
@@ -286,13 +295,14 @@ func sleeps(files []*ast.File) (found []token.Pos) {
 
 func TestSleeps(t *testing.T) {
 	const source = `package x
-func bubble(t *testing.T, f func()) { synctest.Test(t, func(t *testing.T) { f() }) }
+func virtual(t *testing.T, f func()) { bubble.Test(t, func(t *testing.T) { f() }) }
 func TestMain(m *testing.M) { time.Sleep(1) }
 func f() {
 `
 	for code, want := range map[string]int{
 		`time.Sleep(1)`: 1,
-		`synctest.Test(t, func(t *testing.T) { time.Sleep(1) })`:                0,
+		`bubble.Test(t, func(t *testing.T) { time.Sleep(1) })`:                  0,
+		`virtual(t, func() { time.Sleep(1) })`:                                  0,
 		`for !ready() { time.Sleep(1) }`:                                        1,
 		`for end := late(); !ready(end); time.Sleep(1) {}`:                      0,
 		`for ; !ready(); time.Sleep(1) { time.Sleep(2) }`:                       1,

@@ -10,9 +10,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -28,7 +28,7 @@ func TestProgress(t *testing.T) {
 		{"file", false, false, "  10s  load  insert quorum: 500/s p99 2.00ms not ok 3\n  20s  load  insert quorum: 500/s p99 2.00ms not ok 3\n  30s  load  insert quorum: 500/s p99 2.00ms not ok 3\n"},
 		{"quiet", true, true, ""},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			var out bytes.Buffer
 			l := newLiveLine(&out, tc.quiet)
 			l.tty = tc.tty
@@ -44,7 +44,7 @@ func TestProgress(t *testing.T) {
 			}
 		})
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		l := newLiveLine(&out, false)
 		l.tty = true

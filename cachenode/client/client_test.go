@@ -18,6 +18,7 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/client/clienttest"
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -35,7 +36,7 @@ func (n nodes) dial(ctx context.Context, addr string) (net.Conn, error) {
 // The Client goes where the leader is: as the greeting says, as a refusal says,
 // and to the next one when the leader is gone. What is unknown is not repeated.
 func TestClientFollowsLeader(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		leader := "a:1"
 		seen := map[string]int{}
 		eat := false
@@ -107,7 +108,7 @@ func TestClientFollowsLeader(t *testing.T) {
 // by the address at which it was found, and not whatever has the same port on the client's own machine.
 func TestClientOfNamelessLeader(t *testing.T) {
 	for _, identity := range []string{":7070", "0.0.0.0:7070", "[::]:7070", "http://0.0.0.0:7070"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			own, there := &clienttest.Server{}, &clienttest.Server{Greeting: &cachepb.LeaderInfo{Addr: &identity, Term: 1}}
 			own.Handle = func(*clienttest.Stream, *cachepb.CacheRequest) {
 				t.Errorf("%s: the client writes to somebody else", identity)
@@ -137,7 +138,7 @@ func TestClientOfNamelessLeader(t *testing.T) {
 // Invalid operations are not repeated, nobody there is an error in time, and a
 // wrong token is told as such.
 func TestClientGivesUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		count := 0
 		srv := &clienttest.Server{Token: "right", Handle: func(s *clienttest.Stream, req *cachepb.CacheRequest) {
 			count++
@@ -212,7 +213,7 @@ func (c *cluster) client(t *testing.T, cfg client.Config, addrs ...string) *clie
 // A refusal speaks of the attempt that it answers. When an earlier attempt may have taken effect, the operation may have.
 func TestRefusalDoesNotTakeBackAnAttempt(t *testing.T) {
 	for _, code := range []cachepb.Code{cachepb.Code_SESSION_EXPIRED, cachepb.Code_NO_LEADER, cachepb.Code_INVALID} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			n := newCluster(t, "a:1", "b:1")
 			sends := 0
 			n.handle = func(addr string, s *clienttest.Stream, req *cachepb.CacheRequest) bool {
@@ -236,7 +237,7 @@ func TestRefusalDoesNotTakeBackAnAttempt(t *testing.T) {
 
 // All nodes forgot everything and formed a new cluster, whose terms begin at 1 again: its leader is the leader.
 func TestFollowsANewCluster(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newCluster(t, "a:1", "b:1")
 		for addr, srv := range n.nodes {
 			srv.Greeting = &cachepb.LeaderInfo{Addr: new("a:1"), Cluster: 11, Term: 40}
@@ -259,7 +260,7 @@ func TestFollowsANewCluster(t *testing.T) {
 // What a refusal is about decides who is asked next: a mistake of the caller does not make the Client leave the leader, a
 // leader that cannot lead is left alone for a moment, and asked again after it.
 func TestLeaderRests(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newCluster(t, "a:1", "b:1", "c:1")
 		for _, srv := range n.nodes {
 			srv.Announce(&cachepb.LeaderInfo{Addr: new("b:1"), Term: 1})
@@ -303,7 +304,7 @@ func TestLeaderRests(t *testing.T) {
 // A node that hangs does not take a read with it: it gets a part of the time, then another node is asked. A write that may
 // not be repeated waits, and is unknown.
 func TestHangingNode(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newCluster(t, "a:1", "b:1")
 		n.store.Set("c", "k", []byte("v"))
 		n.handle = func(addr string, s *clienttest.Stream, req *cachepb.CacheRequest) bool { return addr == "a:1" }
@@ -331,7 +332,7 @@ func TestHangingNode(t *testing.T) {
 // Nobody there is a definite failure, in time, that says why; nothing is sent once the time is over; and what was sent
 // before everybody went is unknown.
 func TestAllNodesDown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newCluster(t, "a:1", "b:1")
 		sent := 0
 		n.handle = func(addr string, s *clienttest.Stream, req *cachepb.CacheRequest) bool { sent++; return true }
@@ -383,7 +384,7 @@ func expired(t *testing.T) context.Context {
 
 // Whoever closes the Client ends what is in flight and what comes later, once or twice.
 func TestCloseClient(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newCluster(t, "a:1")
 		n.handle = func(string, *clienttest.Stream, *cachepb.CacheRequest) bool { return true }
 		c := n.client(t, client.Config{}, "a:1")
@@ -418,7 +419,7 @@ func TestCloseClient(t *testing.T) {
 // round trip for each.
 func TestDoAll(t *testing.T) {
 	for seed := range uint64(3) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 3))
 			n := newCluster(t, "a:1", "b:1")
 			sends := map[string]int{}
@@ -490,7 +491,7 @@ func TestDoAll(t *testing.T) {
 // Everything at once from everywhere, while nodes break and the leader moves, and the Client is closed in the middle of it:
 // for the race detector, and every call returns.
 func TestConcurrentUse(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newCluster(t, "a:1", "b:1", "c:1")
 		addrs := []string{"a:1", "b:1", "c:1"}
 		c := n.client(t, client.Config{Window: 16, Batch: true, Timeout: time.Second}, addrs...)

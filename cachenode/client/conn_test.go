@@ -16,14 +16,15 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/client/clienttest"
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
-// bubble runs f in virtual time against a scripted node. Leaving the bubble
+// withServer runs f in virtual time against a scripted node. Leaving the bubble
 // proves that no goroutine is left.
-func bubble(t *testing.T, srv *clienttest.Server, cfg client.Config, f func(t *testing.T, c *client.Conn)) {
+func withServer(t *testing.T, srv *clienttest.Server, cfg client.Config, f func(t *testing.T, c *client.Conn)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		srv.Start()
 		defer srv.Stop()
 		cfg.Addr, cfg.Dialer = "node:1", srv.Dial
@@ -54,7 +55,7 @@ func TestOperations(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("original=%v,batch=%v", original, batch), func(t *testing.T) {
 				srv := &clienttest.Server{Handle: (&clienttest.Store{Original: original}).Handle, Token: "s3"}
-				bubble(t, srv, client.Config{Token: "s3", Batch: batch}, func(t *testing.T, c *client.Conn) {
+				withServer(t, srv, client.Config{Token: "s3", Batch: batch}, func(t *testing.T, c *client.Conn) {
 					ctx := t.Context()
 					check := func(op *client.Op, value string, found bool) {
 						t.Helper()
@@ -105,7 +106,7 @@ func TestWindowAndBatch(t *testing.T) {
 		}
 		waiting = nil
 	}
-	bubble(t, srv, client.Config{Window: 64, Batch: true}, func(t *testing.T, c *client.Conn) {
+	withServer(t, srv, client.Config{Window: 64, Batch: true}, func(t *testing.T, c *client.Conn) {
 		const n = 10000
 		got := make([]int, n) // each element belongs to one callback, and to the test after it
 		left := make(chan struct{}, n)
@@ -160,7 +161,7 @@ func TestOriginalGetsMatchInOrder(t *testing.T) {
 		}
 		s.Send(ack)
 	}
-	bubble(t, srv, client.Config{}, func(t *testing.T, c *client.Conn) {
+	withServer(t, srv, client.Config{}, func(t *testing.T, c *client.Conn) {
 		c.Do(t.Context(), insert("k", "old"))
 		first := get("k")
 		first.Deadline = 100 * time.Millisecond
@@ -188,7 +189,7 @@ func TestDeadline(t *testing.T) {
 		}
 		s.After(time.Second, clienttest.Answer(req, nil))
 	}
-	bubble(t, srv, client.Config{}, func(t *testing.T, c *client.Conn) {
+	withServer(t, srv, client.Config{}, func(t *testing.T, c *client.Conn) {
 		begin := time.Now()
 		op := insert("k", "v")
 		op.Deadline = 500 * time.Millisecond
@@ -207,7 +208,7 @@ func TestDeadline(t *testing.T) {
 // Deadlines of any mixture end each operation at its own time.
 func TestDeadlinesInAnyOrder(t *testing.T) {
 	srv := &clienttest.Server{Handle: func(*clienttest.Stream, *cachepb.CacheRequest) {}}
-	bubble(t, srv, client.Config{}, func(t *testing.T, c *client.Conn) {
+	withServer(t, srv, client.Config{}, func(t *testing.T, c *client.Conn) {
 		begin := time.Now()
 		ended := make(chan struct{}, 64)
 		for i := range 64 {
@@ -231,7 +232,7 @@ func TestDeadlinesInAnyOrder(t *testing.T) {
 // The end of a context ends the wait as a deadline does.
 func TestContext(t *testing.T) {
 	srv := &clienttest.Server{Handle: func(*clienttest.Stream, *cachepb.CacheRequest) {}}
-	bubble(t, srv, client.Config{}, func(t *testing.T, c *client.Conn) {
+	withServer(t, srv, client.Config{}, func(t *testing.T, c *client.Conn) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if o := c.Do(ctx, insert("k", "v")); o.Status != client.StatusInfo || !errors.Is(o.Err, context.DeadlineExceeded) {
@@ -258,7 +259,7 @@ func TestBreakAndReconnect(t *testing.T) {
 	cfg := client.Config{OnState: func(_ string, err error) {
 		states = append(states, strconv.FormatBool(err == nil))
 	}}
-	bubble(t, srv, cfg, func(t *testing.T, c *client.Conn) {
+	withServer(t, srv, cfg, func(t *testing.T, c *client.Conn) {
 		outcomes := make(chan client.Outcome, 2)
 		for _, op := range []*client.Op{insert("k", "v"), get("k")} {
 			if err := c.Start(op, func(o client.Outcome) { outcomes <- o }); err != nil {
@@ -307,7 +308,7 @@ func TestTimedOutInQueueIsNeverSent(t *testing.T) {
 		seen = append(seen, req.GetInsert().GetEntry())
 		s.Send(clienttest.Answer(req, nil))
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		release = make(chan struct{})
 		srv.Start()
 		defer srv.Stop()
@@ -359,7 +360,7 @@ func TestTimedOutInQueueIsNeverSent(t *testing.T) {
 
 // A wrong token is told at once, by a type of its own, and not tried again every moment.
 func TestWrongToken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		srv := &clienttest.Server{Token: "right"}
 		srv.Start()
 		defer srv.Stop()
@@ -392,7 +393,7 @@ func TestWrongToken(t *testing.T) {
 
 // Whatever a node does instead of greeting, Dial ends in time and says so.
 func TestDialFails(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		silent := &clienttest.Server{Silent: true}
 		silent.Start()
 		defer silent.Stop()
@@ -440,7 +441,7 @@ func TestSilence(t *testing.T) {
 			s.After(9*time.Second, clienttest.Answer(req, nil))
 		}
 	}}
-	bubble(t, srv, client.Config{Timeout: 2 * time.Second, Silence: 10 * time.Second}, func(t *testing.T, c *client.Conn) {
+	withServer(t, srv, client.Config{Timeout: 2 * time.Second, Silence: 10 * time.Second}, func(t *testing.T, c *client.Conn) {
 		time.Sleep(time.Hour) // an idle stream is no silent one
 		swallow.Store(true)
 		begin := time.Now()
@@ -461,7 +462,7 @@ func TestSilence(t *testing.T) {
 // Close ends what is in flight and everything after it.
 func TestClose(t *testing.T) {
 	srv := &clienttest.Server{Handle: func(*clienttest.Stream, *cachepb.CacheRequest) {}}
-	bubble(t, srv, client.Config{}, func(t *testing.T, c *client.Conn) {
+	withServer(t, srv, client.Config{}, func(t *testing.T, c *client.Conn) {
 		var o client.Outcome
 		if err := c.Start(insert("k", "v"), func(got client.Outcome) { o = got }); err != nil {
 			t.Fatal(err)
@@ -480,7 +481,7 @@ func TestClose(t *testing.T) {
 // Two Conns on one Channel share a socket, survive each other, and both come
 // back after it broke.
 func TestSharedChannel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		srv := new(clienttest.Server)
 		srv.Start()
 		defer srv.Stop()
@@ -535,7 +536,7 @@ func TestRefusals(t *testing.T) {
 		}
 		s.Send(clienttest.Answer(req, &cachepb.Outcome{Code: code, Detail: "because", Leader: "b:1"}))
 	}}
-	bubble(t, srv, client.Config{}, func(t *testing.T, c *client.Conn) {
+	withServer(t, srv, client.Config{}, func(t *testing.T, c *client.Conn) {
 		o := c.Do(t.Context(), insert("k", "v"))
 		want := "client: insert refused by node:1: TOO_LARGE: because"
 		if o.Status != client.StatusFail || o.Err.Error() != want || o.Leader != "b:1" {
@@ -562,7 +563,7 @@ func TestMistakesHarmNobodyElse(t *testing.T) {
 	}
 	huge := make([]byte, 17<<20)
 	for _, batch := range []bool{false, true} {
-		bubble(t, srv, client.Config{Batch: batch, WindowBytes: 1 << 30}, func(t *testing.T, c *client.Conn) {
+		withServer(t, srv, client.Config{Batch: batch, WindowBytes: 1 << 30}, func(t *testing.T, c *client.Conn) {
 			var bystander *client.Outcome
 			if err := c.Start(insert("bystander", "v"), func(o client.Outcome) { bystander = &o }); err != nil {
 				t.Fatal(err)
@@ -615,7 +616,7 @@ func TestEverybodyGetsATurn(t *testing.T) {
 				seen = append(seen, req.GetInsert().GetEntry())
 				s.After(time.Second, clienttest.Answer(req, nil))
 			}
-			bubble(t, srv, cfg, func(t *testing.T, c *client.Conn) {
+			withServer(t, srv, cfg, func(t *testing.T, c *client.Conn) {
 				srv.Stop()
 				synctest.Wait()
 				var want []string
@@ -653,7 +654,7 @@ func TestTurnIsNotLost(t *testing.T) {
 	srv := &clienttest.Server{Handle: func(s *clienttest.Stream, req *cachepb.CacheRequest) {
 		s.After(time.Second, clienttest.Answer(req, nil))
 	}}
-	bubble(t, srv, client.Config{Window: 1}, func(t *testing.T, c *client.Conn) {
+	withServer(t, srv, client.Config{Window: 1}, func(t *testing.T, c *client.Conn) {
 		for range 100 {
 			begin := time.Now()
 			var all sync.WaitGroup

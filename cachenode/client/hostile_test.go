@@ -18,6 +18,7 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/client/clienttest"
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -66,7 +67,7 @@ func TestHostileAnswers(t *testing.T) {
 				ids = append(ids, id)
 			}
 		}
-		bubble(t, srv, client.Config{Timeout: time.Second, Window: 16}, func(t *testing.T, c *client.Conn) {
+		withServer(t, srv, client.Config{Timeout: time.Second, Window: 16}, func(t *testing.T, c *client.Conn) {
 			const total = 300
 			ended := make([]int, total)
 			left := make(chan struct{}, total)
@@ -129,7 +130,7 @@ func TestHostileStreams(t *testing.T) {
 		"nothing": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				srv := &clienttest.Server{Silent: greet == nil, Greeted: greet}
 				srv.Start()
 				defer srv.Stop()
@@ -156,7 +157,7 @@ func TestHostileStreams(t *testing.T) {
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		srv := &clienttest.Server{Greeted: func(s *clienttest.Stream) {
 			s.Send(&cachepb.Ack{Method: &cachepb.Ack_Batch{Batch: many}})
 		}}
@@ -188,7 +189,7 @@ func TestUnansweredReadsDoNotFillTheWindow(t *testing.T) {
 			store.Handle(s, req)
 		}
 	}}
-	bubble(t, srv, client.Config{Window: 8, Timeout: time.Second}, func(t *testing.T, c *client.Conn) {
+	withServer(t, srv, client.Config{Window: 8, Timeout: time.Second}, func(t *testing.T, c *client.Conn) {
 		for i := range 8 {
 			if o := c.Do(t.Context(), get(strconv.Itoa(i))); o.Status != client.StatusFail {
 				t.Fatalf("%s %v", o.Status, o.Err)
@@ -210,7 +211,7 @@ func TestUnansweredReadsDoNotFillTheWindow(t *testing.T) {
 // Requests for signs of life that nobody answers give a connection away that died without a word, as operations do.
 func TestSilenceOfManagement(t *testing.T) {
 	srv := &clienttest.Server{Handle: func(*clienttest.Stream, *cachepb.CacheRequest) {}}
-	bubble(t, srv, client.Config{Silence: 10 * time.Second}, func(t *testing.T, c *client.Conn) {
+	withServer(t, srv, client.Config{Silence: 10 * time.Second}, func(t *testing.T, c *client.Conn) {
 		begin := time.Now()
 		for c.Stats().Connects == 1 && time.Since(begin) < time.Minute {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -228,7 +229,7 @@ func TestSilenceOfManagement(t *testing.T) {
 // News of a thousand leaders, and of leaders at no address at all, leave a bounded number of connections, and the Client
 // working.
 func TestHostileNews(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newCluster(t, "a:1")
 		n.nodes["a:1"].Greeting = &cachepb.LeaderInfo{Addr: new("a:1"), Term: 1}
 		c := n.client(t, client.Config{}, "a:1")
@@ -255,7 +256,7 @@ func TestHostileNews(t *testing.T) {
 // Credentials that are refused are told at once, and tried again now and then: a node may have been started with the wrong
 // token, and be put right.
 func TestTokenIsPutRight(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		wrong, right := &clienttest.Server{Token: "new"}, &clienttest.Server{Token: "old"}
 		wrong.Start()
 		defer wrong.Stop()

@@ -24,7 +24,7 @@ func TestLeaderSwitchRefused(t *testing.T) {
 			Error: "nobody to switch to", Outcome: &cachepb.Outcome{Code: cachepb.Code_NO_QUORUM, Detail: "nobody to switch to"},
 		}}})
 	}
-	bubble(t, srv, client.Config{}, func(t *testing.T, c *client.Conn) {
+	withServer(t, srv, client.Config{}, func(t *testing.T, c *client.Conn) {
 		if _, err := c.LeaderSwitch(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "nobody to switch to") {
 			t.Errorf("LeaderSwitch: %v", err)
 		}

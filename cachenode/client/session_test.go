@@ -8,13 +8,13 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/client/clienttest"
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -23,7 +23,7 @@ import (
 // that it did not.
 func TestSessionIsExactlyOnce(t *testing.T) {
 	for seed := range uint64(10) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 2))
 			n := newCluster(t, "a:1", "b:1", "c:1")
 			var mu sync.Mutex
@@ -92,7 +92,7 @@ func TestSessionIsExactlyOnce(t *testing.T) {
 // The first operation opens the session, and the others wait for that; after half a minute without use, or when the cluster
 // has forgotten it, another one is opened.
 func TestSessionOpens(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newCluster(t, "a:1")
 		var tags []*cachepb.OpTag
 		n.handle = func(_ string, s *clienttest.Stream, req *cachepb.CacheRequest) bool {
@@ -148,7 +148,7 @@ func TestSessionOpens(t *testing.T) {
 
 // What is acknowledged before it has happened cannot happen exactly once.
 func TestSessionRefuses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newCluster(t, "a:1")
 		s := n.client(t, client.Config{}, "a:1").NewSession()
 		for _, kind := range []client.Kind{client.KindGet, client.KindPut, client.KindDel} {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/client/clienttest"
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -72,7 +73,7 @@ func configOf(n nodes, addrs ...string) client.ClientConfig {
 // What is written through any client is told, in order, of the caches that were
 // asked for, whatever they are called, and of no other; a leader is told between.
 func TestWatch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		srv := &clienttest.Server{Greeting: &cachepb.LeaderInfo{Addr: new("http://n1:1"), Term: 1, Cluster: 1}}
 		srv.Start()
 		defer srv.Stop()
@@ -114,7 +115,7 @@ func TestWatch(t *testing.T) {
 // tells on, after a Gap that begins behind what was told, or at 1 if all was
 // forgotten meanwhile.
 func TestWatchReconnects(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := nodes{}
 		for _, addr := range []string{"a:1", "b:1"} {
 			n[addr] = new(clienttest.Server)
@@ -150,7 +151,7 @@ func TestWatchReconnects(t *testing.T) {
 // A watch ends with the reason, once, and leaves nothing behind: when its context
 // or its Client does, when a node refuses, or with the loop.
 func TestWatchEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		srv := &clienttest.Server{Token: "right"}
 		srv.Start()
 		defer srv.Stop()
@@ -222,7 +223,7 @@ func TestWatchEnds(t *testing.T) {
 // Whoever takes events slowly keeps the node from sending more than the windows of
 // the connection hold; nothing is lost and nothing is kept here.
 func TestWatchSlowLoop(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const total = 10_000
 		var sent atomic.Int32
 		srv := &clienttest.Server{Greeted: func(s *clienttest.Stream) {
@@ -267,7 +268,7 @@ func TestWatchSlowLoop(t *testing.T) {
 // original protocol does not know what it is asked. So is one that is not heard
 // of, at the latest after Silence, though an idle one is not.
 func TestWatchMute(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		old := &clienttest.Server{Store: clienttest.Store{Original: true}}
 		old.Start()
 		defer old.Stop()

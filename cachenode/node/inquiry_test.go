@@ -4,14 +4,15 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/hacache/hacache/internal/bubble"
 )
 
 // Everybody gets an answer that is no older than the question, and however many ask there is one question at a time, for
 // all who came while the one before was being answered.
 func TestInquiry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var asked, now atomic.Int64
 		q := newInquiry(func() int64 {
 			asked.Add(1)

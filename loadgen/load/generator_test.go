@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -19,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -69,7 +69,7 @@ func within(got, want time.Duration) bool {
 // what was left of it, although only one window's worth was in flight. A
 // generator that waits for answers before it sends would report eight.
 func TestStallIsSeenByAllItDelays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		begin := time.Now()
 		target := &Scripted{Serve: func(uint64, *client.Op) (time.Duration, client.Outcome) {
 			at := time.Since(begin)
@@ -133,7 +133,7 @@ func (o *slowObserver) Return(op *Operation, _ *client.Outcome) {
 // from 1 ms: computed by hand. Nothing queues, so response and service time
 // agree.
 func TestRampPercentiles(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		target := &Scripted{Serve: func(n uint64, _ *client.Op) (time.Duration, client.Outcome) {
 			return time.Millisecond + time.Duration(n)*time.Microsecond, client.Outcome{}
 		}}
@@ -198,7 +198,7 @@ func TestConservation(t *testing.T) {
 	} {
 		for _, abort := range []time.Duration{0, 700 * time.Millisecond, 1900 * time.Millisecond} {
 			t.Run(fmt.Sprintf("%s, abort %s", mode.name, abort), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					g := mode.g
 					g.Target = &Scripted{Width: 3, Serve: serve}
 					g.InFlight, g.Warmup, g.Duration, g.Drain = 5, 500*time.Millisecond, 2*time.Second, 3*time.Second
@@ -294,7 +294,7 @@ func TestSegments(t *testing.T) {
 		{"", Generator{Ops: 1000}},
 	} {
 		t.Run(tc.schedule, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				offer := func(s Segment) map[uint64]string {
 					g := tc.g
 					if tc.schedule != "" {
@@ -368,7 +368,7 @@ func TestQueueOrDrop(t *testing.T) {
 		return 9500 * time.Microsecond, client.Outcome{}
 	}
 	for _, drop := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			// Room for 4 in each 9.5 ms; dropping, for 4 of each 10 that are offered.
 			s, r := run(t, t.Context(), Generator{
 				Target: &Scripted{Serve: serve}, Schedule: Constant{1000}, Duration: 2 * time.Second,
@@ -394,7 +394,7 @@ func TestQueueOrDrop(t *testing.T) {
 
 // A generator whose pacer wakes up late says so.
 func TestGeneratorLimited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g := Generator{
 			Target: &Scripted{Width: 8, Serve: func(uint64, *client.Op) (time.Duration, client.Outcome) {
 				return 5 * time.Millisecond, client.Outcome{}
@@ -428,7 +428,7 @@ func TestGeneratorLimited(t *testing.T) {
 // The warm-up is offered and not recorded; phases of the clock keep their
 // numbers apart; a closed loop is labelled.
 func TestPhases(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g := Generator{
 			Target: &Scripted{Serve: func(uint64, *client.Op) (time.Duration, client.Outcome) {
 				return time.Millisecond, client.Outcome{}
@@ -464,7 +464,7 @@ func TestPhases(t *testing.T) {
 // Phases divide a load by its intended times, to the operation; the last one
 // goes on to the end, and one that was not reached is not there.
 func TestPhasesOfALoad(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g := Generator{
 			Target: &Scripted{Serve: func(uint64, *client.Op) (time.Duration, client.Outcome) {
 				return 300 * time.Millisecond, client.Outcome{} // most answers come in the phase after
@@ -495,7 +495,7 @@ func TestPhasesOfALoad(t *testing.T) {
 // A latency outside of what a histogram holds is recorded at its edge and counted:
 // the histogram itself would drop it without a word.
 func TestClamped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		took := []time.Duration{0, time.Millisecond, 2 * LatencyMax}
 		s, r := run(t, t.Context(), Generator{
 			Target: &Scripted{Serve: func(n uint64, _ *client.Op) (time.Duration, client.Outcome) {
@@ -517,7 +517,7 @@ func TestClamped(t *testing.T) {
 // time and lag, in the log of the intervals and in that of the totals; both are
 // read back by HdrHistogram's own reader.
 func TestHistogramFiles(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		var log bytes.Buffer
 		rec := NewRecorder(RecorderConfig{Log: &log})

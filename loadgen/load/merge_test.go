@@ -10,12 +10,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -58,7 +58,7 @@ func offerTo(t *testing.T, dir string, g Generator, segment *result.Segment) {
 // the last digit in total, and the same counts in each interval. Parts that do
 // not belong together, or twice, are refused.
 func TestSegmentsMergeExactly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		base := Generator{
 			Source: mustSource(t, Workload{Seed: 5, Acks: []Weight[client.Level]{{client.LevelQuorum, 1}, {client.LevelLeader, 1}}}), Seed: 5,
 			Schedule: mustSchedule(t, "poisson stages(2s:3k,1s:500:sine)"), InFlight: 2000,

@@ -8,13 +8,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -158,7 +158,7 @@ func (q *queue) serve(d time.Duration) time.Duration {
 // is ln(100)/(µ-λ), and 20 ms of it are reached at λ = 769.7/s. The search finds
 // that, trying real generators on it.
 func TestSaturationOfAQueue(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		limit, err := ParseThreshold("p99 < 20ms")
 		if err != nil {
 			t.Fatal(err)
@@ -214,7 +214,7 @@ func TestSaturationOfAQueue(t *testing.T) {
 // and p99 within 3 % over a long run, at a utilisation of 0.7; and the lag is
 // none, since the windows are wide enough.
 func TestPoissonQueueAgreesWithTheory(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		rng := newRandom(7, 99)
 		q := &queue{begin: time.Now()}
 		const service, rate, lasts = 1000.0, 700.0, 300 * time.Second

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/client/clienttest"
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/proto/cachepb"
 	"github.com/hacache/hacache/reports/result"
 )
@@ -31,7 +32,7 @@ func TestClusterRoutes(t *testing.T) {
 		{RouteAny, "map[a:1:50 b:1:25 c:1:25]", "map[a:1:50 b:1:25 c:1:25]"},
 	} {
 		t.Run(tc.route.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				var mu sync.Mutex
 				seen := map[string]int{}
 				leader, term := "b:1", uint64(1)
@@ -96,7 +97,7 @@ func TestClusterRoutes(t *testing.T) {
 // While the leader's node is gone operations fail at once or go to another
 // node; nothing is lost from the account, and a wrong token is told at once.
 func TestClusterFailures(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		leader := "a:1"
 		srv := &clienttest.Server{Token: "t", Greeting: &cachepb.LeaderInfo{Addr: &leader, Term: 1}}
 		srv.Start()
@@ -148,7 +149,7 @@ func TestConservationWithBrokenStreams(t *testing.T) {
 			"open": {Schedule: Poisson{800}}, "drop": {Schedule: Poisson{800}, Drop: true}, "closed": {Think: 3 * time.Millisecond},
 		} {
 			t.Run(route.String()+", "+name, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					rng := newRandom(uint64(route), 77)
 					servers := map[string]*clienttest.Server{}
 					addrs := []string{"a:1", "b:1", "c:1"}

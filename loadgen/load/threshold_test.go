@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/internal/bubble"
 )
 
 // Only an upper limit on the 99th percentile of all response times is one that
@@ -71,7 +71,7 @@ func TestParseThreshold(t *testing.T) {
 // samples, not on response times of a closed loop or of a generator that was
 // late.
 func TestThresholds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g := Generator{
 			// 2000 operations each in a and in b; of a 1 in 100 takes 50 ms, of b 1 in
 			// 20, the others 1 ms; 1 in 50 of all fails.

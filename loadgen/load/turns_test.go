@@ -3,12 +3,12 @@ package load
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/internal/bubble"
 )
 
 // Of two loads with the same seed each moment belongs to one or to none: turns do not overlap, a pause follows each, every
@@ -58,7 +58,7 @@ func TestTurns(t *testing.T) {
 // reported are of the time that was theirs.
 func TestGeneratorTakesTurns(t *testing.T) {
 	for _, closed := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			turns := Turns{For: 250 * time.Millisecond, Pause: 20 * time.Millisecond, Seed: 3}
 			var sums [2]*Summary
 			for i := range sums {

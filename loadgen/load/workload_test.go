@@ -9,10 +9,10 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/internal/bubble"
 )
 
 // chiSquare is the statistic of observed counts against expected ones, and its
@@ -466,7 +466,7 @@ func TestValues(t *testing.T) {
 
 // What was not ok is noted by its number in the source, and offered again alone.
 func TestUndoneAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		source := mustSource(t, Workload{Keys: 50, Dist: KeyDist{Kind: KeySequential}, Mix: []Weight[client.Kind]{{client.KindInsert, 1}}})
 		answered := map[string]int{}
 		var mu sync.Mutex

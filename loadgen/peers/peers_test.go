@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/loadgen/load"
 )
 
@@ -39,7 +40,7 @@ func TestWorkers(t *testing.T) {
 		sizes []int // of the calls
 	}{"one by one": {false, []int{1, 1, 1, 1}}, "batched": {true, []int{1, 3}}} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				var (
 					mu       sync.Mutex // guards sizes and answers: calls run at the same time
 					sizes    []int
@@ -101,7 +102,7 @@ func containsEach(s, letters string) bool {
 
 // What is in flight when workers are closed ends as its call says, what waited was never sent: each is answered once.
 func TestWorkersClose(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorkers([]perform{func(ctx context.Context, _ []*client.Op, outcomes []client.Outcome) {
 			<-ctx.Done()
 			for i := range outcomes {

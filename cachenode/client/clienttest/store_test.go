@@ -11,6 +11,7 @@ import (
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/client/clienttest"
 	"github.com/hacache/hacache/cachenode/internal/store"
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -18,7 +19,7 @@ import (
 // the same codes and indexes from both, and the same keys are there afterwards.
 func TestStoreIsFaithful(t *testing.T) {
 	for seed := range uint64(50) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 1))
 			var fake clienttest.Store
 			real := store.New(store.Config{})
@@ -80,7 +81,7 @@ func outcome(ack *cachepb.Ack) *cachepb.Outcome {
 
 // What is announced reaches clients that are connected and those that come later.
 func TestAnnounce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		srv := clienttest.New(t)
 		early := srv.Client(t)
 		synctest.Wait()

@@ -28,6 +28,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -749,7 +750,7 @@ func (d *dyingListener) Accept() (net.Conn, error) {
 // A peer that closes every stream at once is dialed again at once only the first time: the pauses grow, or two nodes
 // would keep each other busy.
 func TestFlappingPeer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ln := bufconn.Listen(64 << 10)
 		greeter := &silentService{release: make(chan struct{})}
 		close(greeter.release)
@@ -771,7 +772,7 @@ func TestFlappingPeer(t *testing.T) {
 
 // The pauses between failed dials grow from 20 ms to 250 ms; a probe dials at once and starts them anew.
 func TestBackoffAndProbe(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var dials []time.Duration
 		start := time.Now()
@@ -813,7 +814,7 @@ func TestBackoffAndProbe(t *testing.T) {
 
 // A dial into the void is given up after 250 ms, and reported once: as silent.
 func TestVoid(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a := startNode(t, 0, []Host{{Identity: "a:1"}, {Identity: "b:1"}}, nil, func(c *Config) {
 			c.DialContext = func(ctx context.Context, _ string) (net.Conn, error) {
 				<-ctx.Done()

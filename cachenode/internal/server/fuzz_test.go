@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -129,7 +130,7 @@ func FuzzRequests(f *testing.F) {
 			}
 		}
 		delete(want, "")
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			stream := &script{ctx: t.Context(), in: msgs.GetItems()}
 			b := &reluctant{backend: newBackend()}
 			s := newSession(New(Config{Backend: b}), stream)

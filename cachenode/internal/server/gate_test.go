@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -41,7 +42,7 @@ func code(stream clientStream) codes.Code {
 // A node that has as many connections of clients as it may refuses one more, but takes peers; and there is room again
 // when a client has gone.
 func TestMaxConnections(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		n := start(t, Config{Backend: b, MaxConnections: 3})
 		defer n.stop()
@@ -82,7 +83,7 @@ func TestMaxConnections(t *testing.T) {
 // Connections that say nothing keep nobody out: of those that are too many the oldest goes, never one that has shown its
 // token, and all of them when their time for the handshake is over.
 func TestStrangers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := start(t, Config{Backend: newBackend(), MaxConnections: 2, Token: "secret"})
 		defer n.stop()
 		known := n.greeted(t, t.Context(), "authorization", "secret")
@@ -125,7 +126,7 @@ func TestStrangers(t *testing.T) {
 
 // What is too large costs the stream that sent it; the connection's others go on.
 func TestTooLarge(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := start(t, Config{Backend: newBackend()})
 		defer n.stop()
 		other := n.greeted(t, t.Context())
@@ -145,7 +146,7 @@ func TestTooLarge(t *testing.T) {
 
 // A node has no more streams than four for each connection it may have.
 func TestMaxStreams(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := start(t, Config{Backend: newBackend(), MaxConnections: 2})
 		defer n.stop()
 		for range 2 * streamsPerConnection {

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -55,7 +56,7 @@ func series(t *testing.T, c prometheus.Collector) map[string]float64 {
 // Each answer is counted once, by kind, level and outcome, with the time it took; in a batch as well as alone, from a
 // refusal at the door to the answer of a leader, and also after its stream has ended.
 func TestOperationsAreCounted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		n := start(t, Config{Backend: b})
 		defer n.stop()

@@ -24,6 +24,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/hacache/hacache/internal/bubble"
 )
 
 // logged is a logger and what it has written. It is safe for concurrent use.
@@ -261,7 +263,7 @@ func (m *mute) Write(p []byte) (int, error) {
 
 // Refusals are all counted and few are logged: the first at once, then one in ten seconds with the number since.
 func TestComplaints(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var log logged
 		n := start(t, Config{Backend: newBackend(), Token: "right", Logger: log.logger()})
 		defer n.stop()
@@ -298,7 +300,7 @@ func TestComplaints(t *testing.T) {
 
 // Whoever claims to be a peer and is not by its certificate is refused, counted and logged like a wrong token.
 func TestNotAPeer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var log logged
 		b := newBackend()
 		b.notPeer = errors.New("its certificate is a client's")

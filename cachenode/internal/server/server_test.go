@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/prototext"
 
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 //	full, fail         the backend has no room / fails management requests
 func TestExchange(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			b := newBackend()
 			n := start(t, Config{Backend: b})
 			defer n.stop()
@@ -122,7 +123,7 @@ func receive(stream clientStream, acks chan<- string) {
 
 // The node reads a stream no further than Window open operations, and goes on as they are answered.
 func TestWindow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		n := start(t, Config{Backend: b})
 		defer n.stop()
@@ -156,7 +157,7 @@ func TestWindow(t *testing.T) {
 
 // A client that never reads holds its own stream and nothing else, and what is kept for it is bounded.
 func TestSlowReader(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		b.values["c/big"] = bytes.Repeat([]byte("x"), 1<<20)
 		n := start(t, Config{Backend: b})
@@ -195,7 +196,7 @@ func TestSlowReader(t *testing.T) {
 func TestOneAnswerEach(t *testing.T) {
 	for _, batched := range []bool{false, true} {
 		t.Run(fmt.Sprintf("batched=%t", batched), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				b := newBackend()
 				n := start(t, Config{Backend: b})
 				defer n.stop()
@@ -289,7 +290,7 @@ func TestOneAnswerEach(t *testing.T) {
 
 // Limits of batches in both directions: nothing in a refused batch is done, and acks are packed within the limits.
 func TestBatchLimits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		b.values["c/half"] = bytes.Repeat([]byte("x"), 1<<19)
 		n := start(t, Config{Backend: b})
@@ -396,7 +397,7 @@ func TestToken(t *testing.T) {
 // Reads without a req_id are answered in the order of their requests for each key, though a local read is ready at once
 // and the read before it is not; other keys and reads with a req_id do not wait.
 func TestReadsInOrder(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		n := start(t, Config{Backend: b})
 		defer n.stop()
@@ -430,7 +431,7 @@ func TestReadsInOrder(t *testing.T) {
 // Draining answers what is open, refuses writes that still arrive with a code that says they had no effect, ends the
 // streams, and takes no new ones.
 func TestDrain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		n := start(t, Config{Backend: b})
 		defer n.stop()
@@ -472,7 +473,7 @@ func TestDrain(t *testing.T) {
 
 // Drain gives up when its context does.
 func TestDrainTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		n := start(t, Config{Backend: b})
 		defer n.stop()
@@ -489,7 +490,7 @@ func TestDrainTimeout(t *testing.T) {
 
 // Only streams that asked are told about a new leader; after the end of a stream deliveries do nothing.
 func TestWatchAndLateDelivery(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		n := start(t, Config{Backend: b})
 		defer n.stop()
@@ -521,7 +522,7 @@ func TestWatchAndLateDelivery(t *testing.T) {
 
 // A management request takes its time without holding up the stream, and one at a time.
 func TestManagementInBackground(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		b.blockMgm = make(chan struct{})
 		n := start(t, Config{Backend: b})

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -30,7 +31,7 @@ func (n *node) hoard(t *testing.T, ctx context.Context) (stream clientStream, le
 // A client that takes nothing of its answers loses its connection after a while, and what was kept for it is free; one
 // that has nothing to take may stay for as long as it likes.
 func TestStalled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		b.values["c/big"] = bytes.Repeat([]byte("x"), 1<<20)
 		n := start(t, Config{Backend: b})
@@ -108,7 +109,7 @@ func TestVanishedClient(t *testing.T) {
 		"configured": {Config{KeepaliveInterval: 2 * time.Second, KeepaliveTimeout: 30 * time.Second}, 2 * time.Second, 30 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				tc.cfg.Backend = newBackend()
 				n := start(t, tc.cfg)
 				defer n.stop()
@@ -150,7 +151,7 @@ func TestVanishedClient(t *testing.T) {
 
 // A client that reads, however slowly, is not taken for one that does not.
 func TestSlowIsNotStalled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		b.values["c/big"] = bytes.Repeat([]byte("x"), 1<<20)
 		n := start(t, Config{Backend: b})
@@ -170,7 +171,7 @@ func TestSlowIsNotStalled(t *testing.T) {
 // One message may ask for a thousand large values: it is answered in full, and at no time are more than a few of them
 // kept for it.
 func TestLargeAnswersToOneMessage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		b.values["c/big"] = bytes.Repeat([]byte("x"), 32<<10)
 		n := start(t, Config{Backend: b})
@@ -198,7 +199,7 @@ func TestLargeAnswersToOneMessage(t *testing.T) {
 // While those who do not read hold as much as they may together, none of them gets more, they are ended sooner, and
 // whoever reads goes on meanwhile.
 func TestPressure(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		b.values["c/big"] = bytes.Repeat([]byte("x"), 128<<10)
 		n := start(t, Config{Backend: b})
@@ -230,7 +231,7 @@ func TestPressure(t *testing.T) {
 
 // Only so many management requests are carried out at a time, whoever asks.
 func TestManagementIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		b.blockMgm = make(chan struct{})
 		n := start(t, Config{Backend: b})

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -74,7 +75,7 @@ func items(t *testing.T, stream clientStream, n int) (acks []*cachepb.Ack, messa
 // A stream that watches caches gets LeaderInfo, then what its feed has and nobody else's, packed; answers to its own
 // operations come in between; the feed is closed with the stream.
 func TestWatchCaches(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		n := start(t, Config{Backend: b})
 		defer n.stop()
@@ -138,7 +139,7 @@ func TestWatchCaches(t *testing.T) {
 // A client that does not read makes the node stop emptying its feed; its own answers are not lost, other streams and
 // Changed go on, and it may end.
 func TestWatchNotRead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		n := start(t, Config{Backend: b})
 		defer n.stop()
@@ -189,7 +190,7 @@ func TestWatchNotRead(t *testing.T) {
 // What cannot be watched ends the stream with a status that says why; a draining node ends streams that watch, though
 // there is always something to tell.
 func TestWatchRefused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBackend()
 		n := start(t, Config{Backend: b})
 		defer n.stop()

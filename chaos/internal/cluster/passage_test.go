@@ -10,6 +10,8 @@ import (
 
 	"github.com/Shopify/toxiproxy/v2/stream"
 	"github.com/Shopify/toxiproxy/v2/toxics"
+
+	"github.com/hacache/hacache/internal/bubble"
 )
 
 // These tests run the link's toxic by itself, one way of a connection, in
@@ -68,7 +70,7 @@ func text(got []arrival) string {
 // nothing is lost or changes its place, and that a share does not arrive in
 // one lump.
 func TestGate_speed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g := newGate(1)
 		one, two := connect(t, g), connect(t, g)
 		g.add(&Conditions{Speed: 1000})
@@ -110,7 +112,7 @@ func TestGate_speed(t *testing.T) {
 // size asked for, with the pause between them, and that two messages are not
 // paused.
 func TestGate_pieces(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g := newGate(1)
 		w := connect(t, g)
 		g.add(&Conditions{Piece: 4, Pause: time.Second})
@@ -135,7 +137,7 @@ func TestGate_pieces(t *testing.T) {
 // TestGate_lateEnd proves that the end of a connection, and nothing else, is
 // late, and that lifting the condition delivers it at once.
 func TestGate_lateEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g := newGate(1)
 		slow, lifted := connect(t, g), connect(t, g)
 		c := &Conditions{LateEnd: 3 * time.Second}
@@ -159,7 +161,7 @@ func TestGate_lateEnd(t *testing.T) {
 // the byte, that they count from when the condition began, and that the next
 // one has a budget of its own.
 func TestGate_budget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g := newGate(1)
 		w := connect(t, g)
 		w.send("before")
@@ -190,7 +192,7 @@ func TestGate_budget(t *testing.T) {
 // does its end, and on heal those connections that lost something are closed,
 // the others not.
 func TestGate_swallow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g := newGate(1)
 		busy, idle := connect(t, g), connect(t, g)
 		c := &Conditions{Swallow: true}
@@ -228,7 +230,7 @@ func TestGate_swallow(t *testing.T) {
 // TestGate_fresh proves that connections which are there go on while new ones
 // are held, and that those are let through on heal with all they had sent.
 func TestGate_fresh(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g := newGate(1)
 		old := connect(t, g)
 		c := &Conditions{Stall: true, Fresh: true}
@@ -298,7 +300,7 @@ func TestConditions_delay(t *testing.T) {
 // virtual time over many chunks.
 func TestGate_latencyOneWay(t *testing.T) {
 	for _, spread := range []Spread{Uniform, Normal, Pareto} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			g := newGate(1)
 			w := connect(t, g)
 			g.add(&Conditions{Latency: 50 * time.Millisecond, Jitter: 50 * time.Millisecond, Spread: spread})

@@ -2,8 +2,9 @@ package fault
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/hacache/hacache/internal/bubble"
 )
 
 // TestAlternate proves that what comes and goes is in force for its share of
@@ -22,7 +23,7 @@ func TestAlternate(t *testing.T) {
 		{period, 10*time.Second + 100*time.Millisecond, 3*time.Second + 100*time.Millisecond, 11},
 		{0, 10 * time.Second, 10 * time.Second, 1},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			var since time.Time
 			var total time.Duration
 			times := 0

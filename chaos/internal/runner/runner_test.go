@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -22,6 +21,7 @@ import (
 	"github.com/hacache/hacache/chaos/internal/check"
 	"github.com/hacache/hacache/chaos/internal/history"
 	"github.com/hacache/hacache/chaos/internal/scenario"
+	"github.com/hacache/hacache/internal/bubble"
 	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/proto/cachepb"
 	"github.com/hacache/hacache/reports/result"
@@ -340,7 +340,7 @@ func carryOut(t *testing.T, f *fake, interruptAfter time.Duration) (r *result.Ru
 func carryOutText(t *testing.T, f *fake, text string, interruptAfter time.Duration) (r *result.Run, dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, err := scenario.Parse("f.yaml", []byte(text))
 		if err != nil {
 			t.Fatal(err)
