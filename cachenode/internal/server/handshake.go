@@ -72,9 +72,9 @@ func (g *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthIn
 		reason := handshakeReason(err)
 		switch reason {
 		case refusedPlaintext:
-			tellTLS(err)
+			tellTLS(raw, err)
 		case refusedTLS:
-			tellPlain(raw)
+			goAway(raw, http2.ErrCodeProtocol, "this port does not speak TLS")
 		}
 		raw.Close()
 		g.failed(raw, reason, err)
@@ -197,29 +197,41 @@ func handshakeReason(err error) string {
 
 // tellTLS answers a client that speaks HTTP/2 without TLS in its own language, so that it has more to show than the end of
 // a connection.
-func tellTLS(err error) {
+func tellTLS(conn net.Conn, err error) {
 	bad, _ := errors.AsType[tls.RecordHeaderError](err)
-	if bad.Conn == nil || !bytes.HasPrefix([]byte(http2.ClientPreface), bad.RecordHeader[:]) {
-		return
+	if bytes.HasPrefix([]byte(http2.ClientPreface), bad.RecordHeader[:]) {
+		goAway(conn, http2.ErrCodeInadequateSecurity, "this port speaks TLS only")
 	}
-	goAway(bad.Conn, http2.ErrCodeInadequateSecurity, "this port speaks TLS only")
 }
 
-// helloBytes is more than the first message of a client of TLS.
-const helloBytes = 4 << 10
+// How long, and for how many bytes, a client is listened to that was told why it is turned away. A client's first messages
+// are shorter.
+const (
+	farewellTime  = time.Second
+	farewellBytes = 16 << 10
+)
 
-// tellPlain answers a client that speaks TLS to a port that does not in HTTP/2, which it shows as something that is not
-// TLS. The rest of what it said is taken first: what is unread when a connection is closed takes the answer back.
-func tellPlain(conn net.Conn) {
-	_ = conn.SetDeadline(time.Now().Add(time.Second))
-	_, _ = conn.Read(make([]byte, helloBytes))
-	goAway(conn, http2.ErrCodeProtocol, "this port does not speak TLS")
-}
-
+// goAway says in HTTP/2 why the connection is about to be closed; a client of TLS shows that as something that is not TLS.
+// What it says meanwhile is taken: a connection that is closed with something unread is reset, and a client whose own
+// writing fails for that does not read the answer.
 func goAway(conn net.Conn, code http2.ErrCode, why string) {
+	_ = conn.SetDeadline(time.Now().Add(farewellTime))
 	f := http2.NewFramer(conn, nil)
 	_ = f.WriteSettings()
-	_ = f.WriteGoAway(0, code, []byte(why))
+	if f.WriteGoAway(0, code, []byte(why)) != nil {
+		return
+	}
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+	buf := make([]byte, 512)
+	for taken := 0; taken < farewellBytes; {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return
+		}
+		taken += n
+	}
 }
 
 var (
