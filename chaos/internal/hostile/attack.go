@@ -13,8 +13,11 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -260,17 +263,28 @@ func short(err error) string {
 // that it is the node that is tried and not the kernel.
 const (
 	most  = 512  // at a time, where a rate says how many begin
-	climb = 2000 // a second, where a count says how many there are
+	climb = 1000 // a second, where a count says how many there are
 )
 
-// keep has n clients going at all times: each is begun again when it ends.
+// moments is where the clients of an attack find when to begin. They know nothing
+// of each other: attacks that all begin something ten times a second, from one
+// instant on, would meet every tenth of a second, and be weaker in between.
+func (a *Attack) moments(stream int) *rand.Rand {
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, a.spec.Kind)
+	return rand.New(rand.NewPCG(a.spec.Seed^h.Sum64(), uint64(stream)))
+}
+
+// keep has n clients going at all times: each is begun again about a second after
+// it ended.
 func (a *Attack) keep(ctx context.Context, n int, one func(ctx context.Context, i int)) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for i := range n {
 		wg.Go(func() {
+			rng := a.moments(i)
 			for first := true; ; first = false {
-				pause := time.Second
+				pause := time.Duration(rng.Int64N(int64(2 * time.Second)))
 				if first {
 					pause = time.Duration(i) * time.Second / climb
 				}
@@ -283,15 +297,16 @@ func (a *Attack) keep(ctx context.Context, n int, one func(ctx context.Context, 
 	}
 }
 
-// repeat begins so many clients a second; what cannot be begun because too many
-// are still there is left out.
+// repeat begins so many clients a second, each at some moment of the time that it
+// has for itself; what cannot be begun because too many are still there is left out.
 func (a *Attack) repeat(ctx context.Context, rate float64, one func(ctx context.Context, i int)) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	slots := make(chan struct{}, most)
-	from := time.Now()
+	from, rng := time.Now(), a.moments(0)
 	for i := 0; ; i++ {
-		if !sleep(ctx, time.Until(from.Add(time.Duration(float64(i)/rate*float64(time.Second))))) {
+		due := (float64(i) + rng.Float64()) / rate
+		if !sleep(ctx, time.Until(from.Add(time.Duration(due*float64(time.Second))))) {
 			return
 		}
 		select {
