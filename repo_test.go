@@ -54,10 +54,10 @@ var imports = map[string][]string{
 	"cachenode/client/clienttest": {"proto/cachepb", "cachenode/client"},
 	"cachenode/examples/embedded": {"proto/cachepb", "cachenode/client", "cachenode/node"},
 	"cachenode/proc":              {"proto/cachepb", "cachenode/client"},
-	"cachenode":                   {"proto/cachepb", "cachenode/..."},
+	"cachenode":                   {"proto/cachepb", "cachenode/...", "internal/command"},
 
 	"loadgen/load": {"proto/cachepb", "cachenode/client", "reports/result"},
-	"loadgen":      {"proto/cachepb", "cachenode/client", "cachenode/proc", "loadgen/...", "reports/result", "reports/render"},
+	"loadgen":      {"proto/cachepb", "cachenode/client", "cachenode/proc", "loadgen/...", "reports/result", "reports/render", "internal/command", "internal/interrupt"},
 
 	"chaos/internal/cluster": {"proto/cachepb", "cachenode/client", "cachenode/proc", "chaos/internal/live"},
 	"chaos/internal/fault":   {"proto/cachepb", "chaos/internal/cluster", "chaos/internal/hostile", "chaos/internal/live"},
@@ -66,16 +66,18 @@ var imports = map[string][]string{
 	"chaos/internal/check":   {"chaos/internal/history", "reports/result"},
 	"chaos/internal/runner": {
 		"proto/cachepb", "cachenode/client", "cachenode/proc", "chaos/internal/scenario", "chaos/internal/cluster", "chaos/internal/fault",
-		"chaos/internal/history", "chaos/internal/check", "loadgen/load", "reports/result",
+		"chaos/internal/history", "chaos/internal/check", "loadgen/load", "reports/result", "internal/interrupt",
 	},
-	"chaos": {"proto/cachepb", "cachenode/client", "cachenode/proc", "chaos/internal/...", "reports/result", "reports/render"},
+	"chaos": {"proto/cachepb", "cachenode/client", "cachenode/proc", "chaos/internal/...", "reports/result", "reports/render", "internal/command", "internal/interrupt"},
 
 	"reports/render":  {"reports/result", "reports/compare"},
 	"reports/compare": {"reports/result"},
-	"reports":         {"reports/..."},
+	"reports":         {"reports/...", "internal/command", "internal/interrupt"},
 
-	"internal/bubble":  {},
-	"internal/notices": {},
+	"internal/bubble":    {},
+	"internal/command":   {"internal/interrupt"},
+	"internal/interrupt": {},
+	"internal/notices":   {},
 }
 
 // goPackage is what `go list -json` says of a package.

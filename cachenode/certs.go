@@ -26,6 +26,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/hacache/hacache/cachenode/internal/config"
+	"github.com/hacache/hacache/internal/command"
 )
 
 func certsCommand() *cli.Command {
@@ -77,7 +78,7 @@ func makeCerts(_ context.Context, c *cli.Command) error {
 	}
 	days := c.Int("days")
 	if days < 1 || days > 3650 {
-		return usagef("flag --days: %d is out of range; expected 1 to 3650", days)
+		return command.Usagef("flag --days: %d is out of range; expected 1 to 3650", days)
 	}
 	dir := args[0]
 	ca, err := openAuthority(dir)
@@ -93,7 +94,7 @@ func makeCerts(_ context.Context, c *cli.Command) error {
 		id := config.Identity(host)
 		name, _, err := net.SplitHostPort(id)
 		if err != nil || name == "" {
-			return usagef("%s: %q is not a host; expected host:port", origin, host)
+			return command.Usagef("%s: %q is not a host; expected host:port", origin, host)
 		}
 		// The domain is what dialled servers are checked for; the host, and the host with its port, keep nodes apart.
 		names := []string{domain, name, config.URIScheme + "://" + id}

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/hacache/hacache/cachenode/internal/config"
+	"github.com/hacache/hacache/internal/command"
 )
 
 func configCommand() *cli.Command {
@@ -61,7 +62,7 @@ func checkConfig(_ context.Context, c *cli.Command) error {
 	for line := range strings.Lines(err.Error()) {
 		report.Errors = append(report.Errors, strings.TrimSpace(line))
 	}
-	return errors.Join(writeJSON(c, report), silentError{err})
+	return errors.Join(writeJSON(c, report), command.Told(err))
 }
 
 func printConfig(_ context.Context, c *cli.Command) error {
@@ -116,7 +117,7 @@ func wantsJSON(c *cli.Command) (bool, error) {
 	case "json":
 		return true, nil
 	default:
-		return false, usagef("flag --output: %q is neither table nor json", o)
+		return false, command.Usagef("flag --output: %q is neither table nor json", o)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/internal/config"
+	"github.com/hacache/hacache/internal/command"
 )
 
 // connectFlags are the flags of every command that talks to a node. They default to the node that the same environment
@@ -44,7 +45,7 @@ func newTarget(c *cli.Command) (*target, error) {
 	in := config.Input{File: c.String("config"), Env: os.Environ(), Client: true, Elsewhere: addrs != "" || c.IsSet("addr")}
 	cfg, _, err := config.Load(in)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, command.Usage(err)
 	}
 	t := &target{origin: cfg.Origin("listen"), resolve: func(id string) string { return id }}
 	if len(cfg.DialMap) > 0 {
@@ -66,12 +67,12 @@ func newTarget(c *cli.Command) (*target, error) {
 	for _, a := range strings.FieldsFunc(addrs, func(r rune) bool { return r == ',' || r == ' ' }) {
 		addr := config.Identity(a)
 		if _, port, err := net.SplitHostPort(addr); err != nil || port == "" || port == "0" {
-			return nil, usagef("%s: %q is not an address; expected host:port", t.origin, a)
+			return nil, command.Usagef("%s: %q is not an address; expected host:port", t.origin, a)
 		}
 		t.addrs = append(t.addrs, addr)
 	}
 	if len(t.addrs) == 0 {
-		return nil, usagef("%s: no address; expected host:port", t.origin)
+		return nil, command.Usagef("%s: no address; expected host:port", t.origin)
 	}
 	t.base = client.Config{Token: string(cfg.Token)}
 	if c.IsSet("token") {
@@ -81,7 +82,7 @@ func newTarget(c *cli.Command) (*target, error) {
 	if cfg.TLS.Enabled {
 		keys, err := cfg.LoadKeys()
 		if err != nil {
-			return nil, usageError{err}
+			return nil, command.Usage(err)
 		}
 		t.base.TLS, t.tlsOn = keys.Client(), true
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/internal/config"
+	"github.com/hacache/hacache/internal/command"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -176,7 +177,7 @@ func abandonCommand() *cli.Command {
 				return err
 			}
 			if !c.Bool("yes-lose-this-copy") {
-				return usagef("abandon: expected flag --yes-lose-this-copy")
+				return command.Usagef("abandon: expected flag --yes-lose-this-copy")
 			}
 			asJSON, err := wantsJSON(c)
 			if err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/internal/command"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -63,13 +64,13 @@ func operation(kind client.Kind, argc int) cli.ActionFunc {
 		op := &client.Op{Kind: kind, Cache: args[0], Key: args[1], TTL: c.Duration("ttl")}
 		if kind.Leveled() {
 			if op.Level, err = client.ParseLevel(c.String("ack")); err != nil {
-				return usagef("flag --ack: %q; expected quorum, once or leader", c.String("ack"))
+				return command.Usagef("flag --ack: %q; expected quorum, once or leader", c.String("ack"))
 			}
 		}
 		if kind == client.KindGet {
 			mode, ok := readModes[c.String("mode")]
 			if !ok {
-				return usagef("flag --mode: %q; expected local, leader-on-miss or linearizable", c.String("mode"))
+				return command.Usagef("flag --mode: %q; expected local, leader-on-miss or linearizable", c.String("mode"))
 			}
 			op.ReadMode = mode
 		}
@@ -100,7 +101,7 @@ func report(c *cli.Command, op *client.Op, out *client.Outcome, quiet bool) erro
 	fail := func(format string, args ...any) error {
 		err := fmt.Errorf(format, args...)
 		if quiet {
-			return silentError{err}
+			return command.Told(err)
 		}
 		return err
 	}

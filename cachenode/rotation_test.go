@@ -99,7 +99,7 @@ func (c *tlsCluster) said(t *testing.T, i int, what string) int {
 func (c *tlsCluster) issue(t *testing.T) {
 	t.Helper()
 	var out strings.Builder
-	if code := run(t.Context(), []string{"certs", "dev", "--hosts", strings.Join(c.addrs, ","), c.dir}, nil, &out, &out); code != exitOK {
+	if code := run(t.Context(), []string{"certs", "dev", "--hosts", strings.Join(c.addrs, ","), c.dir}, nil, &out, &out); code != 0 {
 		t.Fatal(out.String())
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hacache/hacache/cachenode/internal/config"
 	"github.com/hacache/hacache/cachenode/node"
+	"github.com/hacache/hacache/internal/command"
 )
 
 func serveCommand() *cli.Command {
@@ -60,7 +61,7 @@ func loadConfig(c *cli.Command) (config.Config, []string, error) {
 	}
 	cfg, warnings, err := config.Load(in)
 	if err != nil {
-		return cfg, warnings, usageError{err}
+		return cfg, warnings, command.Usage(err)
 	}
 	return cfg, warnings, nil
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/internal/config"
+	"github.com/hacache/hacache/internal/command"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -64,7 +65,7 @@ func statusCommand() *cli.Command {
 func watchStatus(ctx context.Context, c *cli.Command, t *target, asJSON bool) error {
 	interval := c.Duration("interval")
 	if interval < 100*time.Millisecond || interval > time.Hour {
-		return usagef("flag --interval: %v is out of range; expected 100ms to 1h", interval)
+		return command.Usagef("flag --interval: %v is out of range; expected 100ms to 1h", interval)
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

@@ -68,7 +68,7 @@ func TestSupervisor(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	var out strings.Builder
-	if code := run(ctx, []string{"health", "-a", addr}, nil, &out, &out); code != exitOK {
+	if code := run(ctx, []string{"health", "-a", addr}, nil, &out, &out); code != 0 {
 		t.Errorf("the inherited socket is not served: %s", out.String())
 	}
 	await("STATUS=leads in term ")
@@ -108,7 +108,7 @@ func TestNoSupervisor(t *testing.T) {
 	defer p.Kill()
 	answers := func() bool {
 		var out strings.Builder
-		return run(t.Context(), []string{"health", "-a", addr}, nil, &out, &out) == exitOK
+		return run(t.Context(), []string{"health", "-a", addr}, nil, &out, &out) == 0
 	}
 	for end := time.Now().Add(20 * time.Second); !answers(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {

@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/internal/command"
 )
 
 func watchCommand() *cli.Command {
@@ -39,7 +40,7 @@ func watch(ctx context.Context, c *cli.Command) error {
 	}
 	left := c.Int("count")
 	if left < 0 || left == 0 && c.IsSet("count") {
-		return usagef("flag --count: %d; expected at least 1", left)
+		return command.Usagef("flag --count: %d; expected at least 1", left)
 	}
 	t, err := newTarget(c)
 	if err != nil {

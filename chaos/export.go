@@ -14,14 +14,15 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/hacache/hacache/chaos/internal/scenario"
+	"github.com/hacache/hacache/internal/command"
 )
 
 func exportCommand(_ context.Context, c *cli.Command) error {
 	if to := c.String("to"); to != "chaos-mesh" {
-		return usagef("export: --to %q; expected chaos-mesh", to)
+		return command.Usagef("export: --to %q; expected chaos-mesh", to)
 	}
 	if c.Args().Len() != 1 {
-		return usagef("export: %d arguments; expected FILE", c.Args().Len())
+		return command.Usagef("export: %d arguments; expected FILE", c.Args().Len())
 	}
 	all, err := load(c.Args().Slice())
 	if err != nil {
@@ -30,7 +31,7 @@ func exportCommand(_ context.Context, c *cli.Command) error {
 	plan := scenario.NewPlan(all[0], cmp.Or(c.Uint64("seed"), all[0].Seed))
 	m := mesh{namespace: c.String("namespace"), pods: c.String("pods"), leader: c.String("leader"), plan: plan}
 	if m.leader != "" && !slices.Contains(m.nodes(), m.leader) {
-		return usagef("export: --leader %q; expected one of %s", m.leader, strings.Join(m.nodes(), ", "))
+		return command.Usagef("export: --leader %q; expected one of %s", m.leader, strings.Join(m.nodes(), ", "))
 	}
 	return m.write(c.Root().Writer)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/hacache/hacache/chaos/internal/live"
+	"github.com/hacache/hacache/internal/command"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -18,18 +19,18 @@ const maxInjected = time.Hour
 // injectCommand breaks something that runs already, for a while.
 func injectCommand(ctx context.Context, c *cli.Command) error {
 	if c.Args().Len() != 1 {
-		return usagef("inject: %d arguments; expected ACTION, one of what chaos inject --help lists", c.Args().Len())
+		return command.Usagef("inject: %d arguments; expected ACTION, one of what chaos inject --help lists", c.Args().Len())
 	}
 	f := live.Fault{
 		Action: c.Args().First(), Pids: c.IntSlice("pid"), Server: c.String("toxiproxy"), Proxies: c.StringSlice("proxy"), Direction: c.String("direction"),
 		Latency: c.Duration("latency"), Jitter: c.Duration("jitter"), Bytes: c.Int64("bytes"), Duty: c.Float64("duty") / 100, Period: c.Duration("period"),
 	}
 	if err := f.Validate(); err != nil {
-		return usageError{fmt.Errorf("inject: %w", err)}
+		return command.Usagef("inject: %w", err)
 	}
 	lasts := c.Duration("for")
 	if lasts <= 0 || lasts > maxInjected {
-		return usagef("inject: --for %v; expected more than 0 and %v at most", lasts, maxInjected)
+		return command.Usagef("inject: --for %v; expected more than 0 and %v at most", lasts, maxInjected)
 	}
 	nurse, err := live.CallNurse(f.Remedy())
 	if err != nil {
@@ -56,7 +57,7 @@ func injectCommand(ctx context.Context, c *cli.Command) error {
 	healed = true
 	fmt.Fprintf(w, "%s  healed after %v\n", time.Now().Format(time.TimeOnly), time.Since(started).Round(time.Millisecond))
 	if context.Cause(ctx) != nil {
-		return exitError(result.ExitInterrupt)
+		return command.Exit(result.ExitInterrupt)
 	}
 	return nil
 }

@@ -104,7 +104,7 @@ faults:
 	if err != nil {
 		t.Fatal(err)
 	}
-	code, stdout, stderr := command(t, "export", "--to", "chaos-mesh", "--namespace", "prod", "--pods", "cache", file)
+	code, stdout, stderr := chaosCommand(t, "export", "--to", "chaos-mesh", "--namespace", "prod", "--pods", "cache", file)
 	if code != 0 || stderr != "" {
 		t.Fatalf("exit code %d: %s", code, stderr)
 	}
@@ -126,7 +126,7 @@ faults:
 	if t.Failed() {
 		t.Log(stdout)
 	}
-	_, stdout, _ = command(t, "export", "--to", "chaos-mesh", "--leader", "n3", file)
+	_, stdout, _ = chaosCommand(t, "export", "--to", "chaos-mesh", "--leader", "n3", file)
 	if strings.Contains(stdout, "who leads") || !strings.Contains(stdout, "gracePeriod: 30") || !strings.Contains(stdout, "- cachenode-2") {
 		t.Errorf("with a leader:\n%s", stdout)
 	}

@@ -88,7 +88,7 @@ func TestKilled(t *testing.T) {
 			return err == nil
 		})
 	}
-	code, stdout, _ := command(t, "check", run)
+	code, stdout, _ := chaosCommand(t, "check", run)
 	if code != result.ExitUnknown || !strings.Contains(stdout, "the run was killed") {
 		t.Errorf("chaos check: exit code %d, want %d:\n%s", code, result.ExitUnknown, stdout)
 	}

@@ -20,12 +20,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v3"
@@ -34,66 +32,25 @@ import (
 	"github.com/hacache/hacache/chaos/internal/live"
 	"github.com/hacache/hacache/chaos/internal/runner"
 	"github.com/hacache/hacache/chaos/internal/scenario"
+	"github.com/hacache/hacache/internal/command"
+	"github.com/hacache/hacache/internal/interrupt"
 	"github.com/hacache/hacache/reports/result"
 )
 
 func main() {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		code := result.ExitInterrupt
-		for n := 0; ; n++ {
-			name := "SIGINT"
-			if <-signals == syscall.SIGTERM {
-				name, code = "SIGTERM", result.ExitTerminate
-			}
-			if n > 0 { // who asks twice does not want to wait; the nodes die with us
-				os.Exit(code)
-			}
-			cancel(runner.Interrupt{Signal: name})
-		}
-	}()
-	os.Exit(run(ctx, os.Args, os.Stdout, os.Stderr))
+	os.Exit(run(interrupt.Context(), os.Args, os.Stdout, os.Stderr))
 }
-
-// usageError is a mistake of whoever typed the command or wrote the file: exit
-// code 2.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
-func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
-
-// exitError carries the exit code of what has been reported already.
-type exitError int
-
-func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // run is the whole program but for the process around it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	err := newCommand(stdout, stderr).Run(ctx, args)
-	if err == nil {
-		return result.ExitOK
-	}
-	if code, ok := errors.AsType[exitError](err); ok {
-		return int(code)
-	}
-	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintln(stderr, "chaos: "+strings.TrimSpace(line))
-	}
-	if _, ok := errors.AsType[usageError](err); ok {
-		return result.ExitUsage
-	}
-	return result.ExitFailure
+	return command.Run(ctx, newCommand(stdout, stderr), args)
 }
 
 func newCommand(stdout, stderr io.Writer) *cli.Command {
 	seed := &cli.Uint64Flag{Name: "seed", Usage: "`SEED` of every random choice, instead of the scenario's own"}
-	root := &cli.Command{
+	return &cli.Command{
 		Name: "chaos", Usage: "run failure scenarios against a cluster and judge what came of it",
 		Writer: stdout, ErrWriter: stderr, HideHelpCommand: true,
-		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // run decides
 		Commands: []*cli.Command{
 			{
 				Name: "run", Usage: "run scenarios", ArgsUsage: "FILE...",
@@ -171,26 +128,6 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 			{Name: "schema", Usage: "print the JSON schema of scenario files", Action: schemaCommand},
 		},
 	}
-	usage := func(_ context.Context, c *cli.Command, err error, _ bool) error {
-		msg := err.Error()
-		if _, name, ok := strings.Cut(msg, "flag provided but not defined: "); ok {
-			msg = "unknown flag --" + strings.TrimLeft(name, "-")
-		}
-		return usagef("%s: %s (see chaos %s --help)", c.Name, msg, strings.TrimPrefix(c.Name, "chaos"))
-	}
-	root.OnUsageError = usage
-	var names []string
-	for _, c := range root.Commands {
-		c.OnUsageError = usage
-		names = append(names, c.Name)
-	}
-	root.Action = func(_ context.Context, c *cli.Command) error {
-		if name := c.Args().First(); name != "" {
-			return usagef("unknown command %q; expected one of %s", name, strings.Join(names, ", "))
-		}
-		return usagef("no command; expected one of %s (see chaos --help)", strings.Join(names, ", "))
-	}
-	return root
 }
 
 // attackCommand is the life of hostile clients, which a run starts in a process of
@@ -202,7 +139,7 @@ func attackCommand(ctx context.Context, c *cli.Command) error {
 // files returns the arguments, of which there must be one at least.
 func files(c *cli.Command) ([]string, error) {
 	if c.Args().Len() == 0 {
-		return nil, usagef("%s: no argument; expected %s", c.Name, c.ArgsUsage)
+		return nil, command.Usagef("%s: no argument; expected %s", c.Name, c.ArgsUsage)
 	}
 	return c.Args().Slice(), nil
 }
@@ -219,7 +156,7 @@ func load(paths []string) ([]*scenario.Scenario, error) {
 		all = append(all, s)
 	}
 	if len(errs) > 0 {
-		return nil, usageError{errors.Join(errs...)}
+		return nil, command.Usage(errors.Join(errs...))
 	}
 	return all, nil
 }
@@ -241,7 +178,7 @@ func validateCommand(_ context.Context, c *cli.Command) error {
 
 func planCommand(_ context.Context, c *cli.Command) error {
 	if c.Args().Len() != 1 {
-		return usagef("plan: %d arguments; expected FILE", c.Args().Len())
+		return command.Usagef("plan: %d arguments; expected FILE", c.Args().Len())
 	}
 	all, err := load(c.Args().Slice())
 	if err != nil {
@@ -263,10 +200,10 @@ func listCommand(_ context.Context, c *cli.Command) error {
 	dir := cmp.Or(c.Args().First(), "scenarios")
 	paths, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
 	if err != nil {
-		return usageError{err}
+		return command.Usage(err)
 	}
 	if len(paths) == 0 {
-		return usagef("list: no scenario (*.yaml) in %s", dir)
+		return command.Usagef("list: no scenario (*.yaml) in %s", dir)
 	}
 	all, err := load(paths)
 	if err != nil {
@@ -288,7 +225,7 @@ func checkCommand(_ context.Context, c *cli.Command) error {
 	for _, dir := range dirs {
 		in, err := runner.Load(dir)
 		if err != nil {
-			return usagef("%s is not the directory of a run: %w", dir, err)
+			return command.Usagef("%s is not the directory of a run: %w", dir, err)
 		}
 		h := in.History.Header
 		out := &result.Run{Kind: result.KindScenario, Name: h.Scenario, Verdict: result.Unknown}
@@ -308,7 +245,7 @@ func exit(code int) error {
 	if code == result.ExitOK {
 		return nil
 	}
-	return exitError(code)
+	return command.Exit(code)
 }
 
 // worse returns the exit code that says more: a violation outranks all.
@@ -335,12 +272,12 @@ func find(called, named string) (string, error) {
 		}
 		path, err := exec.LookPath(called)
 		if err != nil {
-			return "", usagef("run: no %s beside this program or in PATH; expected --cachenode PROGRAM (make build makes bin/cachenode, make scenarios bin/%s)", called, hooked)
+			return "", command.Usagef("run: no %s beside this program or in PATH; expected --cachenode PROGRAM (make build makes bin/cachenode, make scenarios bin/%s)", called, hooked)
 		}
 		return path, nil
 	}
 	if !executable(named) {
-		return "", usagef("run: --cachenode %s: expected an executable file", named)
+		return "", command.Usagef("run: --cachenode %s: expected an executable file", named)
 	}
 	return filepath.Abs(named)
 }
@@ -354,7 +291,7 @@ func programFor(s *scenario.Scenario, named string) (string, error) {
 	switch {
 	case s.Cluster.External == nil:
 	case named != "":
-		return "", usagef("run: --cachenode: %s starts no node, since its cluster runs already", s.Name)
+		return "", command.Usagef("run: --cachenode: %s starts no node, since its cluster runs already", s.Name)
 	default:
 		return "", nil
 	}
@@ -370,7 +307,7 @@ func programFor(s *scenario.Scenario, named string) (string, error) {
 	}) {
 		return path, nil
 	}
-	return "", usagef("run: %s needs a node with fault hooks, and %s has none; expected one built with go build -tags faults", s.Name, path)
+	return "", command.Usagef("run: %s needs a node with fault hooks, and %s has none; expected one built with go build -tags faults", s.Name, path)
 }
 
 func executable(path string) bool {

@@ -25,8 +25,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"))
 }
 
-// command runs a command line and returns what it printed.
-func command(t *testing.T, args ...string) (code int, stdout, stderr string) {
+// chaosCommand runs a command line and returns what it printed.
+func chaosCommand(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	code = run(t.Context(), append([]string{"chaos"}, args...), &out, &errs)
@@ -81,7 +81,7 @@ func TestCommand_mistakes(t *testing.T) {
 		"plan of two":          {[]string{"plan", good, good}, []string{"plan: 2 arguments; expected FILE"}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			code, stdout, stderr := command(t, c.args...)
+			code, stdout, stderr := chaosCommand(t, c.args...)
 			if code != result.ExitUsage {
 				t.Errorf("exit code %d, want %d", code, result.ExitUsage)
 			}
@@ -154,7 +154,7 @@ func TestCommand_quick(t *testing.T) {
 		"schema":    {[]string{"schema"}, []string{string(schema)}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			code, stdout, stderr := command(t, c.args...)
+			code, stdout, stderr := chaosCommand(t, c.args...)
 			if code != 0 || stderr != "" {
 				t.Errorf("exit code %d, stderr %q", code, stderr)
 			}
@@ -176,7 +176,7 @@ func TestCommand_badProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := filepath.Join(dir, "out")
-	code, stdout, stderr := command(t, "run", "../scenarios/smoke.yaml", "-q", "--cachenode", program, "--out", out)
+	code, stdout, stderr := chaosCommand(t, "run", "../scenarios/smoke.yaml", "-q", "--cachenode", program, "--out", out)
 	if code != result.ExitFailure || !strings.Contains(stdout, "has ended: this is no node") {
 		t.Errorf("exit code %d, want %d\n%s%s", code, result.ExitFailure, stdout, stderr)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/hacache/hacache/chaos/internal/scenario"
+	"github.com/hacache/hacache/internal/command"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -61,10 +62,10 @@ func mutantsCommand(ctx context.Context, c *cli.Command) error {
 	}
 	seeds, correct := c.Int("seeds"), c.Int("correct")
 	if seeds < 1 || seeds > 1000 {
-		return usagef("mutants: --seeds %d; expected 1 to 1000", seeds)
+		return command.Usagef("mutants: --seeds %d; expected 1 to 1000", seeds)
 	}
 	if correct < 0 || correct > 1000 {
-		return usagef("mutants: --correct %d; expected 0 to 1000", correct)
+		return command.Usagef("mutants: --correct %d; expected 0 to 1000", correct)
 	}
 	binary, err := program(c.String("cachenode"))
 	if err != nil {
@@ -99,7 +100,7 @@ func choose(names []string) ([]mutation, error) {
 				all = append(all, m.mutant)
 			}
 			slices.Sort(all)
-			return nil, usagef("mutants: there is no mutant %q; expected one of %s", name, strings.Join(slices.Compact(all), ", "))
+			return nil, command.Usagef("mutants: there is no mutant %q; expected one of %s", name, strings.Join(slices.Compact(all), ", "))
 		}
 	}
 	return chosen, nil
@@ -114,7 +115,7 @@ func knowsMutants(ctx context.Context, binary string) error {
 	if _, failed := errors.AsType[*exec.ExitError](err); failed && bytes.Contains(out, []byte(mutantEnv)) {
 		return nil
 	}
-	return usagef("mutants: %s has no planted bugs; expected a node that was built with -tags mutants", binary)
+	return command.Usagef("mutants: %s has no planted bugs; expected a node that was built with -tags mutants", binary)
 }
 
 // tribunal runs scenarios against nodes that break a rule, and against nodes
@@ -233,11 +234,11 @@ func (t *tribunal) load(m mutation) (*scenario.Scenario, []byte, error) {
 	path := filepath.Join(t.scenarios, m.scenario+".yaml")
 	source, err := os.ReadFile(path)
 	if err != nil {
-		return nil, nil, usagef("mutants: %w (expected --scenarios DIR with the scenarios of the repository)", err)
+		return nil, nil, command.Usagef("mutants: %w (expected --scenarios DIR with the scenarios of the repository)", err)
 	}
 	s, err := scenario.Parse(path, source)
 	if err != nil {
-		return nil, nil, usageError{err}
+		return nil, nil, command.Usage(err)
 	}
 	if m.scale > 0 {
 		s.Scale(m.scale)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hacache/hacache/chaos/internal/runner"
 	"github.com/hacache/hacache/chaos/internal/scenario"
+	"github.com/hacache/hacache/internal/command"
 	"github.com/hacache/hacache/reports/render"
 	"github.com/hacache/hacache/reports/result"
 )
@@ -52,21 +53,21 @@ func runCommand(ctx context.Context, c *cli.Command) error {
 		out: c.String("out"), repeat: c.Int("repeat"), failFast: c.Bool("fail-fast"), keepAll: c.String("keep") == "all",
 	}
 	if r.repeat < 1 || r.repeat > 10_000 {
-		return usagef("run: --repeat %d; expected 1 to 10000", r.repeat)
+		return command.Usagef("run: --repeat %d; expected 1 to 10000", r.repeat)
 	}
 	if r.lasts = c.Duration("for"); r.lasts < 0 || c.IsSet("for") && r.lasts == 0 || r.lasts > maxCampaign {
-		return usagef("run: --for %v; expected more than 0 and %v at most", r.lasts, maxCampaign)
+		return command.Usagef("run: --for %v; expected more than 0 and %v at most", r.lasts, maxCampaign)
 	}
 	if r.lasts > 0 && c.IsSet("repeat") {
-		return usagef("run: --for and --repeat; expected one of them")
+		return command.Usagef("run: --for and --repeat; expected one of them")
 	}
 	if c.IsSet("duration-scale") {
 		if r.scale = c.Float64("duration-scale"); !(r.scale > 0 && r.scale <= 1) {
-			return usagef("run: --duration-scale %g; expected more than 0 and 1 at most", r.scale)
+			return command.Usagef("run: --duration-scale %g; expected more than 0 and 1 at most", r.scale)
 		}
 	}
 	if keep := c.String("keep"); keep != "all" && keep != "failed" {
-		return usagef("run: --keep %q; expected all or failed", keep)
+		return command.Usagef("run: --keep %q; expected all or failed", keep)
 	}
 	binaries := make([]string, len(all))
 	for i, s := range all {

@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/hacache/hacache/chaos/internal/scenario"
+	"github.com/hacache/hacache/internal/command"
 	"github.com/hacache/hacache/reports/render"
 	"github.com/hacache/hacache/reports/result"
 )
@@ -51,7 +52,7 @@ func suiteCommand(ctx context.Context, c *cli.Command) error {
 	}
 	jobs := c.Int("jobs")
 	if jobs < 1 || jobs > maxJobs {
-		return usagef("suite: --jobs %d; expected 1 to %d", jobs, maxJobs)
+		return command.Usagef("suite: --jobs %d; expected 1 to %d", jobs, maxJobs)
 	}
 	s := &suite{
 		campaign: &campaign{stdout: c.Root().Writer, live: newLiveLine(c.Root().ErrWriter, true), out: c.String("out"), repeat: 1},
@@ -60,7 +61,7 @@ func suiteCommand(ctx context.Context, c *cli.Command) error {
 	var entries []entry
 	for i, sc := range all {
 		if sc.Cluster.External != nil {
-			return usagef("suite: %s is for a cluster that runs already, which others would break at the same time; expected chaos run", sc.Name)
+			return command.Usagef("suite: %s is for a cluster that runs already, which others would break at the same time; expected chaos run", sc.Name)
 		}
 		e := entry{scenario: sc, seed: cmp.Or(c.Uint64("seed"), sc.Seed, uint64(rand.Uint32()))}
 		if e.binary, err = programFor(sc, c.String("cachenode")); err != nil {

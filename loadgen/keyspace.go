@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/internal/command"
 	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/reports/result"
 )
@@ -99,7 +100,7 @@ func verifyFlags() []cli.Flag {
 
 func fillCommand(ctx context.Context, c *cli.Command) error {
 	if c.Args().Len() > 0 {
-		return usagef("fill: unexpected argument %q", c.Args().First())
+		return command.Usagef("fill: unexpected argument %q", c.Args().First())
 	}
 	var m mistakes
 	s := common(c, &m)
@@ -119,7 +120,7 @@ func fillCommand(ctx context.Context, c *cli.Command) error {
 	}
 	source, err := s.workload.Source()
 	if err != nil {
-		return usageError{err}
+		return command.Usage(err)
 	}
 	se, err := newSession(s, result.KindBench, fmt.Sprintf("every one of %d keys is written", s.workload.Keys), c.Root().Writer, c.Root().ErrWriter)
 	if err != nil {
@@ -142,7 +143,7 @@ func fillCommand(ctx context.Context, c *cli.Command) error {
 func verifyCommand(ctx context.Context, c *cli.Command) error {
 	dirs := c.Args().Slice()
 	if len(dirs) == 0 {
-		return usagef("verify: no run directory; want that of loadgen fill, and those of the loads with checked values since then")
+		return command.Usagef("verify: no run directory; want that of loadgen fill, and those of the loads with checked values since then")
 	}
 	var m mistakes
 	s := common(c, &m)
@@ -160,15 +161,15 @@ func verifyCommand(ctx context.Context, c *cli.Command) error {
 	for i, dir := range dirs {
 		w, err := readWorkload(dir)
 		if err != nil {
-			return usageError{err}
+			return command.Usage(err)
 		}
 		w.Timeout = s.workload.Timeout
 		source, err := w.Source()
 		if err != nil {
-			return usageError{fmt.Errorf("%s: %w", dir, err)}
+			return command.Usagef("%s: %w", dir, err)
 		}
 		if v.Writers[w.Client] != nil {
-			return usagef("verify: %s: another run of the name %q is given; want --name to tell them apart when they run", dir, w.Client)
+			return command.Usagef("verify: %s: another run of the name %q is given; want --name to tell them apart when they run", dir, w.Client)
 		}
 		v.Writers[w.Client] = source
 		filled := w.Dist.Kind == load.KeySequential
@@ -180,7 +181,7 @@ func verifyCommand(ctx context.Context, c *cli.Command) error {
 		// The keys of the first run are read, whatever its distribution of them was.
 		w.Dist, w.Mix = load.KeyDist{Kind: load.KeySequential}, []load.Weight[client.Kind]{{Of: client.KindGet, Weight: 1}}
 		if keys, err = w.Source(); err != nil {
-			return usageError{err}
+			return command.Usage(err)
 		}
 		n = w.Keys
 	}

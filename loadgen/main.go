@@ -14,24 +14,15 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime/debug"
-	"strings"
-	"syscall"
 
 	"github.com/urfave/cli/v3"
 
-	"github.com/hacache/hacache/reports/result"
+	"github.com/hacache/hacache/internal/command"
+	"github.com/hacache/hacache/internal/interrupt"
 )
-
-// interrupt is the cause of a context that a signal ended.
-type interrupt struct{ signal string }
-
-func (i interrupt) Error() string { return "interrupted by " + i.signal }
 
 // gcPercent lets the heap grow to nine times what is alive before it is collected.
 // What is alive is little, and each collection stops the pacer until every other
@@ -49,64 +40,13 @@ func main() {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(gcLimit)
 	}
-	ctx, cancel := context.WithCancelCause(context.Background())
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		for n := 0; ; n++ {
-			name, code := "SIGINT", result.ExitInterrupt
-			if <-signals == syscall.SIGTERM {
-				name, code = "SIGTERM", result.ExitTerminate
-			}
-			if n > 0 { // who asks twice does not want to wait; the nodes die with us
-				os.Exit(code)
-			}
-			cancel(interrupt{name})
-		}
-	}()
-	os.Exit(run(ctx, os.Args, os.Stdout, os.Stderr))
+	os.Exit(run(interrupt.Context(), os.Args, os.Stdout, os.Stderr))
 }
-
-// usageError is a mistake of whoever typed the command or wrote the file: exit
-// code 2.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
-func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
-
-// exitError carries the exit code of what has been reported already.
-type exitError int
-
-func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // run is the whole program but for the process around it: it returns the exit
 // code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	err := newCommand(stdout, stderr).Run(ctx, args)
-	if err == nil {
-		return result.ExitOK
-	}
-	if code, ok := errors.AsType[exitError](err); ok {
-		return int(code)
-	}
-	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintln(stderr, "loadgen: "+strings.TrimSpace(line))
-	}
-	if _, ok := errors.AsType[usageError](err); ok {
-		return result.ExitUsage
-	}
-	if cause, ok := errors.AsType[interrupt](context.Cause(ctx)); ok {
-		return interruptCode(cause.signal)
-	}
-	return result.ExitFailure
-}
-
-func interruptCode(signal string) int {
-	if signal == "SIGTERM" {
-		return result.ExitTerminate
-	}
-	return result.ExitInterrupt
+	return command.Run(ctx, newCommand(stdout, stderr), args)
 }
 
 func newCommand(stdout, stderr io.Writer) *cli.Command {
@@ -115,7 +55,6 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		Writer: stdout, ErrWriter: stderr, HideHelpCommand: true,
 		EnableShellCompletion: true, ShellCompletionCommandName: "completion",
 		ConfigureShellCompletionCommand: func(c *cli.Command) { c.Hidden = false },
-		ExitErrHandler:                  func(context.Context, *cli.Command, error) {}, // run decides
 		Commands: []*cli.Command{
 			{
 				Name: "run", Usage: "offer one load", ArgsUsage: "[FILE]",
@@ -150,27 +89,8 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 			},
 		},
 	}
-	usage := func(_ context.Context, c *cli.Command, err error, _ bool) error {
-		msg := err.Error()
-		if _, name, ok := strings.Cut(msg, "flag provided but not defined: "); ok {
-			msg = "unknown flag --" + strings.TrimLeft(name, "-")
-		}
-		return usagef("%s: %s (see loadgen %s --help)", c.Name, msg, strings.TrimPrefix(c.Name, "loadgen"))
-	}
-	root.OnUsageError = usage
-	var names []string
 	for _, c := range root.Commands {
-		c.OnUsageError = usage
 		c.DisableSliceFlagSeparator = true // a threshold has commas of its own
-		if !c.Hidden {
-			names = append(names, c.Name)
-		}
-	}
-	root.Action = func(_ context.Context, c *cli.Command) error {
-		if name := c.Args().First(); name != "" {
-			return usagef("unknown command %q; expected one of %s", name, strings.Join(names, ", "))
-		}
-		return usagef("no command; expected one of %s (see loadgen --help)", strings.Join(names, ", "))
 	}
 	return root
 }

@@ -26,6 +26,8 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/proc"
+	"github.com/hacache/hacache/internal/command"
+	"github.com/hacache/hacache/internal/interrupt"
 	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/reports/result"
 )
@@ -140,7 +142,7 @@ func TestMistakes(t *testing.T) {
 // that names it, before anything begins; but for those that take any text.
 func TestEveryFlagMistyped(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(interrupt{"SIGINT"}) // what is accepted would begin
+	cancel(interrupt.Signal("SIGINT")) // what is accepted would begin
 	t.Setenv("CACHE_ADDR", "")
 	external := []string{"--cluster", "external", "--addrs", "127.0.0.1:1"}
 	needs := map[string][]string{
@@ -362,7 +364,7 @@ func TestPrometheus(t *testing.T) {
 			text = string(b)
 		}
 	}
-	cancel(interrupt{"SIGTERM"})
+	cancel(interrupt.Signal("SIGTERM"))
 	if code := <-ended; code != result.ExitTerminate {
 		t.Errorf("exit code %d", code)
 	}
@@ -410,7 +412,7 @@ func TestSelf(t *testing.T) {
 	var out, errs strings.Builder
 	s := &settings{name: "self", out: t.TempDir(), interval: time.Second, quiet: true, seed: 1}
 	err := selfBench(t.Context(), s, 20*time.Millisecond, &out, &errs)
-	if code, failed := errors.AsType[exitError](err); err != nil && (!failed || code != result.ExitThreshold) {
+	if code, failed := errors.AsType[command.Exit](err); err != nil && (!failed || code != result.ExitThreshold) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
@@ -475,7 +477,7 @@ func TestRealNodes(t *testing.T) {
 	}
 
 	ctx, cancel := context.WithCancelCause(t.Context())
-	time.AfterFunc(2*time.Second, func() { cancel(interrupt{"SIGINT"}) })
+	time.AfterFunc(2*time.Second, func() { cancel(interrupt.Signal("SIGINT")) })
 	code, stdout, stderr = call(t, ctx, "run", "--cluster", "process", "--cachenode", binary, "--nodes", "1",
 		"--rate", "200", "-d", "1m", "--out", out, "--name", "cut", "-q")
 	if code != result.ExitInterrupt || !strings.Contains(stdout, "interrupted by SIGINT") {

@@ -19,6 +19,7 @@ import (
 	"github.com/urfave/cli/v3"
 	"go.yaml.in/yaml/v4"
 
+	"github.com/hacache/hacache/internal/command"
 	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/proto/cachepb"
 	"github.com/hacache/hacache/reports/result"
@@ -193,7 +194,7 @@ func (m *mistakes) err() error {
 	if len(m.errs) == 0 {
 		return nil
 	}
-	return usageError{errors.Join(m.errs...)}
+	return command.Usage(errors.Join(m.errs...))
 }
 
 // outputSettings is what the flags say of what is left behind.
@@ -358,11 +359,11 @@ func clientTLS(ca, cert, key string) (*tls.Config, error) {
 // runSettings is what the flags of run say.
 func runSettings(c *cli.Command) (*settings, error) {
 	if c.Args().Len() > 1 {
-		return nil, usagef("run: %d files; want one at most", c.Args().Len())
+		return nil, command.Usagef("run: %d files; want one at most", c.Args().Len())
 	}
 	if path := c.Args().First(); path != "" {
 		if err := applyFile(c, path); err != nil {
-			return nil, usageError{err}
+			return nil, command.Usage(err)
 		}
 	}
 	var m mistakes

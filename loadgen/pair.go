@@ -13,6 +13,7 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/proc"
+	"github.com/hacache/hacache/internal/command"
 	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/reports/result"
 )
@@ -48,7 +49,7 @@ const (
 // quarter of a second, so that what else the machine does meets both alike.
 func pairCommand(ctx context.Context, c *cli.Command) error {
 	if c.Args().Len() > 0 {
-		return usagef("pair: unexpected argument %q", c.Args().First())
+		return command.Usagef("pair: unexpected argument %q", c.Args().First())
 	}
 	names := [2]string{"base", "head"}
 	var m mistakes

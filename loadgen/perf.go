@@ -24,6 +24,7 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/proc"
+	"github.com/hacache/hacache/internal/command"
 	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/reports/result"
 )
@@ -111,7 +112,7 @@ func perfFlags() []cli.Flag {
 
 func perfCommand(ctx context.Context, c *cli.Command) error {
 	if c.Args().Len() > 0 {
-		return usagef("perf: unexpected argument %q", c.Args().First())
+		return command.Usagef("perf: unexpected argument %q", c.Args().First())
 	}
 	var m mistakes
 	s := outputSettings(c, &m)
@@ -136,7 +137,7 @@ func perfCommand(ctx context.Context, c *cli.Command) error {
 		return !only.MatchString(row.name) && !slices.ContainsFunc(perfRows, func(r perfRow) bool { return r.base == row.name && only.MatchString(r.name) })
 	})
 	if len(p.rows) == 0 {
-		return usagef("perf: --only: %q matches no row", c.String("only"))
+		return command.Usagef("perf: --only: %q matches no row", c.String("only"))
 	}
 	s.workload.Timeout = 5 * time.Second
 	se, err := newSession(s, result.KindBench, "what the nodes do in a closed loop, beside a bare stream", c.Root().Writer, c.Root().ErrWriter)
@@ -266,7 +267,7 @@ const echoCommandName = "echo-server"
 func echoCommand(ctx context.Context, c *cli.Command) error {
 	kind := echoKind(c.Args().First())
 	if c.Args().Len() != 1 || kind != echoBytes && kind != echoProto {
-		return usagef("%s: want %s or %s", echoCommandName, echoBytes, echoProto)
+		return command.Usagef("%s: want %s or %s", echoCommandName, echoBytes, echoProto)
 	}
 	lis, err := net.FileListener(os.NewFile(3, "listener"))
 	if err != nil {
@@ -302,7 +303,7 @@ func (p *perf) offerRow(ctx context.Context, i int, phase string) (*load.Summary
 	w.Acks = []load.Weight[client.Level]{{Of: client.LevelQuorum, Weight: 1}}
 	src, err := w.Source()
 	if err != nil {
-		return nil, usageError{err}
+		return nil, command.Usage(err)
 	}
 	p.target = p.targets[i]
 	g := load.Generator{InFlight: row.window, Warmup: p.each / 4, Duration: p.each, Drain: 6 * time.Second, Phase: phase}

@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/internal/command"
 	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/reports/result"
 )
@@ -17,7 +18,7 @@ func runCommand(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	if _, err := s.workload.Source(); err != nil {
-		return usageError{err}
+		return command.Usage(err)
 	}
 	about := "closed loop"
 	if s.generator.Schedule != nil {
@@ -41,7 +42,7 @@ var sizes = map[string]time.Duration{"s": 4 * time.Second, "m": 15 * time.Second
 
 func benchCommand(ctx context.Context, c *cli.Command) error {
 	if c.Args().Len() > 0 {
-		return usagef("bench: unexpected argument %q", c.Args().First())
+		return command.Usagef("bench: unexpected argument %q", c.Args().First())
 	}
 	if c.Bool("self") {
 		if err := c.Set("cluster", "external"); err != nil { // none is started

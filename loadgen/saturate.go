@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/internal/command"
 	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/reports/result"
 )
@@ -30,7 +31,7 @@ const (
 
 func saturateCommand(ctx context.Context, c *cli.Command) error {
 	if c.Args().Len() > 0 {
-		return usagef("saturate: unexpected argument %q", c.Args().First())
+		return command.Usagef("saturate: unexpected argument %q", c.Args().First())
 	}
 	var m mistakes
 	s := common(c, &m)
@@ -40,7 +41,7 @@ func saturateCommand(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	if _, err := s.workload.Source(); err != nil {
-		return usageError{err}
+		return command.Usage(err)
 	}
 	var texts []string
 	for _, l := range limits {
@@ -136,7 +137,7 @@ func (s *session) saturate(ctx context.Context, search load.Search, limits []loa
 	}
 	source, err := s.workload.Source()
 	if err != nil {
-		return usageError{err}
+		return command.Usage(err)
 	}
 	s.searching = true
 	search.Try = func(ctx context.Context, rate float64, repeat int) (result.SaturationTrial, error) {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hacache/hacache/cachenode/client"
+	"github.com/hacache/hacache/internal/command"
 	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/reports/result"
 )
@@ -46,7 +47,7 @@ func (s *session) selfNull(ctx context.Context, each time.Duration) error {
 	s.target = load.Null{}
 	src, err := s.workload.Source()
 	if err != nil {
-		return usageError{err}
+		return command.Usage(err)
 	}
 	used := processorTime()
 	perSecond, allocs, err := s.closedLoop(ctx, "null", src, 1, each)
@@ -73,7 +74,7 @@ func (s *session) selfEcho(ctx context.Context, each time.Duration) error {
 	w.Mix = []load.Weight[client.Kind]{{Of: client.KindPut, Weight: 1}} // one size, for both
 	src, err := w.Source()
 	if err != nil {
-		return usageError{err}
+		return command.Usage(err)
 	}
 	var op client.Op
 	src.Op(0, &op, nil)

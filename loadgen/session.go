@@ -17,6 +17,8 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/proc"
+	"github.com/hacache/hacache/internal/command"
+	"github.com/hacache/hacache/internal/interrupt"
 	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/reports/render"
 	"github.com/hacache/hacache/reports/result"
@@ -182,7 +184,7 @@ func (s *session) connect(ctx context.Context) error {
 	defer cancel()
 	if err := c.Ready(ready); err != nil {
 		if auth, ok := errors.AsType[*client.AuthError](err); ok {
-			return usageError{fmt.Errorf("--token: %w", auth)}
+			return command.Usagef("--token: %w", auth)
 		}
 		return err
 	}
@@ -225,7 +227,7 @@ func (s *session) sample(ctx context.Context) {
 func (s *session) offer(ctx context.Context, g load.Generator, w load.Workload) error {
 	src, err := w.Source()
 	if err != nil {
-		return usageError{err}
+		return command.Usage(err)
 	}
 	return s.with(ctx, &g, src, func(ctx context.Context) (*load.Summary, error) { return g.Run(ctx) })
 }
@@ -347,8 +349,8 @@ func (s *session) finish(ctx context.Context, failure error) error {
 	if of := s.generator.Segment.Of; of > 0 {
 		s.run.Segment = &result.Segment{Index: int64(s.generator.Segment.Index), Of: int64(of)}
 	}
-	if cause, ok := errors.AsType[interrupt](context.Cause(ctx)); ok {
-		s.run.Interrupted = cause.signal
+	if cause, ok := errors.AsType[interrupt.Signal](context.Cause(ctx)); ok {
+		s.run.Interrupted = string(cause)
 	} else if failure != nil {
 		s.run.Failure = failure.Error()
 	}
@@ -383,7 +385,7 @@ func (s *session) finish(ctx context.Context, failure error) error {
 		return failure
 	}
 	if code := s.run.ExitCode(); code != result.ExitOK {
-		return exitError(code)
+		return command.Exit(code)
 	}
 	return nil
 }

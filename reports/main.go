@@ -18,59 +18,28 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/hacache/hacache/internal/command"
+	"github.com/hacache/hacache/internal/interrupt"
 	"github.com/hacache/hacache/reports/compare"
 	"github.com/hacache/hacache/reports/render"
 	"github.com/hacache/hacache/reports/result"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	os.Exit(run(interrupt.Context(), os.Args, os.Stdout, os.Stderr))
 }
-
-// usageError is a mistake of the caller: exit code 2.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
-// exitError is an exit code whose reason has been printed.
-type exitError int
-
-func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // run is the whole program but for the process around it: it returns the exit code. Errors are one line on stderr.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	err := newCommand(stdout, stderr).Run(ctx, args)
-	if err == nil {
-		return result.ExitOK
-	}
-	if code, ok := errors.AsType[exitError](err); ok {
-		return int(code)
-	}
-	if errors.Is(err, context.Canceled) {
-		fmt.Fprintln(stderr, "reports: interrupted")
-		return result.ExitInterrupt
-	}
-	fmt.Fprintf(stderr, "reports: %v\n", err)
-	if _, ok := errors.AsType[usageError](err); ok {
-		return result.ExitUsage
-	}
-	return result.ExitFailure
+	return command.Run(ctx, newCommand(stdout, stderr), args)
 }
 
-const commands = "render, merge, compare, gate or trend"
-
 func newCommand(stdout, stderr io.Writer) *cli.Command {
-	usage := func(_ context.Context, _ *cli.Command, err error, _ bool) error { return usageError{err} }
 	outFlag := func(about string) cli.Flag { return &cli.StringFlag{Name: "out", Usage: about} }
 	return &cli.Command{
 		Name:            "reports",
@@ -78,18 +47,10 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		Writer:          stdout,
 		ErrWriter:       stderr,
 		HideHelpCommand: true,
-		OnUsageError:    usage,
-		ExitErrHandler:  func(context.Context, *cli.Command, error) {}, // run decides
-		Action: func(_ context.Context, c *cli.Command) error {
-			if name := c.Args().First(); name != "" {
-				return usageError{fmt.Errorf("unknown command %q, expected %s; see reports --help", name, commands)}
-			}
-			return usageError{errors.New("no command given, expected " + commands + "; see reports --help")}
-		},
 		Commands: []*cli.Command{{
 			Name:      "render",
 			Usage:     "make report.html, report.md, junit.xml and plots/ of each run directory again",
-			ArgsUsage: "DIR...", OnUsageError: usage, Action: renderCommand,
+			ArgsUsage: "DIR...", Action: renderCommand,
 			Flags: []cli.Flag{
 				&cli.BoolFlag{Name: "png", Usage: "the pictures as PNG too"},
 				&cli.StringFlag{Name: "baseline", Usage: "say how each run differs from the run, or the runs, in `DIR`"},
@@ -97,19 +58,19 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		}, {
 			Name:      "merge",
 			Usage:     "add up the runs of several load generators, bucket by bucket",
-			ArgsUsage: "DIR...", OnUsageError: usage, Action: mergeCommand,
+			ArgsUsage: "DIR...", Action: mergeCommand,
 			Flags: []cli.Flag{&cli.StringFlag{Name: "out", Value: "out", Usage: "`DIR` in which the run directory is made"}},
 		}, {
 			Name:        "compare",
 			Usage:       "by how much runs differ from the first: effect and interval of each metric",
 			Description: "A, B and so on are run directories, or directories with several of them: repetitions of one thing.",
-			ArgsUsage:   "A B [C...]", OnUsageError: usage, Action: compareCommand,
+			ArgsUsage:   "A B [C...]", Action: compareCommand,
 			Flags: []cli.Flag{outFlag("write the page and its files into `DIR`")},
 		}, {
 			Name:        "gate",
 			Usage:       "whether HEAD is worse than BASE by more than its limits allow; 98 if so, 96 if that cannot be told",
 			Description: "BASE and HEAD are directories with a run directory, or a directory of them, for each round. make gate makes them.",
-			ArgsUsage:   "BASE HEAD", OnUsageError: usage, Action: gateCommand,
+			ArgsUsage:   "BASE HEAD", Action: gateCommand,
 			Flags: []cli.Flag{
 				&cli.BoolFlag{Name: "paired", Usage: "the rounds of the same name were made together"},
 				&cli.FloatFlag{Name: "alpha", Value: compare.Alpha, Usage: "`SHARE` of false alarms that this judgement may spend, if there are several as rounds are added"},
@@ -122,7 +83,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 			Name:        "trend",
 			Usage:       "append the medians of each DIR to a table, with a configuration by which Apache Otava finds changes in it",
 			Description: "DIR is a run directory, or one with several of them, whose medians make one row.",
-			ArgsUsage:   "DIR...", OnUsageError: usage, Action: trendCommand,
+			ArgsUsage:   "DIR...", Action: trendCommand,
 			Flags: []cli.Flag{&cli.StringFlag{Name: "csv", Value: "trend.csv", Usage: "the table's `FILE`; otava.yaml is written beside it"}},
 		}},
 	}
@@ -130,13 +91,13 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 
 func renderCommand(ctx context.Context, c *cli.Command) error {
 	if c.Args().Len() == 0 {
-		return usageError{errors.New("render: no run directory given, expected: reports render DIR")}
+		return command.Usage(errors.New("render: no run directory given, expected: reports render DIR"))
 	}
 	var base *compare.Side
 	if dir := c.String("baseline"); dir != "" {
 		var err error
 		if base, err = compare.ReadSide(dir); err != nil {
-			return usageError{err}
+			return command.Usage(err)
 		}
 	}
 	for _, dir := range c.Args().Slice() {
@@ -145,13 +106,13 @@ func renderCommand(ctx context.Context, c *cli.Command) error {
 		}
 		r, err := result.Read(dir)
 		if err != nil {
-			return usageError{err} // which names the file, and the line where there is one
+			return command.Usage(err) // which names the file, and the line where there is one
 		}
 		var against *compare.Gate
 		if base != nil {
 			head := &compare.Side{Name: "this run", Rounds: []compare.Round{{Name: ".", Runs: []*result.Run{r}, Dirs: []string{dir}}}}
 			if against, err = compare.Judge(base, head, compare.Options{Describe: true}); err != nil {
-				return usageError{fmt.Errorf("%s, %s: %w", c.String("baseline"), dir, err)}
+				return command.Usagef("%s, %s: %w", c.String("baseline"), dir, err)
 			}
 		}
 		page, err := render.WriteAgainst(dir, r, against)
@@ -170,11 +131,11 @@ func renderCommand(ctx context.Context, c *cli.Command) error {
 
 func mergeCommand(_ context.Context, c *cli.Command) error {
 	if c.Args().Len() == 0 {
-		return usageError{errors.New("merge: no run directory given; expected one or more")}
+		return command.Usage(errors.New("merge: no run directory given; expected one or more"))
 	}
 	m, err := result.Merge(c.Args().Slice())
 	if err != nil {
-		return usageError{err}
+		return command.Usage(err)
 	}
 	dir, err := result.CreateDir(c.String("out"), m.Run.Name+"-merged", m.Run.Started)
 	if err != nil {
@@ -198,7 +159,7 @@ func readSides(dirs []string) ([]*compare.Side, error) {
 	for _, dir := range dirs {
 		s, err := compare.ReadSide(dir)
 		if err != nil {
-			return nil, usageError{err}
+			return nil, command.Usage(err)
 		}
 		if taken[s.Name] {
 			s.Name = filepath.ToSlash(filepath.Clean(dir))
@@ -211,7 +172,7 @@ func readSides(dirs []string) ([]*compare.Side, error) {
 
 func compareCommand(_ context.Context, c *cli.Command) error {
 	if c.Args().Len() < 2 {
-		return usageError{fmt.Errorf("compare: %d directories given, expected: reports compare A B [C...]", c.Args().Len())}
+		return command.Usagef("compare: %d directories given, expected: reports compare A B [C...]", c.Args().Len())
 	}
 	sides, err := readSides(c.Args().Slice())
 	if err != nil {
@@ -221,7 +182,7 @@ func compareCommand(_ context.Context, c *cli.Command) error {
 	for _, head := range sides[1:] {
 		g, err := compare.Judge(sides[0], head, compare.Options{Describe: true})
 		if err != nil {
-			return usageError{fmt.Errorf("%s, %s: %w", sides[0].Name, head.Name, err)}
+			return command.Usagef("%s, %s: %w", sides[0].Name, head.Name, err)
 		}
 		cmp.Gates = append(cmp.Gates, g)
 	}
@@ -230,11 +191,11 @@ func compareCommand(_ context.Context, c *cli.Command) error {
 
 func gateCommand(_ context.Context, c *cli.Command) error {
 	if c.Args().Len() != 2 {
-		return usageError{fmt.Errorf("gate: %d directories given, expected: reports gate BASE HEAD", c.Args().Len())}
+		return command.Usagef("gate: %d directories given, expected: reports gate BASE HEAD", c.Args().Len())
 	}
 	alpha := c.Float("alpha")
 	if !(alpha > 0 && alpha <= compare.Alpha) {
-		return usageError{fmt.Errorf("--alpha: %g, expected more than 0 and at most %g", alpha, compare.Alpha)}
+		return command.Usagef("--alpha: %g, expected more than 0 and at most %g", alpha, compare.Alpha)
 	}
 	sides, err := readSides(c.Args().Slice())
 	if err != nil {
@@ -242,13 +203,13 @@ func gateCommand(_ context.Context, c *cli.Command) error {
 	}
 	g, err := compare.Judge(sides[0], sides[1], compare.Options{Paired: c.Bool("paired"), Alpha: alpha, Final: c.Bool("final")})
 	if err != nil {
-		return usageError{fmt.Errorf("%s, %s: %w", sides[0].Name, sides[1].Name, err)}
+		return command.Usagef("%s, %s: %w", sides[0].Name, sides[1].Name, err)
 	}
 	if err := writeComparison(c, &render.Comparison{Title: c.String("title"), Gates: []*compare.Gate{g}, Judged: true, Command: c.String("command")}); err != nil {
 		return err
 	}
 	if code := g.ExitCode(); code != result.ExitOK {
-		return exitError(code)
+		return command.Exit(code)
 	}
 	return nil
 }
@@ -275,7 +236,7 @@ func writeComparison(c *cli.Command, cmp *render.Comparison) error {
 
 func trendCommand(_ context.Context, c *cli.Command) error {
 	if c.Args().Len() == 0 {
-		return usageError{errors.New("trend: no run directory given, expected: reports trend DIR")}
+		return command.Usage(errors.New("trend: no run directory given, expected: reports trend DIR"))
 	}
 	path := c.String("csv")
 	trend := new(compare.Trend)
@@ -285,7 +246,7 @@ func trendCommand(_ context.Context, c *cli.Command) error {
 		trend, err = compare.ReadTrend(f, path)
 		f.Close()
 		if err != nil {
-			return usageError{err}
+			return command.Usage(err)
 		}
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
@@ -296,7 +257,7 @@ func trendCommand(_ context.Context, c *cli.Command) error {
 			err = trend.Append(s)
 		}
 		if err != nil {
-			return usageError{fmt.Errorf("%s: %w", dir, err)}
+			return command.Usagef("%s: %w", dir, err)
 		}
 	}
 	var table, config bytes.Buffer

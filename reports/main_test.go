@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hacache/hacache/internal/interrupt"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -24,10 +25,10 @@ func TestBadInput(t *testing.T) {
 		args []string
 		want string
 	}{
-		{"no command", nil, "reports: no command given, expected render, merge, compare, gate or trend; see reports --help"},
-		{"unknown command", []string{"rendr"}, `reports: unknown command "rendr", expected render, merge, compare, gate or trend; see reports --help`},
-		{"unknown flag", []string{"--fast"}, "reports: flag provided but not defined: -fast"},
-		{"unknown flag of a command", []string{"render", "--fast", empty}, "reports: flag provided but not defined: -fast"},
+		{"no command", nil, "reports: no command; expected one of render, merge, compare, gate, trend (see reports --help)"},
+		{"unknown command", []string{"rendr"}, `reports: unknown command "rendr"; expected one of render, merge, compare, gate, trend`},
+		{"unknown flag", []string{"--fast"}, "reports: unknown flag --fast (see reports --help)"},
+		{"unknown flag of a command", []string{"render", "--fast", empty}, "reports: render: unknown flag --fast (see reports render --help)"},
 		{"no directory", []string{"render"}, "reports: render: no run directory given, expected: reports render DIR"},
 		{"nothing to merge", []string{"merge"}, "reports: merge: no run directory given; expected one or more"},
 		{"no run to merge", []string{"merge", empty}, "reports: " + empty + ": no summary.json: not a run directory, or the run was killed before it wrote one"},
@@ -77,8 +78,8 @@ func TestRender(t *testing.T) {
 		}
 	}
 
-	cancelled, cancel := context.WithCancel(t.Context())
-	cancel()
+	cancelled, cancel := context.WithCancelCause(t.Context())
+	cancel(interrupt.Signal("SIGINT"))
 	if code := run(cancelled, append([]string{"reports", "render"}, dirs...), &stdout, &stderr); code != result.ExitInterrupt {
 		t.Errorf("interrupted: exit code %d, expected %d", code, result.ExitInterrupt)
 	}

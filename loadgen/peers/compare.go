@@ -14,6 +14,8 @@ import (
 
 	"github.com/hacache/hacache/cachenode/client"
 	"github.com/hacache/hacache/cachenode/proc"
+	"github.com/hacache/hacache/internal/command"
+	"github.com/hacache/hacache/internal/interrupt"
 	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/reports/render"
 	"github.com/hacache/hacache/reports/result"
@@ -65,8 +67,8 @@ func (c *comparison) run(ctx context.Context) error {
 		return errors.Join(failure, err)
 	}
 	c.record.Files = append(c.record.Files, totals)
-	if i, ok := errors.AsType[interrupt](context.Cause(ctx)); ok {
-		c.record.Interrupted, failure = i.signal, nil
+	if i, ok := errors.AsType[interrupt.Signal](context.Cause(ctx)); ok {
+		c.record.Interrupted, failure = string(i), nil
 	} else if failure != nil {
 		c.record.Failure = failure.Error()
 	}
@@ -86,7 +88,7 @@ func (c *comparison) run(ctx context.Context) error {
 		return failure
 	}
 	if code := c.record.ExitCode(); code != result.ExitOK {
-		return exitError(code)
+		return command.Exit(code)
 	}
 	return nil
 }

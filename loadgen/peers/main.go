@@ -16,13 +16,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
 	"slices"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -30,6 +27,8 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	"golang.org/x/sys/unix"
 
+	"github.com/hacache/hacache/internal/command"
+	"github.com/hacache/hacache/internal/interrupt"
 	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/reports/result"
 )
@@ -38,22 +37,7 @@ func main() {
 	if serve(os.Args[1:]) {
 		return
 	}
-	ctx, cancel := context.WithCancelCause(context.Background())
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		for n := 0; ; n++ {
-			i := interrupt{"SIGINT", result.ExitInterrupt}
-			if <-signals == syscall.SIGTERM {
-				i = interrupt{"SIGTERM", result.ExitTerminate}
-			}
-			if n > 0 { // who asks twice does not want to wait; the servers die with us
-				os.Exit(i.code)
-			}
-			cancel(i)
-		}
-	}()
-	os.Exit(run(ctx, os.Args, os.Stdout, os.Stderr))
+	os.Exit(run(interrupt.Context(), os.Args, os.Stdout, os.Stderr))
 }
 
 // serve is this program as one of the servers that it contains, under the name of its own; false if args name none.
@@ -72,56 +56,17 @@ func serve(args []string) bool {
 	return false
 }
 
-// interrupt is the cause of a context that a signal ended.
-type interrupt struct {
-	signal string
-	code   int
-}
-
-func (i interrupt) Error() string { return "interrupted by " + i.signal }
-
-// usageError is a mistake of whoever typed the command.
-type usageError struct{ error }
-
-func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
-
-// exitError carries the exit code of what has been reported already.
-type exitError int
-
-func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
-
 // run is the whole program but for the process around it: it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	err := newCommand(stdout, stderr).Run(ctx, args)
-	if err == nil {
-		return result.ExitOK
-	}
-	if code, ok := errors.AsType[exitError](err); ok {
-		return int(code)
-	}
-	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintln(stderr, "peers: "+strings.TrimSpace(line))
-	}
-	if _, ok := errors.AsType[usageError](err); ok {
-		return result.ExitUsage
-	}
-	if i, ok := errors.AsType[interrupt](context.Cause(ctx)); ok {
-		return i.code
-	}
-	return result.ExitFailure
+	return command.Run(ctx, newCommand(stdout, stderr), args)
 }
 
 func newCommand(stdout, stderr io.Writer) *cli.Command {
-	usage := func(_ context.Context, c *cli.Command, err error, _ bool) error {
-		return usagef("%s: %s (see peers compare --help)", c.Name, err)
-	}
 	return &cli.Command{
 		Name: "peers", Usage: "set cachenodes beside etcd, NATS and Redis", Writer: stdout, ErrWriter: stderr, HideHelpCommand: true,
-		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // run decides
-		OnUsageError:   usage,
 		Commands: []*cli.Command{
 			{
-				Name: "compare", Usage: "start three servers of each, offer the same load to them in turns, and write one page", OnUsageError: usage,
+				Name: "compare", Usage: "start three servers of each, offer the same load to them in turns, and write one page",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "cachenode", Usage: "the `PROGRAM` to start; default is cachenode beside this program, then the one in PATH"},
 					&cli.StringFlag{Name: "data", Usage: "a `DIR` for what the servers write; default is below /dev/shm, if that is there. What was made in it is removed"},
@@ -137,12 +82,6 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 			},
 			{Name: echoName, Hidden: true, Usage: "answer on an inherited listener, for compare", Action: func(ctx context.Context, _ *cli.Command) error { return serveEcho(ctx) }},
 		},
-		Action: func(_ context.Context, c *cli.Command) error {
-			if name := c.Args().First(); name != "" {
-				return usagef("unknown command %q; expected compare", name)
-			}
-			return usagef("no command; expected compare (see peers --help)")
-		},
 	}
 }
 
@@ -154,7 +93,7 @@ const (
 
 func compareCommand(ctx context.Context, c *cli.Command) error {
 	if c.Args().Len() > 0 {
-		return usagef("compare: unexpected argument %q", c.Args().First())
+		return command.Usagef("compare: unexpected argument %q", c.Args().First())
 	}
 	var errs []error
 	note := func(flag string, err error) {
@@ -188,7 +127,7 @@ func compareCommand(ctx context.Context, c *cli.Command) error {
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return usageError{err}
+		return command.Usage(err)
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)

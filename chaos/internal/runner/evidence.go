@@ -18,6 +18,7 @@ import (
 	"github.com/hacache/hacache/chaos/internal/check"
 	"github.com/hacache/hacache/chaos/internal/history"
 	"github.com/hacache/hacache/chaos/internal/scenario"
+	"github.com/hacache/hacache/internal/interrupt"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -40,8 +41,8 @@ func (r *run) conclude(ctx context.Context, failure error) (*result.Run, error) 
 			{Path: result.LinearFile, About: "a key without a linearization: hover to see what was read when"},
 		},
 	}
-	if in, ok := errors.AsType[Interrupt](context.Cause(ctx)); ok {
-		out.Interrupted = in.Signal
+	if in, ok := errors.AsType[interrupt.Signal](context.Cause(ctx)); ok {
+		out.Interrupted = string(in)
 	} else if failure != nil {
 		out.Failure = failure.Error()
 	}

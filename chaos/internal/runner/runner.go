@@ -141,11 +141,6 @@ const (
 	drainPatience = 5 * time.Second
 )
 
-// Interrupt is the cause with which a run's context is cancelled by a signal.
-type Interrupt struct{ Signal string }
-
-func (i Interrupt) Error() string { return "interrupted by " + i.Signal }
-
 // run is one run in progress.
 type run struct {
 	Config

@@ -22,6 +22,7 @@ import (
 	"github.com/hacache/hacache/chaos/internal/history"
 	"github.com/hacache/hacache/chaos/internal/scenario"
 	"github.com/hacache/hacache/internal/bubble"
+	"github.com/hacache/hacache/internal/interrupt"
 	"github.com/hacache/hacache/loadgen/load"
 	"github.com/hacache/hacache/proto/cachepb"
 	"github.com/hacache/hacache/reports/result"
@@ -348,7 +349,7 @@ func carryOutText(t *testing.T, f *fake, text string, interruptAfter time.Durati
 		ctx, cancel := context.WithCancelCause(t.Context())
 		defer cancel(nil)
 		if interruptAfter > 0 {
-			time.AfterFunc(interruptAfter, func() { cancel(Interrupt{"SIGINT"}) })
+			time.AfterFunc(interruptAfter, func() { cancel(interrupt.Signal("SIGINT")) })
 		}
 		shown := 0
 		r, err = Run(ctx, Config{
