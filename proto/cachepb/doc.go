@@ -2,7 +2,7 @@
 // StreamValues, which clients and the nodes of a cluster share. Fields 1 to 15 are the original contract, fields
 // from 16 on are hacache's extension of it; a peer that knows only the former is served in full.
 //
-// The other files of this package are generated; edit proto/cache.proto and run "make generate".
+// The files with .pb. in their names are generated; edit proto/cache.proto and run "make generate".
 package cachepb
 
 //go:generate go tool -modfile=../../go.tool.mod buf generate ../.. --template ../../buf.gen.yaml -o ../..

@@ -101,7 +101,7 @@ func (st *Store) answerGet(req *cachepb.CacheRequest, get *cachepb.Get) *cachepb
 func (st *Store) write(req *cachepb.CacheRequest) *cachepb.Outcome {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	tag := opTag(req)
+	tag := cachepb.TagOf(req)
 	sess, code, done := st.admit(tag)
 	if code != cachepb.Code_OK || done != 0 {
 		return &cachepb.Outcome{Code: code, Index: done, Term: 1, Cluster: 1}
@@ -181,20 +181,6 @@ func (st *Store) remove(cache, key string) {
 	if found {
 		st.tell(cache, key, false)
 	}
-}
-
-func opTag(req *cachepb.CacheRequest) *cachepb.OpTag {
-	switch m := req.Method.(type) {
-	case *cachepb.CacheRequest_Put:
-		return m.Put.Op
-	case *cachepb.CacheRequest_Insert:
-		return m.Insert.Op
-	case *cachepb.CacheRequest_Del:
-		return m.Del.Op
-	case *cachepb.CacheRequest_Remove:
-		return m.Remove.Op
-	}
-	return nil
 }
 
 func answerMgmt(req *cachepb.MgmtRequest) *cachepb.Ack {

@@ -111,7 +111,7 @@ func (g *Gateway) Apply(index, term uint64, data []byte) {
 	watched := g.feeds.begin(g.store)
 	g.applying = true
 	g.store.Apply(index, batch, func(i int, r store.Result) {
-		if o := g.find(opTag(batch.Ops[i])); o != nil {
+		if o := g.find(cachepb.TagOf(batch.Ops[i])); o != nil {
 			g.complete(o, r, index, term)
 		}
 	})
@@ -120,20 +120,6 @@ func (g *Gateway) Apply(index, term uint64, data []byte) {
 	}
 	g.applying = false
 	g.handOver()
-}
-
-func opTag(req *cachepb.CacheRequest) *cachepb.OpTag {
-	switch m := req.GetMethod().(type) {
-	case *cachepb.CacheRequest_Put:
-		return m.Put.GetOp()
-	case *cachepb.CacheRequest_Insert:
-		return m.Insert.GetOp()
-	case *cachepb.CacheRequest_Del:
-		return m.Del.GetOp()
-	case *cachepb.CacheRequest_Remove:
-		return m.Remove.GetOp()
-	}
-	return nil
 }
 
 // maxClusterMs bounds cluster time, so that a ttl can be added to it. It is in the year 287396.

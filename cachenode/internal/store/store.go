@@ -362,7 +362,7 @@ func (s *Store) Validate(req *cachepb.CacheRequest) (cachepb.Code, string) {
 	if code, detail := checkOperands(cache, key, len(value), s.cfg.MaxValueBytes); code != cachepb.Code_OK {
 		return code, detail
 	}
-	if tag := opTag(req); tag.GetSession() != 0 && tag.GetSeq() == 0 {
+	if tag := cachepb.TagOf(req); tag.GetSession() != 0 && tag.GetSeq() == 0 {
 		return cachepb.Code_INVALID, "operation of a session has seq 0, want at least 1"
 	}
 	if code, detail := s.validateCache(st, cache); code != cachepb.Code_OK || !write {
@@ -412,21 +412,6 @@ func operands(req *cachepb.CacheRequest) (cache, key string, value []byte, write
 		return m.Remove.GetCacheName(), m.Remove.GetEntry(), nil, false, true
 	default:
 		return "", "", nil, false, false
-	}
-}
-
-func opTag(req *cachepb.CacheRequest) *cachepb.OpTag {
-	switch m := req.GetMethod().(type) {
-	case *cachepb.CacheRequest_Put:
-		return m.Put.GetOp()
-	case *cachepb.CacheRequest_Insert:
-		return m.Insert.GetOp()
-	case *cachepb.CacheRequest_Del:
-		return m.Del.GetOp()
-	case *cachepb.CacheRequest_Remove:
-		return m.Remove.GetOp()
-	default:
-		return nil
 	}
 }
 
@@ -536,7 +521,7 @@ func (st *state) applyOp(at stamp, req *cachepb.CacheRequest) Result {
 	if code, _ := checkOperands(cache, key, len(value), MaxValueBytes); code != cachepb.Code_OK {
 		return Result{Code: code}
 	}
-	tag := opTag(req)
+	tag := cachepb.TagOf(req)
 	if tag.GetSession() == 0 {
 		return st.perform(at, cache, key, value, write, tag)
 	}

@@ -166,7 +166,7 @@ func (m *model) sweep(limit int) {
 
 func (m *model) op(index uint64, i int, req *cachepb.CacheRequest) Result {
 	name, key, value, write, _ := operands(req)
-	tag := opTag(req)
+	tag := cachepb.TagOf(req)
 	if tag.GetSession() != 0 {
 		s, r := m.admit(tag)
 		if s == nil {
