@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/hacache/hacache/proto/cachepb"
 )
@@ -75,12 +76,12 @@ func (s *session) manage(req *cachepb.MgmtRequest) (silent int) {
 		return 1
 	case *cachepb.MgmtRequest_LeaderSwitch:
 		host := m.LeaderSwitch.GetVoteHost()
-		s.background("leader switch", func(ctx context.Context) error {
+		s.background("leader switch", mgmtTimeout, func(ctx context.Context) error {
 			return s.srv.cfg.Backend.LeaderSwitch(ctx, host)
 		}, mgmtAck(&cachepb.MgmtAck{Method: &cachepb.MgmtAck_LeaderSwitchAck{LeaderSwitchAck: &cachepb.LeaderSwitchAck{Addr: host}}}))
 	case *cachepb.MgmtRequest_MembersSet:
 		set := m.MembersSet
-		s.background("members set", func(ctx context.Context) error {
+		s.background("members set", noTimeout, func(ctx context.Context) error {
 			return s.srv.cfg.Backend.MembersSet(ctx, set.GetHosts(), set.GetHostsWritten())
 		}, done())
 	case *cachepb.MgmtRequest_Abandon:
@@ -88,7 +89,7 @@ func (s *session) manage(req *cachepb.MgmtRequest) (silent int) {
 			s.answer(failure(cachepb.Code_INVALID, "abandon without yes_lose_this_copy"), classNone)
 			return 0
 		}
-		s.background("abandon", s.srv.cfg.Backend.Abandon, done())
+		s.background("abandon", mgmtTimeout, s.srv.cfg.Backend.Abandon, done())
 	default:
 		s.answer(failure(cachepb.Code_INVALID, "empty or unknown management request"), classNone)
 	}
@@ -99,9 +100,13 @@ func done() *cachepb.Ack {
 	return &cachepb.Ack{Method: &cachepb.Ack_MgmtAck{MgmtAck: &cachepb.MgmtAck{Method: &cachepb.MgmtAck_Done{Done: &cachepb.Empty{}}}}}
 }
 
+// noTimeout is for a change of hosts: new ones have to copy all data first, for which their number of bytes decides how
+// long it takes. Whoever asked for it waits as long as he likes, and gives it up with his stream.
+const noTimeout time.Duration = 0
+
 // background runs a management request that takes time, one at a time, and answers when it is done: with ok, or with an
-// Error.
-func (s *session) background(what string, do func(context.Context) error, ok *cachepb.Ack) {
+// Error. It takes no longer than limit, unless that is noTimeout, or the stream.
+func (s *session) background(what string, limit time.Duration, do func(context.Context) error, ok *cachepb.Ack) {
 	s.mu.Lock()
 	busy := s.mgmt
 	s.mgmt = true
@@ -120,8 +125,12 @@ func (s *session) background(what string, do func(context.Context) error, ok *ca
 	}
 	s.srv.readers.Go(func() {
 		defer s.srv.managing.Add(-1)
-		ctx, cancel := context.WithTimeout(s.stream.Context(), mgmtTimeout)
-		defer cancel()
+		ctx := s.stream.Context()
+		if limit != noTimeout {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, limit)
+			defer cancel()
+		}
 		err := do(ctx)
 		s.mu.Lock()
 		defer s.mu.Unlock()

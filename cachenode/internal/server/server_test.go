@@ -546,6 +546,25 @@ func TestManagementInBackground(t *testing.T) {
 	})
 }
 
+// New hosts copy everything before a change of hosts is done, which may take minutes: it lasts as long as its client waits.
+func TestMembersSetTakesItsTime(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.blockMgm = make(chan struct{})
+		n := start(t, Config{Backend: b})
+		defer n.stop()
+		stream := n.greeted(t, t.Context())
+		send(t, stream, &cachepb.CacheRequest{Method: &cachepb.CacheRequest_MgmtReq{MgmtReq: &cachepb.MgmtRequest{
+			Method: &cachepb.MgmtRequest_MembersSet{MembersSet: &cachepb.MembersSet{Hosts: []string{"n1:1", "n2:1"}}},
+		}}})
+		time.Sleep(4 * time.Minute)
+		close(b.blockMgm)
+		if ack := recv(t, stream); ack.GetMgmtAck().GetDone() == nil {
+			t.Errorf("got %s, want Done after four minutes", text(ack))
+		}
+	})
+}
+
 // The health service needs no token and follows SetServing.
 func TestHealthService(t *testing.T) {
 	n := start(t, Config{Backend: newBackend(), Token: "x"})
