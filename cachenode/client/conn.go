@@ -51,7 +51,8 @@ type Conn struct {
 	timer  *time.Timer
 	armed  time.Duration // when the timer fires; 0: not armed
 
-	mgmt [mgmtKinds][]*mgmtWaiter
+	mgmt   [mgmtKinds][]*mgmtWaiter
+	change chan struct{} // capacity 1: filled while a change of the node's is not answered
 
 	spareWaiters sync.Pool // of *waiter
 
@@ -76,6 +77,7 @@ func NewConn(cfg Config) (*Conn, error) {
 	c := &Conn{
 		cfg: cfg, addr: ch.addr, channel: ch, base: time.Now(),
 		wake:    make(chan struct{}, 1),
+		change:  make(chan struct{}, 1),
 		window:  newWindow(cfg.Window),
 		outbox:  newOutbox(),
 		changed: make(chan struct{}),

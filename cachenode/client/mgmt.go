@@ -85,13 +85,29 @@ func (c *Conn) MembersSet(ctx context.Context, hosts []string, hostsWritten bool
 	return err
 }
 
+// changes reports whether requests of a kind change something. A node carries out
+// one of these at a time on a stream, and the Conn sends one at a time.
+func changes(kind int) bool { return kind == mgmtSwitch || kind == mgmtDone }
+
 // manage sends one management request and waits for its answer.
 func (c *Conn) manage(ctx context.Context, kind int, req *cachepb.MgmtRequest) (*cachepb.MgmtAck, error) {
 	if err := c.Ready(ctx); err != nil {
 		return nil, err
 	}
 	w := &mgmtWaiter{ch: make(chan mgmtReply, 1)}
+	if changes(kind) {
+		// A node refuses a second change while the first is not done, with an answer
+		// that could be taken for that of the first.
+		select {
+		case c.change <- struct{}{}:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("client: %s has not answered an earlier request yet: %w", c.addr, ctx.Err())
+		}
+	}
 	if err := c.enqueue(req, w, kind); err != nil {
+		if changes(kind) {
+			<-c.change
+		}
 		return nil, err
 	}
 	select {
@@ -137,9 +153,14 @@ func (c *Conn) enqueue(req *cachepb.MgmtRequest, w *mgmtWaiter, kind int) error 
 // dropMgmt forgets every management waiter and returns them. mu is held.
 func (c *Conn) dropMgmt() []*mgmtWaiter {
 	var all []*mgmtWaiter
-	for i := range c.mgmt {
-		all = append(all, c.mgmt[i]...)
-		c.mgmt[i] = nil
+	for kind := range c.mgmt {
+		all = append(all, c.mgmt[kind]...)
+		if changes(kind) {
+			for range c.mgmt[kind] {
+				<-c.change
+			}
+		}
+		c.mgmt[kind] = nil
 	}
 	return all
 }
@@ -178,6 +199,9 @@ func (c *Conn) handleMgmt(b []byte) {
 	var w *mgmtWaiter
 	if q := c.mgmt[kind]; len(q) > 0 {
 		w, c.mgmt[kind] = q[0], q[1:]
+		if changes(kind) {
+			<-c.change
+		}
 	} else {
 		c.stats.Unmatched++
 	}
@@ -199,6 +223,7 @@ func (c *Conn) failMgmt(v *ackView) bool {
 		return false
 	}
 	c.mgmt[kind] = q[1:]
+	<-c.change
 	q[0].ch <- mgmtReply{err: &MgmtError{Addr: c.addr, Code: v.code, Detail: string(v.reason())}}
 	return true
 }
