@@ -62,7 +62,7 @@ func (n *Node) Run(ctx context.Context) error {
 			}
 		})
 	}
-	n.log.Info("serving", "addr", n.ln.Addr(), "slot", n.cfg.Self, "hosts", n.hosts, "version", Version())
+	n.log.Info("serving", "addr", n.ln.Addr().String(), "slot", n.cfg.Self, "hosts", n.hosts, "version", Version())
 
 	var cause error
 	select {

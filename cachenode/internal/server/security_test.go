@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -331,4 +332,40 @@ func TestHeaderLimit(t *testing.T) {
 		t.Errorf("opened: %v", err)
 	}
 	n.greeted(t, t.Context())
+}
+
+// Whoever reads the log by a program finds one kind of value under one name: the address is a text in every line.
+func TestComplaintsAsJSON(t *testing.T) {
+	var log logged
+	n := start(t, Config{Backend: newBackend(), Token: "right", Logger: slog.New(slog.NewJSONHandler(&log, nil))})
+	defer n.stop()
+	if _, err := n.open(t, t.Context()).Recv(); err == nil {
+		t.Fatal("let in without a token")
+	}
+	raw, err := n.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	if _, err := raw.Write([]byte("GET / HTTP/1.1\r\nHost: node\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.ReadAll(raw) // until it is closed
+	for _, line := range eventually(&log, 2) {
+		var said struct{ From any }
+		if err := json.Unmarshal([]byte(line), &said); err != nil {
+			t.Fatal(err)
+		}
+		if _, isText := said.From.(string); !isText {
+			t.Errorf("from is %v in %s", said.From, line)
+		}
+	}
+}
+
+// eventually waits until n lines were logged.
+func eventually(log *logged, n int) []string {
+	for len(log.lines()) < n || log.lines()[n-1] == "" {
+		runtime.Gosched()
+	}
+	return log.lines()
 }

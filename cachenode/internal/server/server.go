@@ -367,7 +367,7 @@ func (s *Server) deny(ctx context.Context, err error) error {
 func (s *Server) handshakeFailed(conn net.Conn, reason string, err error) {
 	s.stats.handshakes[slices.Index(handshakeReasons[:], reason)].Add(1)
 	if reason != refusedClosed { // every probe of a port is one
-		s.complaints.add("connection refused", reason, "from", conn.RemoteAddr(), "error", err)
+		s.complaints.add("connection refused", reason, "from", conn.RemoteAddr().String(), "error", err)
 	}
 }
 
