@@ -80,6 +80,32 @@ func makeCerts(_ context.Context, c *cli.Command) error {
 	if days < 1 || days > 3650 {
 		return command.Usagef("flag --days: %d is out of range; expected 1 to 3650", days)
 	}
+	taken := map[string]bool{fileName(caFile): true}
+	claim := func(origin, name string) error { // before anything is written: a file of the CA would be lost for good
+		file := fileName(name)
+		if file == "" || taken[file] {
+			return command.Usagef("%s: %q cannot name a certificate: its files would be %s.pem and %s.key, which another one has or nobody should", origin, name, file, file)
+		}
+		taken[file] = true
+		return nil
+	}
+	var ids []string
+	for _, host := range strings.FieldsFunc(hosts, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' }) {
+		id := config.Identity(host)
+		if name, _, err := net.SplitHostPort(id); err != nil || name == "" {
+			return command.Usagef("%s: %q is not a host; expected host:port", origin, host)
+		}
+		if err := claim(origin, id); err != nil {
+			return err
+		}
+		ids = append(ids, id)
+	}
+	if len(ids) == 0 {
+		return command.Usagef("%s: no hosts; expected host:port, several with commas", origin)
+	}
+	if err := claim("flag --client", c.String("client")); err != nil {
+		return err
+	}
 	dir := args[0]
 	ca, err := openAuthority(dir)
 	if err != nil {
@@ -90,12 +116,8 @@ func makeCerts(_ context.Context, c *cli.Command) error {
 		"CACHE_TLS": "true", "CACHE_MTLS": "true", "CACHE_TLS_CA_SERVER": filepath.Join(dir, caCert), "CACHE_TLS_CA_CLIENT": filepath.Join(dir, caCert),
 		"CACHE_TLS_CLIENT_VALIDATE_DOMAIN": domain,
 	}}
-	for _, host := range strings.FieldsFunc(hosts, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' }) {
-		id := config.Identity(host)
-		name, _, err := net.SplitHostPort(id)
-		if err != nil || name == "" {
-			return command.Usagef("%s: %q is not a host; expected host:port", origin, host)
-		}
+	for _, id := range ids {
+		name, _, _ := net.SplitHostPort(id) // it was found to be one
 		// The domain is what dialled servers are checked for; the host, and the host with its port, keep nodes apart.
 		names := []string{domain, name, config.URIScheme + "://" + id}
 		cert, err := ca.issue(fileName(id), names, days, x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth)
@@ -136,8 +158,9 @@ func fileName(s string) string {
 
 // Files of an authority.
 const (
-	caCert = "ca.pem"
-	caKey  = "ca.key"
+	caFile = "ca"
+	caCert = caFile + ".pem"
+	caKey  = caFile + ".key"
 )
 
 // authority signs certificates and writes them into its directory.
@@ -190,7 +213,7 @@ func (a *authority) create() error {
 		return err
 	}
 	a.key = key
-	return a.write("ca", der, key)
+	return a.write(caFile, der, key)
 }
 
 // issue signs and writes a certificate for names.
