@@ -41,6 +41,9 @@ type target struct {
 }
 
 func newTarget(c *cli.Command) (*target, error) {
+	if limit := c.Duration("timeout"); limit <= 0 {
+		return nil, command.Usagef("flag --timeout: %v; expected more than 0", limit)
+	}
 	addrs := os.Getenv("CACHE_ADDR")
 	in := config.Input{File: c.String("config"), Env: os.Environ(), Client: true, Elsewhere: addrs != "" || c.IsSet("addr")}
 	cfg, _, err := config.Load(in)

@@ -62,6 +62,9 @@ func operation(kind client.Kind, argc int) cli.ActionFunc {
 			return err
 		}
 		op := &client.Op{Kind: kind, Cache: args[0], Key: args[1], TTL: c.Duration("ttl")}
+		if op.TTL < 0 || op.TTL == 0 && c.IsSet("ttl") {
+			return command.Usagef("flag --ttl: %v; expected more than 0", op.TTL)
+		}
 		if kind.Leveled() {
 			if op.Level, err = client.ParseLevel(c.String("ack")); err != nil {
 				return command.Usagef("flag --ack: %q; expected quorum, once or leader", c.String("ack"))

@@ -330,8 +330,8 @@ func (c *Config) validateCaches(bad func(key, format string, args ...any)) {
 			bad(key, "a cache name has 1 to 1024 bytes, this one has %d", len(p.Name))
 		case seen[p.Name]:
 			bad(key, "cache %q is there twice", p.Name)
-		case p.MaxEntries < 0 || p.MaxBytes < 0 || p.TTL < 0 || p.TTL > maxTTL:
-			bad(key, "cache %q: expected max_entries and max_bytes of at least 0, ttl from 0 to %v", p.Name, maxTTL)
+		case p.MaxEntries < 0 || p.MaxBytes < 0 || p.TTL != 0 && p.TTL < time.Millisecond || p.TTL > maxTTL:
+			bad(key, "cache %q: expected max_entries and max_bytes of at least 0, ttl 0 or from %v to %v", p.Name, time.Millisecond, maxTTL)
 		case p.Evict != "" && p.Evict != "oldest-write" && p.Evict != "lru":
 			bad(key, "cache %q: evict is %q; expected oldest-write or lru", p.Name, p.Evict)
 		}

@@ -192,6 +192,10 @@ func TestLoadMistakes(t *testing.T) {
 			want: []string{`FILE:3: there is no key "max_entires"; did you mean max_entries?`},
 		},
 		{
+			name: "a cache whose entries would live for ever", file: "caches:\n  - name: a\n    ttl: 500us\n",
+			want: []string{`FILE:2: cache "a": expected max_entries and max_bytes of at least 0, ttl 0 or from 1ms to 1193h2m47.295s`},
+		},
+		{
 			name: "repeated key", file: "strict: false\nstrict: false\n",
 			want: []string{`FILE:2: strict is there twice`},
 		},
