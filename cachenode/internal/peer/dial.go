@@ -158,8 +158,9 @@ func (d *dialer) dial(run context.Context, redial bool) (lived time.Duration, er
 		return 0, err
 	}
 	report.close()
-	d.p.trouble.over()
-	if got := s.first.GetMgmtAck().GetLeaderInfo().GetPeer().GetStatus(); got != nil && t.slotOf(got.GetId(), int(got.GetSlot())) != d.p.slot {
+	if got := s.first.GetMgmtAck().GetLeaderInfo().GetPeer().GetStatus(); got == nil || t.slotOf(got.GetId(), int(got.GetSlot())) == d.p.slot {
+		d.p.trouble.over()
+	} else if d.p.trouble.news("another slot") {
 		t.cfg.Logger.Warn("the node that answers has another slot: do all nodes have the same hosts?",
 			"slot", d.p.slot, "host", d.p.host.Identity, "dialed", d.p.host.dialAddr(), "its slot", got.GetSlot())
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -89,4 +90,26 @@ func (b *logBuffer) with(s string) (lines []string) {
 		}
 	}
 	return lines
+}
+
+// Two hosts of the list lead to one node, as when a name resolves to the wrong machine: the node takes one stream for each
+// lane and ends the one before, so the two dialers throw each other out. That is a mistake of an operator, and must not
+// fill the log.
+func TestTwoNamesOfOneNode(t *testing.T) {
+	ln := listen(t)
+	slotOf := func(id uint64) int { return int(id>>56) - 1 }
+	hosts := []Host{{Identity: "a:1"}, {Identity: "b:1", DialAddr: ln.Addr().String()}, {Identity: "c:1", DialAddr: ln.Addr().String()}}
+	startNode(t, 1, hosts[:2], ln, func(c *Config) { c.SlotOf = slotOf; c.Hosts[0].DialAddr = "127.0.0.1:1" })
+	var log logBuffer
+	a := startNode(t, 0, hosts, nil, func(c *Config) {
+		c.SlotOf = slotOf
+		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	const watched = 2 * time.Second
+	time.Sleep(watched)
+	lines, dials := len(log.with("has another slot")), a.Stats().Dials
+	a.close()
+	if lines != 1 || dials < 10 {
+		t.Errorf("%d lines after %d dials in %v, want one", lines, dials, watched)
+	}
 }
