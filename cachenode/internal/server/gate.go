@@ -46,6 +46,8 @@ type entrant struct {
 	g     *gate
 	place *list.Element // among the strangers; nil once known, guarded by g.mu
 	once  sync.Once
+
+	probes atomic.Int64 // streams of the health service
 }
 
 // callerAddr is the address of an entrant's far end. It is how a stream finds its connection.

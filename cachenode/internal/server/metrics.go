@@ -28,13 +28,14 @@ var (
 	descAccepted = prometheus.NewDesc("cachenode_connections_accepted_total", "Connections accepted.", nil, nil)
 	descConnFull = prometheus.NewDesc("cachenode_connections_full_total", "What a full node did: evicted a connection without a stream, refused a client, refused a stream.", []string{"what"}, nil)
 	descDenied   = prometheus.NewDesc("cachenode_streams_denied_total", "Streams refused for a missing or wrong token, or because they claim to be a peer's and are not.", []string{"reason"}, nil)
+	descProbes   = prometheus.NewDesc("cachenode_health_streams_full_total", "Streams of the health service that were refused because their connection had too many, or ended because their question did not come.", []string{"what"}, nil)
 	descRefused  = prometheus.NewDesc("cachenode_handshake_failures_total", "Connections that ended before they were secured, by reason; tls is a client that speaks TLS to a port that does not.", []string{"reason"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (s *Server) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descSessions, descRequests, descOverload, descWindow, descStalled, descHeld, descConns, descAccepted, descConnFull, descDenied, descRefused, descOps, descLatency, descGets,
+		descSessions, descRequests, descOverload, descWindow, descStalled, descHeld, descConns, descAccepted, descConnFull, descDenied, descProbes, descRefused, descOps, descLatency, descGets,
 	} {
 		ch <- d
 	}
@@ -65,6 +66,8 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	counter(descAccepted, &s.gates.accepted)
 	counter(descConnFull, &s.gates.evicted, "evicted")
 	counter(descConnFull, &s.gates.refused, "client_refused")
+	counter(descProbes, &s.probes.refused, "refused")
+	counter(descProbes, &s.probes.evicted, "evicted")
 	counter(descConnFull, &s.stats.streamsFull, "stream_refused")
 	for i, reason := range deniedReasons {
 		counter(descDenied, &s.stats.denied[i], reason)

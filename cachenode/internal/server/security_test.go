@@ -2,20 +2,17 @@ package server
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
 	"math/big"
 	"net"
-	"net/http"
 	"runtime"
 	"strings"
 	"sync"
@@ -371,50 +368,4 @@ func eventually(log *logged, n int) []string {
 		runtime.Gosched()
 	}
 	return log.lines()
-}
-
-// A stranger costs what DESIGN.md says: his stream, and nothing that stays. The health service, which asks for no token, must
-// not take messages that he never ends, one for each of 256 streams of a connection, and keep them for as long as he likes.
-func TestStrangersAreCheap(t *testing.T) {
-	n := start(t, Config{Backend: newBackend(), Token: "right", MaxConnections: 16})
-	defer n.stop()
-	transport := &http2.Transport{AllowHTTP: true, DialTLSContext: func(context.Context, string, string, *tls.Config) (net.Conn, error) { return n.dial() }}
-	defer transport.CloseIdleConnections()
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	const streams, announced = 16, 4<<20 - 1
-	var taken atomic.Int64
-	var all sync.WaitGroup
-	for range streams {
-		body, say := io.Pipe()
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://node/grpc.health.v1.Health/Check", body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Content-Type", "application/grpc")
-		req.Header.Set("TE", "trailers")
-		go func() {
-			if res, err := transport.RoundTrip(req); err == nil {
-				res.Body.Close()
-			}
-			body.Close()
-		}()
-		all.Go(func() {
-			header := [5]byte{}
-			binary.BigEndian.PutUint32(header[1:], announced)
-			_, _ = say.Write(header[:])
-			part := make([]byte, 32<<10)
-			for sent := 0; sent < announced-len(part); {
-				k, err := say.Write(part)
-				taken.Add(int64(k))
-				if sent += k; err != nil {
-					return
-				}
-			}
-		})
-	}
-	all.Wait()
-	if got := taken.Load(); got > streams*64<<10 {
-		t.Errorf("without a token %d streams of one connection made the node take %d MiB, and it waits for the rest", streams, got>>20)
-	}
 }

@@ -164,6 +164,7 @@ type Server struct {
 	auth       auth
 	grpc       *grpc.Server
 	health     *health.Server
+	probes     probes
 	stats      stats
 	gates      gateStats
 	complaints complaints
@@ -212,13 +213,15 @@ func New(cfg Config) *Server {
 		// Stop returns when the handlers have: the node stops the Backend only after that.
 		grpc.WaitForHandlers(true),
 		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.InTapHandle(s.probes.tap),
 		// The seed pings every 5 s, also without streams. gRPC's default answers that with GOAWAY.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: cfg.KeepaliveInterval, Timeout: cfg.KeepaliveTimeout, MaxConnectionIdle: connectionIdle}),
 	)
 	s.grpc = grpc.NewServer(opts...)
 	cachepb.RegisterCacheServer(s.grpc, s)
-	healthpb.RegisterHealthServer(s.grpc, s.health)
+	s.probes.HealthServer = s.health
+	healthpb.RegisterHealthServer(s.grpc, &s.probes)
 	s.SetServing(false)
 	return s
 }
