@@ -190,24 +190,32 @@ func (g *Gateway) Submit(s replication.Submission) {
 		o.kind = kindPut
 	}
 	now := g.core.Now()
+	g.wheel.sweep(now, g.expire) // after a suspension it would have no room for a deadline of now
+	if !g.keep(o, now) {
+		*o = op{} // its neighbors in memory may live for a minute
+	}
+}
+
+// keep takes an operation. It reports false if nothing of it is kept: it was answered, or became a twin.
+func (g *Gateway) keep(o *op, now time.Duration) bool {
 	if o.session != 0 && o.seq != 0 {
 		if first := g.byTag[tag{o.session, o.seq}]; first != nil {
 			g.submitTwin(first, o)
-			return
+			return false
 		}
 	}
 	switch {
 	case g.bytes+o.size > g.cfg.MaxBytes || g.overlay.bytes > g.cfg.MaxBytes:
 		g.stats.FullPending++
 		g.answer(o, cachepb.Code_OVERLOADED, "too many operations wait at this node")
-		return
+		return false
 	case g.wait() > maxWait:
 		g.stats.FullWait++
 		g.answer(o, cachepb.Code_OVERLOADED, "operations wait for too long at this node")
-		return
+		return false
 	case o.session == 0 && o.seq != 0, o.session != 0 && o.seq == 0:
 		g.answer(o, cachepb.Code_INVALID, "an operation tag needs both a session and a seq")
-		return
+		return false
 	}
 	if o.session != 0 {
 		g.byTag[tag{o.session, o.seq}] = o
@@ -216,11 +224,12 @@ func (g *Gateway) Submit(s replication.Submission) {
 	o.n, o.at = g.n, now
 	if !g.admit(o, now) {
 		delete(g.byTag, tag{o.session, o.seq})
-		return
+		return false
 	}
 	g.bytes += o.size
 	g.wheel.add(o, now)
 	g.queue = append(g.queue, o)
+	return true
 }
 
 // admit sets the operation's deadline and answers Put and Del. It reports false if the operation was refused.
@@ -396,6 +405,7 @@ func (g *Gateway) finish(o *op) {
 	g.wheel.remove(o)
 	g.overlay.drop(o)
 	if o.foreign {
+		o.forget()
 		return
 	}
 	if g.forwarded[o.name] == o {
@@ -406,8 +416,12 @@ func (g *Gateway) finish(o *op) {
 	} else if o.session != 0 {
 		delete(g.byTag, tag{o.session, o.seq})
 	}
-	o.value = nil
+	o.forget()
 }
+
+// forget lets go of what came with an operation. All of it is one piece of memory, and the operation lies beside others that
+// may live for a minute.
+func (o *op) forget() { o.cache, o.key, o.value, o.reqID, o.ref = "", "", nil, "", "" }
 
 // Reset implements replication.StateMachine: the node left its cluster and forgets its copy.
 func (g *Gateway) Reset() {

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/hacache/hacache/cachenode/internal/replication"
+	"github.com/hacache/hacache/cachenode/internal/wire"
 	"github.com/hacache/hacache/proto/cachepb"
 )
 
@@ -170,9 +171,10 @@ const opOverhead = 512
 
 // logged returns the operation's message for the log. Until the first copy is sent that is the request as it came, but with
 // the gateway's tag; nobody else looks at its tag any more. Once it has been given away it is not touched again, so that
-// every later copy is a message of its own.
+// every later copy is a message of its own. What else a client has written into it, fields that this version does not know,
+// is for no log: nobody has counted it, and an entry must fit into a message between nodes.
 func (o *op) logged() *cachepb.CacheRequest {
-	if o.copies > 0 || o.req == nil {
+	if o.copies > 0 || o.req == nil || !wire.Plain(o.req) {
 		return o.request(true)
 	}
 	o.tag.Session, o.tag.Seq, o.tag.FirstUnacked, o.tag.TtlMs, o.tag.OpenedMs = o.session, o.seq, o.first, o.ttlMs, o.since

@@ -162,6 +162,12 @@ func operationOf(req *cachepb.CacheRequest) (o operation, ok bool) {
 	return o, ok
 }
 
+// Plain reports whether an operation holds nothing but what this package writes: no field that only a newer version knows.
+func Plain(req *cachepb.CacheRequest) bool {
+	_, ok := operationOf(req)
+	return ok
+}
+
 func opTagSize(t *cachepb.OpTag) int {
 	return fixedSize(1<<3|typeFixed64, t.GetSession()) + numberSize(2<<3, t.GetSeq()) + numberSize(3<<3, t.GetFirstUnacked()) +
 		numberSize(4<<3, uint64(t.GetTtlMs())) + numberSize(5<<3, uint64(t.GetDeadlineMs())) + numberSize(6<<3, truth(t.GetForwarded())) +
