@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/bits"
 	"slices"
 	"time"
@@ -495,6 +496,16 @@ func (d *decoder) int() int64 {
 	return int64(v)
 }
 
+// bound reads any int64 that is not negative: to say that there is no bound, some say the largest.
+func (d *decoder) bound() int64 {
+	v := d.uint()
+	if v > math.MaxInt64 {
+		d.fail("bound %d is too large", v)
+		return 0
+	}
+	return int64(v)
+}
+
 func (d *decoder) fixed64() uint64 {
 	if len(d.rest) < 8 {
 		d.fail("too short")
@@ -518,7 +529,7 @@ func (d *decoder) bytes(limit int) []byte {
 }
 
 func (d *decoder) policy() Policy {
-	p := Policy{MaxEntries: d.int(), MaxBytes: d.int()}
+	p := Policy{MaxEntries: d.bound(), MaxBytes: d.bound()}
 	ttlMs, evict := d.int(), d.uint()
 	if ttlMs > int64(1<<62/time.Millisecond) || evict > uint64(LRU) {
 		d.fail("policy with ttl %d ms and evict %d", ttlMs, evict)
