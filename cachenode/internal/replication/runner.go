@@ -222,19 +222,19 @@ func (r *Runner) Submit(to Responder, req *cachepb.CacheRequest) bool {
 	return true
 }
 
-// operandBytes is what an operation's names and value take.
+// operandBytes is what an operation's names, value and req_id take.
 func operandBytes(req *cachepb.CacheRequest) int {
 	switch m := req.GetMethod().(type) {
 	case *cachepb.CacheRequest_Put:
-		return len(m.Put.GetCacheName()) + len(m.Put.GetEntry()) + len(m.Put.GetValue())
+		return len(m.Put.GetCacheName()) + len(m.Put.GetEntry()) + len(m.Put.GetValue()) + len(m.Put.GetReqId())
 	case *cachepb.CacheRequest_Insert:
-		return len(m.Insert.GetCacheName()) + len(m.Insert.GetEntry()) + len(m.Insert.GetValue())
+		return len(m.Insert.GetCacheName()) + len(m.Insert.GetEntry()) + len(m.Insert.GetValue()) + len(m.Insert.GetReqId())
 	case *cachepb.CacheRequest_Del:
-		return len(m.Del.GetCacheName()) + len(m.Del.GetEntry())
+		return len(m.Del.GetCacheName()) + len(m.Del.GetEntry()) + len(m.Del.GetReqId())
 	case *cachepb.CacheRequest_Remove:
-		return len(m.Remove.GetCacheName()) + len(m.Remove.GetEntry())
+		return len(m.Remove.GetCacheName()) + len(m.Remove.GetEntry()) + len(m.Remove.GetReqId())
 	case *cachepb.CacheRequest_Get:
-		return len(m.Get.GetCacheName()) + len(m.Get.GetEntry())
+		return len(m.Get.GetCacheName()) + len(m.Get.GetEntry()) + len(m.Get.GetRead().GetReqId())
 	}
 	return 0
 }

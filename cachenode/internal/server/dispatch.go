@@ -209,17 +209,18 @@ func weight(req *cachepb.CacheRequest) int {
 	}
 }
 
-// ackWeight is an upper estimate of an ack's size; only values and names vary much.
+// ackWeight is an upper estimate of an ack's size; only values, names and req_ids vary much.
 func ackWeight(ack *cachepb.Ack) int {
 	const rest = 128
 	var change *cachepb.Change
+	reqID := 0
 	switch m := ack.GetMethod().(type) {
 	case *cachepb.Ack_GetAck:
-		return rest + len(m.GetAck.GetCacheName()) + len(m.GetAck.GetEntry()) + len(m.GetAck.GetValue())
+		return rest + len(m.GetAck.GetCacheName()) + len(m.GetAck.GetEntry()) + len(m.GetAck.GetValue()) + len(m.GetAck.GetReqId())
 	case *cachepb.Ack_PutAck:
-		change = m.PutAck.GetChange()
+		change, reqID = m.PutAck.GetChange(), len(m.PutAck.GetReqId())
 	case *cachepb.Ack_DelAck:
-		change = m.DelAck.GetChange()
+		change, reqID = m.DelAck.GetChange(), len(m.DelAck.GetReqId())
 	}
-	return rest + len(change.GetCacheName()) + len(change.GetEntry())
+	return rest + reqID + len(change.GetCacheName()) + len(change.GetEntry())
 }
