@@ -490,6 +490,18 @@ func TestLostWrites_bounds(t *testing.T) {
 			t.Errorf("%s: %s, want %s and %q: %s", name, got.Verdict, c.verdict, c.why, all)
 		}
 	}
+	// What is excused for the last write is none for those long before it.
+	for name, text := range map[string]string{
+		"an older value": "insert a=1 leader 100..110 ok\ninsert a=2 leader 300..310 ok\ninsert a=3 leader 4990..4995 ok\nfinal a=1",
+		"nothing":        "insert a=2 leader 300..310 ok\ninsert a=3 leader 4990..4995 ok\nfinal a=-",
+		"a removed one":  "insert a=1 leader 100..110 ok\nremove a leader 300..310 ok\nremove a leader 4990..4995 ok\nfinal a=1",
+	} {
+		v := finalState(evidence(t, "fault k kill n1 5000..6000\n"+text))
+		lost, back := find(t, v, "lost writes"), find(t, v, "resurrection")
+		if lost.Verdict != result.Violated && back.Verdict != result.Violated {
+			t.Errorf("%s: lost writes %s, resurrection %s; what was acknowledged 4.7s before the fault is gone", name, lost.Verdict, back.Verdict)
+		}
+	}
 	in := evidence(t, "fault cut isolate n1 100..1000\ninsert a=1 leader 240..250 ok\nfinal a=-")
 	in.Limit.Loss = map[string]LossBound{"leader": {Window: 100 * time.Millisecond}}
 	v := finalState(in)
@@ -688,6 +700,8 @@ func TestIdentity(t *testing.T) {
 		"new one, two were paused":   {"observe n1 leader 2 10\nfault k pause n1,n2 100..200\nobserve n2 leader 3 500 cluster B", result.Violated},
 		"new one, two had failed":    {"observe n1 leader 2 10\nfault k kill n1,n2 100..200\nobserve n2 leader 3 500 cluster B", result.Pass},
 		"new one before they failed": {"observe n1 leader 2 10\nobserve n2 leader 3 50 cluster B\nfault k kill n1,n2 100..200", result.Violated},
+		"the old one went on":        {"observe n1 leader 2 10\nfault a kill n1 100..200\nfault b kill n2 1000..1100\ninsert k=1 quorum 7000..7010 ok n1 !A @12\nobserve n3 leader 1 8000 cluster B", result.Violated},
+		"it went on while they were": {"observe n1 leader 2 10\nfault a kill n1 100..200\nfault b kill n2 1000..1100\ninsert k=1 quorum 900..910 ok n1 !A @12\nobserve n3 leader 1 8000 cluster B", result.Pass},
 		"the old one seen again":     {"observe n1 leader 2 10\nfault k kill n1,n2 100..200\nobserve n2 leader 3 500 cluster B\nobserve n3 leader 2 510", result.Pass},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -720,8 +734,8 @@ func TestFailover(t *testing.T) {
 	for i := range 19 {
 		text += fmt.Sprintf("probe quorum %d\n", 5+i*5)
 	}
-	for i := range 20 {
-		text += fmt.Sprintf("probe quorum %d\n", 140+i*5)
+	for at := 140; at <= 5000; at += 5 {
+		text += fmt.Sprintf("probe quorum %d\n", at)
 	}
 	for i := range 200 { // what the old leader still acks, or acks again, ends no gap
 		text += fmt.Sprintf("probe quorum %d n1\n", 5+i)
@@ -896,15 +910,40 @@ func TestFailover_short(t *testing.T) {
 }
 
 // TestFailover_none proves that a leader that was away for long without a
-// successor is a violation, and a short absence is not.
+// successor is a violation, also if there was one later; and that a short absence
+// is not, and shows nothing.
 func TestFailover_none(t *testing.T) {
-	for span, want := range map[string]result.Verdict{"100..5000": result.Violated, "100..400": result.Pass} {
-		in := evidence(t, "observe n1 leader 2 10\nfault cut-leader isolate n1 "+span)
+	for text, want := range map[string]result.Verdict{
+		"100..5000":                           result.Violated,
+		"100..5000\nobserve n2 leader 3 5600": result.Violated,
+		"100..5000\nobserve n1 leader 3 5600": result.Violated,
+		"100..5000\nobserve n2 leader 3 4900": result.Pass,
+		"100..400":                            result.NotExercised,
+		"100..400\nobserve n2 leader 3 300":   result.Pass,
+	} {
+		in := evidence(t, "observe n1 leader 2 10\nfault cut-leader isolate n1 "+text)
 		v := new(Verdicts)
 		v.failovers(in, faultWindows(in.Events, in.end()), machineOf(in))
 		if c := find(t, v, "failover"); c.Verdict != want {
-			t.Errorf("away for %s: %s, want %s", span, c.Verdict, want)
+			t.Errorf("away for %s: %s, want %s: %s", text, c.Verdict, want, c.Detail)
 		}
+	}
+}
+
+// TestFailover_endless proves that writes which never go on after a failover are
+// no short gap: it lasts to the end of the load, and no limit on failovers is kept.
+func TestFailover_endless(t *testing.T) {
+	in := evidence(t, "observe n1 leader 2 10\nfault kill-leader kill n1 1000..9000\nobserve n2 leader 3 1100\n"+
+		"probe quorum 990\nprobe quorum 995\nprobe quorum 1003\n")
+	v := new(Verdicts)
+	windows := faultWindows(in.Events, in.end())
+	v.failovers(in, windows, machineOf(in))
+	if l := v.Failovers[0].Levels[0]; l.Gap != 8997*time.Millisecond || l.FirstOK != 0 {
+		t.Errorf("gap %v, first ok after %v; want 8.997s and none", l.Gap, l.FirstOK)
+	}
+	_, got, ok := v.measure(in, windows, &Threshold{Name: "failover", Func: "max"}, func(from, to time.Duration) bool { return false })
+	if ok || got != "1 of 1 times writes did not go on" {
+		t.Errorf("measured %q, %t", got, ok)
 	}
 }
 
@@ -964,6 +1003,10 @@ func TestLiveness_recovery(t *testing.T) {
 		"beside a slow link of one":      {"fault k bandwidth n1 1000..5000\n" + steady(0, 1000) + steady(5200, 9000), "during k no quorum write was acknowledged through another node"},
 		"only through the node it hit":   {"fault k isolate n1 1000..5000\n" + steady(0, 1000) + strings.ReplaceAll(steady(1000, 5000), "n2", "n1") + steady(5000, 9000), "during k no quorum write was acknowledged through another node for 4.05s"},
 		"the next fault comes too early": {"fault k kill n1,n3 1000..2000\nfault l kill n2 2500..2600\n" + steady(0, 1000) + steady(3000, 9000), ""},
+		"one that the load's end hides":  {"fault k isolate n1 1000..9000\n" + steady(0, 1100), "during k no quorum write was acknowledged through another node for 8.95s, from 1.050s on"},
+		"a majority goes right after it": {"fault k isolate n1 1000..5000\nfault l kill n1,n3 5100..8000\n" + steady(0, 5100) + steady(8200, 9900), ""},
+		"a milder fault beside it":       {"fault k kill n1 1000..4000\nfault l latency n2 2000..2500\n" + steady(0, 4000), "after k was healed at 4.000s no quorum write was acknowledged for 6s"},
+		"healed while a majority is hit": {"fault k kill n1 1000..4000\nfault l kill n2,n3 3000..7000\n" + steady(0, 3000) + steady(7200, 9900), ""},
 	} {
 		in := evidence(t, c.text)
 		in.Limit.Recovery = 1500 * time.Millisecond
@@ -1077,6 +1120,8 @@ func TestAll_validity(t *testing.T) {
 		"history cut":                 {good, func(in *Input) { in.History.Whole = false }, result.Unknown, result.Unknown},
 		"history lost operations":     {good, func(in *Input) { in.History.Lost = 3 }, result.Unknown, result.Unknown},
 		"no final reads":              {good, func(in *Input) { in.Facts.FinalReads = false }, result.Unknown, result.Unknown},
+		"events could not be written": {good, func(in *Input) { in.Facts.HistoryError = "write events.jsonl: no space left on device" }, result.Unknown, result.Unknown},
+		"no facts":                    {good, func(in *Input) { in.Limit.Converge, in.Facts = 0, Facts{FinalReads: true} }, result.Unknown, result.Unknown},
 		"load failed":                 {good, func(in *Input) { in.Facts.LoadError = "refused" }, result.Unknown, result.Unknown},
 		"lossy, fault did not bite":   {bad, func(in *Input) { *in.Events[1].Bit = false }, result.Violated, result.Violated},
 		"lossy, but history is short": {bad, func(in *Input) { in.History.Lost = 1 }, result.Unknown, result.Unknown},

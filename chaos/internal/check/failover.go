@@ -33,6 +33,10 @@ func (v *Verdicts) failovers(in *Input, windows []result.Window, m *machine) {
 	}
 	slices.SortStableFunc(v.Outages, func(a, b result.Outage) int { return cmp.Compare(b.To-b.From, a.To-a.From) })
 
+	endless := map[string][]probeOK{} // a gap that no ok ended lasts as long as the load
+	for _, level := range levels {
+		endless[level] = endAt(oks[level], in.Facts.LoadTo)
+	}
 	onLeader := map[string]bool{}
 	for _, p := range in.Planned {
 		onLeader[p.Name] = p.OnLeader
@@ -59,13 +63,13 @@ func (v *Verdicts) failovers(in *Input, windows []result.Window, m *machine) {
 		}
 		for _, level := range levels {
 			r := result.Recovery{Level: level}
-			if g, ok := gapAt(oks[level], w.Targets, w.From, min(max(w.To, w.From+f.Agreed), until)); ok {
+			if g, ok := gapAt(endless[level], w.Targets, w.From, min(max(w.To, w.From+f.Agreed), until)); ok {
 				r.Gap = g.to - g.from
 			}
 			// The first ok is the one that ends the gap of the failover
 			// itself, not of something later in the fault's time.
-			if g, ok := gapAt(oks[level], w.Targets, w.From, w.From+cmp.Or(f.Agreed, f.Elected, min(w.To, until)-w.From)); ok {
-				r.FirstOK = g.to - w.From
+			if g, ok := gapAt(endless[level], w.Targets, w.From, w.From+cmp.Or(f.Agreed, f.Elected, min(w.To, until)-w.From)); ok && g.to < in.Facts.LoadTo {
+				r.FirstOK = max(g.to-w.From, 1)
 			}
 			if g, ok := gapAt(oks[level], w.Targets, w.From-controlTime, w.From-controlTime/10); ok {
 				before[level] = append(before[level], g.to-g.from)
@@ -73,9 +77,19 @@ func (v *Verdicts) failovers(in *Input, windows []result.Window, m *machine) {
 			f.Levels = append(f.Levels, r)
 		}
 		v.Failovers = append(v.Failovers, f)
+		if f.NewLeader == "" && w.To-w.From <= settleWithin {
+			continue // it may have ended before the others noticed
+		}
 		c.Checked++
-		if f.NewLeader == "" && w.Action != "leader-switch" && w.To-w.From > settleWithin {
+		if f.Elected == 0 || f.Elected > w.To-w.From {
+			// One that was elected after the heal is none that made up for it.
+			if w.Action == "leader-switch" || w.To-w.From <= settleWithin {
+				continue
+			}
 			say := w.Fault + ": no other node was seen to lead while " + f.OldLeader + " was away"
+			if f.Elected > 0 {
+				say += fmt.Sprintf(", only %s, %v after it had gone", f.NewLeader, f.Elected.Round(time.Millisecond))
+			}
 			hit := hitDuring(in, windows, w)
 			if why := m.excuse(w.From, w.To, m.others(func(n string) bool { return hit[n] }), m.majority()); why != "" {
 				excused = append(excused, say+": "+why)
@@ -301,6 +315,13 @@ func gapAt(oks []probeOK, without []string, from, to time.Duration) (gap, bool) 
 	return longest, longest.to > longest.from
 }
 
+// endAt returns the oks before a moment, with one of nobody at that moment: what
+// ends there has lasted so long at least.
+func endAt(oks []probeOK, end time.Duration) []probeOK {
+	i, _ := slices.BinarySearchFunc(oks, end, func(p probeOK, t time.Duration) int { return cmp.Compare(p.at, t) })
+	return append(slices.Clone(oks[:i]), probeOK{at: end})
+}
+
 // longest returns the longest time without an ok of a level during the load.
 func longest(in *Input, windows []result.Window, level string, oks []probeOK) result.Outage {
 	out := result.Outage{Level: level}
@@ -330,10 +351,17 @@ func recoveries(in *Input, windows []result.Window) []recovered {
 	oks := probeOKs(in.History)["quorum"]
 	for i, w := range windows {
 		until := in.Facts.LoadTo
-		if i+1 < len(windows) {
-			until = windows[i+1].From
+		var beside []result.Window // still in force at the heal
+		for j, x := range windows {
+			switch {
+			case j == i:
+			case x.From >= w.To:
+				until = min(until, x.From)
+			case x.To > w.To:
+				beside = append(beside, x)
+			}
 		}
-		if w.Open || w.To >= until {
+		if w.Open || w.To >= until || len(hitDuring(in, beside, result.Window{From: w.To, To: w.To})) > (len(in.Nodes)-1)/2 {
 			continue // there was no time after it
 		}
 		k, _ := slices.BinarySearchFunc(oks, w.To, func(p probeOK, t time.Duration) int { return cmp.Compare(p.at, t) })

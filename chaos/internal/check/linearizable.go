@@ -70,7 +70,9 @@ func (v *Verdicts) linearizable(in *Input, windows []result.Window) {
 	var unknown []string
 	for i, f := range found {
 		r := &registers[i]
-		reads += r.reads()
+		if f.verdict != result.NotExercised {
+			reads += r.reads()
+		}
 		if f.searched {
 			searched++
 		}

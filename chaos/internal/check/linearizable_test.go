@@ -408,3 +408,17 @@ func TestLinearizable_planted(t *testing.T) {
 		})
 	}
 }
+
+// TestLinearizable_resets proves that reads of keys which are not judged, since the
+// cluster was legally formed anew meanwhile, make no pass.
+func TestLinearizable_resets(t *testing.T) {
+	text := "observe n1 leader 2 5\nfault k1 kill n1 100..1000\nfault k2 kill n2 200..1000\nobserve n1 leader 2 1500 cluster B\n" +
+		"register insert a=1 quorum 10..20 ok\n"
+	for i := range 2 * minimum {
+		text += fmt.Sprintf("register get a=1 n2 %d..%d\n", 30+i, 31+i)
+	}
+	_, got := linearizable(evidence(t, text+"register get a=- n2 1600..1601"))
+	if got.Verdict != result.NotExercised || got.Checked != 0 {
+		t.Errorf("%s of %d keys: %s", got.Verdict, got.Checked, got.Detail)
+	}
+}

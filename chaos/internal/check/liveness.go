@@ -96,7 +96,13 @@ func standstills(in *Input, windows []result.Window) (all []standstill) {
 		if in.harmless(w.Fault) || slow || w.To-w.From <= limit || len(hit) > minority {
 			continue
 		}
-		if g, ok := gapAt(oks, w.Targets, w.From, w.To); ok && g.to-g.from > limit {
+		until := in.Facts.LoadTo // or the next fault, of which this one cannot be blamed
+		for _, x := range windows {
+			if x.From > w.To {
+				until = min(until, x.From)
+			}
+		}
+		if g, ok := gapAt(endAt(oks, until), w.Targets, w.From, w.To); ok && g.to-g.from > limit {
 			found(g.from, g.to, hit, "during %s no quorum write was acknowledged through another node for %v, from %.3fs on", w.Fault, (g.to - g.from).Round(time.Millisecond), g.from.Seconds())
 		} else if !ok {
 			found(w.From, w.To, hit, "during %s no quorum write was acknowledged through another node", w.Fault)

@@ -104,7 +104,7 @@ func (l *losses) entry(k key, r *record) {
 			if w != nil && w.Outcome == history.Info {
 				l.recovered++
 			}
-			for _, x := range missing(r, w) {
+			for _, x := range l.missing(r, w) {
 				kind := result.Lost
 				if x.Removes() {
 					kind = result.Resurrected
@@ -149,16 +149,19 @@ func explain(k key, f *history.Op, versions map[int64]*history.Op) (kind result.
 }
 
 // missing returns the acknowledged operations that the state contradicts: for
-// each level the newest one. w is the write whose value was found, nil for a
-// miss.
-func missing(r *record, w *history.Op) []*history.Op {
+// each level the newest one, but a violation before one that is allowed: that the
+// last write before a fault may go does not excuse that those long before it did.
+// w is the write whose value was found, nil for a miss.
+func (l *losses) missing(r *record, w *history.Op) []*history.Op {
 	newest := map[string]*history.Op{}
 	for _, x := range r.writes { // by Send
 		if x.Outcome != history.OK || x.Level == "" {
 			continue
 		}
 		if w != nil && x.Send > settled(w) || w == nil && !x.Removes() && !r.removedAfter(x) {
-			newest[x.Level] = x
+			if worse := newest[x.Level]; worse == nil || l.excuses(worse) || !l.excuses(x) {
+				newest[x.Level] = x
+			}
 		}
 	}
 	var out []*history.Op
@@ -221,10 +224,24 @@ func (l *losses) expose(w *history.Op, loss *result.Loss) {
 	if loss.Fault != "" {
 		e.Window, e.After = max(e.Window, -loss.FromFault), max(e.After, loss.FromFault)
 	}
-	if bound := l.in.Limit.Loss[w.Level]; loss.Allowed && bound.Window > 0 && (loss.Fault == "" || loss.FromFault.Abs() > bound.Window) {
+	if loss.Allowed && !l.within(w) {
 		loss.Allowed = false
 		e.Allowed--
 	}
+}
+
+// excuses reports whether the loss of a write is no violation: its level promises
+// no better, and the scenario does not either.
+func (l *losses) excuses(w *history.Op) bool {
+	return l.allows(w) && (w.Removes() || l.within(w))
+}
+
+// within reports whether a write was acknowledged as near to a fault as the
+// scenario wants one to be that may be lost.
+func (l *losses) within(w *history.Op) bool {
+	fault, from := nearest(l.windows, w.Return)
+	bound := l.in.Limit.Loss[w.Level]
+	return bound.Window == 0 || fault != "" && from.Abs() <= bound.Window
 }
 
 // lossMargin is how long before a fault a write may have been acknowledged and

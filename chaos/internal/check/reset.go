@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hacache/hacache/chaos/internal/history"
 	"github.com/hacache/hacache/reports/result"
 )
 
@@ -29,26 +30,42 @@ func (r resets) between(from, to time.Duration) bool {
 }
 
 // resetsOf finds the moments at which a leader of another cluster was first
-// seen. That is legal only after a majority of the nodes had failed at once;
-// where it was not, illegal says so.
+// seen. That is legal only after a majority of the nodes had failed at once, and
+// the cluster before had not gone on after that; where it was not, illegal says so.
 func resetsOf(in *Input, windows []result.Window) (legal resets, illegal []string) {
 	known := map[string]bool{}
-	previous := time.Duration(-1)
+	previous, before := time.Duration(-1), ""
 	for _, e := range in.Events {
 		if e.Kind != result.Observe || e.Role != result.RoleLeader || e.Cluster == "" || known[e.Cluster] {
 			continue
 		}
 		known[e.Cluster] = true
 		if len(known) > 1 {
-			if majorityFailed(in, windows, previous, e.T) {
+			if majorityFailed(in, windows, previous, e.T, lastWrite(in.History, before, e.T)) {
 				legal = append(legal, e.T)
 			} else {
 				illegal = append(illegal, fmt.Sprintf("%s led the new cluster %s at %.3fs, and no majority had failed", e.Node, e.Cluster, e.T.Seconds()))
 			}
 		}
-		previous = e.T
+		previous, before = e.T, e.Cluster
 	}
 	return legal, illegal
+}
+
+// lastWrite is when the last quorum write was sent that a cluster acknowledged up
+// to some moment; -1 if there was none.
+func lastWrite(h *history.History, cluster string, until time.Duration) time.Duration {
+	last := time.Duration(-1)
+	id, err := strconv.ParseUint(cluster, 16, 64)
+	if err != nil || id == 0 {
+		return last
+	}
+	for i := range h.Ops {
+		if o := &h.Ops[i]; placed(o) && o.Cluster == id && o.Return <= until {
+			last = max(last, o.Send)
+		}
+	}
+	return last
 }
 
 // epochsOf says in which epoch the log of each cluster is. Under load a leader
@@ -71,26 +88,29 @@ func epochsOf(in *Input, legal resets) map[uint64]int {
 // majorityFailed reports whether at some moment between two others a majority
 // of the nodes was failed at once. A node that was killed counts as failed
 // until it may be a full member again, or was seen to be: before each injection
-// of a series all nodes are.
-func majorityFailed(in *Input, windows []result.Window, from, to time.Duration) bool {
+// of a series all nodes are. A majority that failed before the cluster's last
+// quorum write, and was back by then, did not end it.
+func majorityFailed(in *Input, windows []result.Window, from, to, lived time.Duration) bool {
 	series := map[string]bool{}
 	for _, p := range in.Planned {
 		series[p.Name] = p.Series != ""
 	}
 	for _, at := range windows {
 		failed := map[string]bool{}
+		back := time.Duration(0)
 		for _, w := range windows {
 			ended := slices.Contains(ending, w.Action)
 			if series[at.Fault] && w.To < at.From {
 				continue
 			}
 			if ended && w.From <= at.From && at.From <= w.To+rejoin && at.From <= to && w.To+rejoin >= from {
+				back = max(back, w.To+rejoin)
 				for _, n := range w.Targets {
 					failed[n] = true
 				}
 			}
 		}
-		if len(failed) > len(in.Nodes)/2 {
+		if len(failed) > len(in.Nodes)/2 && lived <= back {
 			return true
 		}
 	}

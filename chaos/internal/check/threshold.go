@@ -132,14 +132,23 @@ func (v *Verdicts) measure(in *Input, windows []result.Window, t *Threshold, ski
 		return float64(n), fmt.Sprint(n), true
 	case "failover":
 		var gaps []time.Duration
+		never := 0
 		for _, f := range v.Failovers {
 			for _, l := range f.Levels {
-				if l.Level == "quorum" && l.Gap > 0 && !skip(f.Inject, f.Inject+l.Gap) {
-					gaps = append(gaps, l.Gap)
+				if l.Level != "quorum" || l.Gap == 0 || skip(f.Inject, f.Inject+l.Gap) {
+					continue
+				}
+				gaps = append(gaps, l.Gap)
+				if l.FirstOK == 0 {
+					never++
 				}
 			}
 		}
-		return duration(gaps, t, 1)
+		value, got, ok = duration(gaps, t, 1)
+		if never > 0 {
+			return value, fmt.Sprintf("%d of %d times writes did not go on", never, len(gaps)), false
+		}
+		return value, got, ok
 	case "recovery":
 		var times []time.Duration
 		never := 0

@@ -25,6 +25,11 @@ func validity(in *Input, windows []result.Window, m *machine) result.Check {
 		problem("the history has no end: the run was killed")
 	case h.Lost > 0:
 		problem("%d operations are missing from the history: %s", h.Lost, in.Facts.HistoryError)
+	case in.Facts.HistoryError != "":
+		problem("not all of the evidence could be written: %s", in.Facts.HistoryError)
+	}
+	if in.Facts.LoadTo <= in.Facts.LoadFrom {
+		problem("it is not known when the load ran: the run ended before, or what it noted is gone")
 	}
 	if in.Facts.LoadError != "" {
 		problem("the load ended early: %s", in.Facts.LoadError)
