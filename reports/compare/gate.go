@@ -106,7 +106,7 @@ func Judge(base, head *Side, o Options) (*Gate, error) {
 	for i := range g.Differences {
 		g.judge(&g.Differences[i], o.Final)
 	}
-	g.Broken = append(violations(head), moreAllocs(base.Allocs, head.Allocs)...)
+	g.Broken = slices.Concat(violations(head), moreAllocs(base.Allocs, head.Allocs), moreErrors(base, head))
 	g.Notes = g.remarks()
 	g.Outcome = g.worst()
 	return g, nil
@@ -143,8 +143,8 @@ func difference(m Metric, base, head *Side, o Options) *Difference {
 			d.Head = append(d.Head, h)
 		}
 	}
-	if len(bs)+len(blimited) == 0 || len(hs)+len(hlimited) == 0 {
-		return nil
+	if len(bs)+len(blimited) == 0 || len(hs)+len(hlimited) == 0 && (o.Describe || m.Limit == 0) {
+		return nil // what only head has cannot be compared; what only head lacks is not known
 	}
 	if len(d.Base) > 0 && len(d.Head) > 0 {
 		d.estimate(paired)
@@ -336,6 +336,53 @@ func moreAllocs(base, head map[string]float64) []string {
 		}
 	}
 	slices.Sort(out)
+	return out
+}
+
+// limitErrors is the largest share of operations without an ok that head may have more than the base. A percentile is of oks: a
+// program that refuses the slow half of its load is not faster.
+const limitErrors = 0.01
+
+// moreErrors is every series of a load without faults of which more failed than before. The warm-up is left out, and what the
+// generator limited or never sent.
+func moreErrors(base, head *Side) []string {
+	type tally struct{ sent, bad int64 }
+	tallies := func(s *Side) (all map[string]*tally, names []string) {
+		all = map[string]*tally{}
+		for _, round := range s.Rounds {
+			for _, r := range round.Runs {
+				if r.Kind != result.KindBench || r.Saturation != nil {
+					continue
+				}
+				for i := range r.Series {
+					x := &r.Series[i]
+					if x.Limited || slices.Contains(warmUp, x.Phase) {
+						continue
+					}
+					t := all[x.ID()]
+					if t == nil {
+						t = new(tally)
+						all[x.ID()], names = t, append(names, x.ID())
+					}
+					t.sent += x.Counts.Intended - x.Counts.Missed
+					t.bad += x.Counts.Fail + x.Counts.Info + x.Counts.Unfinished
+				}
+			}
+		}
+		return all, names
+	}
+	before, _ := tallies(base)
+	after, names := tallies(head)
+	var out []string
+	for _, name := range names {
+		h, b := after[name], before[name]
+		if b == nil || b.sent == 0 || h.sent == 0 {
+			continue
+		}
+		if was, is := float64(b.bad)/float64(b.sent), float64(h.bad)/float64(h.sent); is > was+limitErrors {
+			out = append(out, fmt.Sprintf("%s: %.3g %% of the operations were not ok, %.3g %% before", name, 100*is, 100*was))
+		}
+	}
 	return out
 }
 

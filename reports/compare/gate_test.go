@@ -202,6 +202,36 @@ func TestGateWithoutStatistics(t *testing.T) {
 	}
 }
 
+// A head of which most operations fail is not faster, however fast the rest is; and a judged metric that it does not have any
+// more is unknown, and no pass.
+func TestGateOfWhatIsNotThere(t *testing.T) {
+	counts := func(s *Side, ok, fail int64) *Side {
+		for _, round := range s.Rounds {
+			round.Runs[0].Series[1].Counts = result.Counts{Intended: ok + fail, OK: ok, Fail: fail}
+		}
+		return s
+	}
+	plain := func(int, *made) {}
+	for _, c := range []struct {
+		name string
+		fail int64
+		want Outcome
+	}{{"as before", 20, Passed}, {"within the limit", 200, Passed}, {"a fifth fails", 4000, Failed}} {
+		g := judge(t, counts(side("base", 12, plain), 20_000, 20), counts(side("head", 12, plain), 20_000-c.fail, c.fail), Options{Paired: true})
+		if g.Outcome != c.want || (len(g.Broken) > 0) != (c.want == Failed) {
+			t.Errorf("%s: %q, %q", c.name, g.Outcome, g.Broken)
+		}
+	}
+	head := side("head", 12, plain)
+	for _, round := range head.Rounds {
+		round.Runs[0].Series = round.Runs[0].Series[:2] // it ended before it was to go as fast as it could
+	}
+	g := judge(t, side("base", 12, plain), head, Options{Paired: true})
+	if got := outcomes(g)["flat out throughput"]; got != Undecided || g.ExitCode() != result.ExitUnknown {
+		t.Errorf("throughput %q, exit code %d", got, g.ExitCode())
+	}
+}
+
 // How often the rule is wrong on made-up noise, by seeds: rounds vary by 30 %, and each side by 6 % of its own. (What the gate
 // does on real nodes is measured by make gate-calibrate.)
 func TestGateErrorRates(t *testing.T) {
