@@ -134,6 +134,7 @@ func TestSegmentsMergeExactly(t *testing.T) {
 			"no run directory":           {},
 			"not a run directory, or":    {t.TempDir()},
 			"totals.hlog: not there, an": {withoutTotals(t, parts[0])},
+			"not all of it is there":     {cutShort(t, parts[0]), parts[1], parts[2]},
 		} {
 			if _, err := result.Merge(dirs); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("got %v, want %q", err, want)
@@ -152,6 +153,24 @@ func withoutTotals(t *testing.T, dir string) string {
 	}
 	if err == nil {
 		err = os.WriteFile(filepath.Join(out, result.HistogramLogFile), nil, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// cutShort is a run directory of which the end of the distributions is gone, as when a disk was full.
+func cutShort(t *testing.T, dir string) string {
+	t.Helper()
+	out := t.TempDir()
+	if err := os.CopyFS(out, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(out, result.TotalsFile)
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, b[:len(b)-10], 0o644)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -109,7 +109,33 @@ func readPartOf(dir string) (*part, error) {
 			return nil, err
 		}
 	}
-	return p, nil
+	return p, p.whole()
+}
+
+// whole checks that the distributions are of all operations that were counted: a log that was cut would make percentiles of
+// what is left, without a word.
+func (p *part) whole() error {
+	counted, there := map[Distribution]int64{}, map[Distribution]int64{}
+	for _, s := range p.run.Series {
+		for _, quantity := range []string{QuantityResponse, QuantityService, QuantityLag} {
+			if s.Closed && quantity == QuantityLag {
+				continue // it has none
+			}
+			of := func(outcome string) Distribution { return Distribution{s.Phase, s.Op, s.Level, outcome, quantity} }
+			counted[of(OutcomeOK)] += s.Counts.OK
+			counted[of(OutcomeFail)] += s.Counts.Fail
+			counted[of(OutcomeInfo)] += s.Counts.Info + s.Counts.Unfinished
+		}
+	}
+	for _, h := range p.totals {
+		there[h.Distribution] += h.TotalCount()
+	}
+	for d, n := range counted {
+		if there[d] != n {
+			return fmt.Errorf("%s: %d values of %s, %s counts %d operations: not all of it is there", filepath.Join(p.dir, TotalsFile), there[d], d.Tag(), SummaryFile, n)
+		}
+	}
+	return nil
 }
 
 // compatible checks that the runs are parts of one load.
