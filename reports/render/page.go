@@ -131,8 +131,8 @@ type legendEntry struct {
 }
 
 type failoverRow struct {
-	Name, Inject, Leaders, Term, Suspect, Candidate, Elected, Agreed, Steady string
-	FirstOK, Gap                                                             []string
+	Name, Inject, Leaders, Term, Suspect, Candidate, Elected, Agreed string
+	FirstOK, Gap                                                     []string
 }
 
 type exposureRow struct {
@@ -594,7 +594,7 @@ func (p *page) failovers(fs []result.Failover) {
 		row := failoverRow{
 			Name: failoverName(f), Inject: formatTime(f.Inject), Leaders: cmp.Or(f.OldLeader, none) + " → " + cmp.Or(f.NewLeader, none), Term: none,
 			Suspect: formatDuration(f.Suspect), Candidate: formatDuration(f.Candidate), Elected: formatDuration(f.Elected),
-			Agreed: formatDuration(f.Agreed), Steady: formatDuration(f.Steady),
+			Agreed: formatDuration(f.Agreed),
 		}
 		if f.Term > 0 {
 			row.Term = fmt.Sprint(f.Term)

@@ -564,7 +564,7 @@ func TestAnyRun(t *testing.T) {
 			})
 		})
 		few(func() {
-			f := result.Failover{Fault: name.Draw(t, "fault"), Inject: d("inject"), Suspect: d("suspect"), Candidate: d("candidate"), Elected: d("elected"), Agreed: d("agreed"), Steady: d("steady")}
+			f := result.Failover{Fault: name.Draw(t, "fault"), Inject: d("inject"), Suspect: d("suspect"), Candidate: d("candidate"), Elected: d("elected"), Agreed: d("agreed")}
 			few(func() {
 				f.Levels = append(f.Levels, result.Recovery{Level: word.Draw(t, "level"), FirstOK: d("first ok"), Gap: d("gap")})
 			})

@@ -61,7 +61,7 @@ func sampleScenario(seed uint64) *result.Run {
 		},
 		Failovers: []result.Failover{{
 			Fault: "kill-leader", Inject: at(10.137), OldLeader: "n2", NewLeader: "n3", Term: 3,
-			Suspect: at(0.018), Candidate: at(0.093), Elected: at(0.168), Agreed: at(0.175), Steady: at(0.9), Resolution: 5 * time.Millisecond,
+			Suspect: at(0.018), Candidate: at(0.093), Elected: at(0.168), Agreed: at(0.175), Resolution: 5 * time.Millisecond,
 			Levels: []result.Recovery{
 				{Level: "quorum", FirstOK: at(0.189), Gap: at(0.193)},
 				{Level: "leader", FirstOK: at(0.184), Gap: at(0.188)},
@@ -452,7 +452,7 @@ func busyRun() *result.Run {
 		r.Events = append(r.Events, result.Event{T: at + 2*time.Second, Kind: result.Heal, Fault: fmt.Sprintf("%s #%d", fault, i), Bit: new(true)})
 		ms := func(n int) time.Duration { return time.Duration(n+rng.IntN(60)) * time.Millisecond }
 		r.Failovers = append(r.Failovers, result.Failover{
-			Fault: fault, Inject: at, Suspect: ms(100), Candidate: ms(200), Elected: ms(300), Agreed: ms(420), Steady: 4 * time.Millisecond, Term: term, OldLeader: leader, NewLeader: names[(i+1)%7],
+			Fault: fault, Inject: at, Suspect: ms(100), Candidate: ms(200), Elected: ms(300), Agreed: ms(420), Term: term, OldLeader: leader, NewLeader: names[(i+1)%7],
 			Levels: []result.Recovery{{Level: "quorum", FirstOK: ms(400), Gap: ms(400)}, {Level: "leader", FirstOK: ms(380), Gap: ms(400)}, {Level: "once", FirstOK: ms(150), Gap: ms(150)}},
 		})
 	}

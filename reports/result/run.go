@@ -291,7 +291,6 @@ type Failover struct {
 	Candidate time.Duration `json:"candidate_ns,omitempty"` // the first node that asks for votes
 	Elected   time.Duration `json:"elected_ns,omitempty"`   // the first node that leads
 	Agreed    time.Duration `json:"agreed_ns,omitempty"`    // every reachable node follows it
-	Steady    time.Duration `json:"steady_ns,omitempty"`    // p99 back within 1.5 times of what it was
 	// Resolution is the interval of the probes behind these numbers: none of them is known better than that.
 	Resolution time.Duration `json:"resolution_ns,omitempty"`
 	Levels     []Recovery    `json:"levels,omitempty"`
@@ -301,7 +300,7 @@ type Failover struct {
 type Recovery struct {
 	Level   string        `json:"level"`
 	FirstOK time.Duration `json:"first_ok_ns,omitempty"` // since the injection; 0 if none came
-	Gap     time.Duration `json:"gap_ns"`                // the longest time between two oks that overlaps the fault
+	Gap     time.Duration `json:"gap_ns"`                // the longest time between two oks that overlaps the fault; to the end of the load if none came
 }
 
 // Outage is the longest time between two oks of one level.

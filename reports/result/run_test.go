@@ -58,7 +58,7 @@ func full() *Run {
 		},
 		Failovers: []Failover{{
 			Repeat: 1, Fault: "kill", Inject: 10 * time.Second, OldLeader: "n1", NewLeader: "n2", Term: 3,
-			Suspect: 4 * ms, Candidate: 5 * ms, Elected: 9 * ms, Agreed: 12 * ms, Steady: 400 * ms, Resolution: 5 * ms,
+			Suspect: 4 * ms, Candidate: 5 * ms, Elected: 9 * ms, Agreed: 12 * ms, Resolution: 5 * ms,
 			Levels: []Recovery{{Level: "quorum", FirstOK: 20 * ms, Gap: 24 * ms}},
 		}},
 		Outages: []Outage{{Level: "quorum", From: 10 * time.Second, To: 10024 * ms, Fault: "kill"}},
