@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"io"
 	"net"
@@ -11,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/net/http2"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/hacache/hacache/internal/bubble"
@@ -19,7 +17,7 @@ import (
 
 // announce opens a stream of the health service that announces a message of 4 MiB, sends half of one and falls silent.
 // What it returns is closed when the stream has ended.
-func announce(t *testing.T, transport *http2.Transport, method string) (ended chan struct{}) {
+func announce(t *testing.T, transport *http.Transport, method string) (ended chan struct{}) {
 	t.Helper()
 	body, say := io.Pipe()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://node/grpc.health.v1.Health/"+method, body)
@@ -55,9 +53,10 @@ func TestUnendingQuestions(t *testing.T) {
 				n := start(t, Config{Backend: newBackend(), Token: "right"})
 				defer n.stop()
 				var ended []chan struct{}
-				var transports []*http2.Transport
+				var transports []*http.Transport
 				for range conns {
-					transport := &http2.Transport{AllowHTTP: true, DialTLSContext: func(context.Context, string, string, *tls.Config) (net.Conn, error) { return n.dial() }}
+					transport := &http.Transport{Protocols: new(http.Protocols), DialContext: func(context.Context, string, string) (net.Conn, error) { return n.dial() }}
+					transport.Protocols.SetUnencryptedHTTP2(true)
 					defer transport.CloseIdleConnections()
 					transports = append(transports, transport)
 					for range streams {

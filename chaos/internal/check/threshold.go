@@ -58,7 +58,7 @@ func (v *Verdicts) thresholds(in *Input, windows []result.Window, m *machine) {
 		}
 		v.Thresholds = append(v.Thresholds, r)
 	}
-	c := result.Check{Name: "thresholds", Verdict: result.Unknown, Count: int64(unjudged + len(starved)), Examples: starved}
+	c := result.Check{Name: "thresholds", Verdict: result.Unknown, Examples: starved}
 	switch {
 	case unjudged > 0:
 		c.Detail = fmt.Sprintf("%d of the limits on latency cannot be judged: the generator was limited, %s", unjudged, in.Facts.Generator)
