@@ -69,6 +69,7 @@ type Client struct {
 	term    uint64    // it was elected
 	rests   time.Time // until then others are asked, since the leader could not do it
 	next    int       // in order: whom to ask while no leader is known
+	watches int       // in addrs: where the next watch begins
 	changed chan struct{}
 	closed  bool
 	stats   ClientStats
@@ -155,6 +156,13 @@ func (c *Client) Stats() ClientStats {
 
 // learn takes note of what an outcome says about the leader.
 func (c *Client) learn(conn *Conn, o *Outcome) {
+	if o.Status != StatusOK {
+		c.mu.Lock()
+		if n := len(c.order); n > 0 && c.order[c.next%n] == conn.addr {
+			c.next++
+		}
+		c.mu.Unlock()
+	}
 	switch {
 	case o.Leader != "" && o.Code == cachepb.Code_NOT_LEADER:
 		c.follow(conn.addr, o.Leader, o.Cluster, o.Term)
@@ -313,13 +321,15 @@ func (c *Client) available() (*Conn, <-chan struct{}, error) {
 	var spare *Conn
 	var why error
 	refused := 0
-	for range c.order {
-		conn := c.conns[c.order[c.next%len(c.order)]]
-		c.next++
+	for i := range c.order {
+		at := (c.next + i) % len(c.order)
+		conn := c.conns[c.order[at]]
 		err := conn.Up()
 		_, auth := errors.AsType[*AuthError](err)
 		switch {
 		case err == nil && conn != leader:
+			// The next operation goes there too: a node gives back what was written through it, another may be behind.
+			c.next = at
 			return conn, nil, nil
 		case err == nil:
 			spare = conn

@@ -167,8 +167,8 @@ func (c *Client) Watch(ctx context.Context, caches ...string) iter.Seq2[Event, e
 		defer context.AfterFunc(c.life, func() { cancel(ErrClosed) })()
 		w := newWatcher(&c.cfg.Config, caches, yield)
 		c.mu.Lock()
-		w.next = c.next // several watches of a Client do not all begin at one node
-		c.next++
+		w.next = c.watches // several watches of a Client do not all begin at one node
+		c.watches++
 		c.mu.Unlock()
 		w.run(ctx, c.addrs)
 	}

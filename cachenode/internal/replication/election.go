@@ -465,6 +465,9 @@ func (c *Core) Heirs() int {
 // Transfer hands leadership to the voter at slot, or, with slot -1, to the best follower: the one with the longest log,
 // then the nearest. It reports false if this node does not lead or there is nobody to hand it to.
 func (c *Core) Transfer(slot int) bool {
+	// A message of this turn may have ended the leadership, of which only what is ready tells. Raft would pass the request
+	// on to the new leader, in a message that there is none for between nodes.
+	c.ready()
 	if c.rn == nil || c.role != raft.StateLeader {
 		return false
 	}

@@ -72,8 +72,8 @@ type Runner struct {
 	room    sync.Cond // bulk has become less, or the runner has stopped
 	peers   []event   // from the transport, and calls
 	ops     []Submission
-	bulk    int // bytes of what has come on data and snapshot lanes and was not dispatched yet
-	opBytes int // of the operations in ops
+	bulk    int          // bytes of what has come on data and snapshot lanes and was not dispatched yet
+	opBytes atomic.Int64 // of the operations in ops and of those taken from them that wait for the next turn; only Submit adds, under mu
 	stopped bool
 	wake    chan struct{} // capacity 1; never closed
 
@@ -205,14 +205,14 @@ func (r *Runner) PostDialFailed(slot int, refused bool) {
 
 // Submit queues one operation. It reports false, and has no effect, when the inbox is full or the runner has stopped.
 func (r *Runner) Submit(to Responder, req *cachepb.CacheRequest) bool {
-	size := operandBytes(req)
+	size := int64(operandBytes(req))
 	r.mu.Lock()
-	if r.stopped || len(r.ops) >= inboxOps || r.opBytes+size > inboxOpBytes {
+	if r.stopped || len(r.ops)+int(r.backlog.Load()) >= inboxOps || r.opBytes.Load()+size > inboxOpBytes {
 		r.mu.Unlock()
 		r.full.Add(1)
 		return false
 	}
-	r.opBytes += size
+	r.opBytes.Add(size)
 	r.ops = append(r.ops, Submission{To: to, Req: req})
 	first := len(r.ops) == 1
 	r.mu.Unlock()
@@ -329,7 +329,7 @@ func (r *Runner) Run(ctx context.Context) error {
 			sparePeers = peers
 		}
 		if len(ops) == 0 {
-			ops, r.ops, r.opBytes = r.ops, spareOps[:0], 0
+			ops, r.ops = r.ops, spareOps[:0]
 			spareOps = ops
 		}
 		r.behind.Store(int64(len(peers)))
@@ -342,9 +342,12 @@ func (r *Runner) Run(ctx context.Context) error {
 		peers = peers[n:]
 		r.behind.Store(int64(len(peers)))
 		n = min(len(ops), turnOps)
+		var submitted int64
 		for i := range ops[:n] {
+			submitted += int64(operandBytes(ops[i].Req))
 			r.upper.Submit(ops[i])
 		}
+		r.opBytes.Add(-submitted)
 		clear(ops[:n])
 		ops = ops[n:]
 		r.backlog.Store(int64(len(ops)))

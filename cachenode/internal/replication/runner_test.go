@@ -147,6 +147,30 @@ func TestRunnerBoundsOperations(t *testing.T) {
 	}
 }
 
+// What the loop has taken and does a turn's worth of at a time is still what waits: the bound is for both together.
+func TestRunnerBoundsWhatItTook(t *testing.T) {
+	r, u, _, stop := held(t)
+	defer stop()
+	for i := range inboxOps {
+		if !r.Submit(nil, write(uint64(i), 2)) {
+			t.Fatalf("operation %d was refused", i)
+		}
+	}
+	u.gate <- struct{}{} // the next turn takes all, does some, and is held at its end
+	for sum := 0; sum < turnOps; sum, _ = u.count(&u.submits) {
+		runtime.Gosched()
+	}
+	room := 0
+	for i := range inboxOps {
+		if r.Submit(nil, write(uint64(i), 2)) {
+			room++
+		}
+	}
+	if room != 0 && room != turnOps { // by whether the loop has said already what is left
+		t.Errorf("room for %d beside %d that wait, expected %d at most", room, inboxOps-turnOps, turnOps)
+	}
+}
+
 // A flood on a data lane makes its reader wait, in order and without a loss, and holds up neither a control lane nor
 // more than a turn's worth of work at once; and the end of the runner lets the reader go.
 func TestRunnerHoldsLanesBack(t *testing.T) {

@@ -65,11 +65,16 @@ func TestUnendingQuestions(t *testing.T) {
 					}
 				}
 				h := &n.probes
+				waiting := func() int {
+					h.mu.Lock()
+					defer h.mu.Unlock()
+					return h.unheard.Len()
+				}
 				if got, want := h.refused.Load(), uint64(conns*(streams-probesPerConnection)); got != want {
 					t.Errorf("%d streams were refused because of their connection, expected %d", got, want)
 				}
-				if got, want := h.evicted.Load(), uint64(conns*probesPerConnection-mostUnheard); got != want || h.unheard.Len() != mostUnheard {
-					t.Errorf("%d streams made room and %d are there, expected %d and %d", got, h.unheard.Len(), want, mostUnheard)
+				if got, want := h.evicted.Load(), uint64(conns*probesPerConnection-mostUnheard); got != want || waiting() != mostUnheard {
+					t.Errorf("%d streams made room and %d are there, expected %d and %d", got, waiting(), want, mostUnheard)
 				}
 				if res, err := healthpb.NewHealthClient(n.conn).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
 					t.Errorf("an honest question beside them: %v %v", res, err)
@@ -80,12 +85,12 @@ func TestUnendingQuestions(t *testing.T) {
 					<-e
 				}
 				synctest.Wait()
-				if got := h.evicted.Load(); got != conns*probesPerConnection || h.unheard.Len() != 0 {
-					t.Errorf("%d streams were ended, %d are there, after %v; expected all %d", got, h.unheard.Len(), questionTimeout, conns*probesPerConnection)
+				if got := h.evicted.Load(); got != conns*probesPerConnection || waiting() != 0 {
+					t.Errorf("%d streams were ended, %d are there, after %v; expected all %d", got, waiting(), questionTimeout, conns*probesPerConnection)
 				}
 				again := announce(t, transports[0], method)
 				synctest.Wait()
-				if got := h.unheard.Len(); got != 1 {
+				if got := waiting(); got != 1 {
 					t.Errorf("a connection that has no stream left may open %d", got)
 				}
 				time.Sleep(questionTimeout)

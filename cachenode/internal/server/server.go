@@ -56,6 +56,8 @@ const (
 	// single item may be larger.
 	MaxBatchItems = 1024
 	MaxBatchBytes = 1 << 20
+	// MaxReqIDBytes bounds a req_id, which stays with its operation and comes back with the answer.
+	MaxReqIDBytes = 1 << 10
 
 	maxStreamsPerConn = 256              // a client needs a handful; what is above is a leak on its side
 	mgmtTimeout       = 10 * time.Second // of a leader switch and the like, which are answered when they are done

@@ -103,3 +103,40 @@ func TestStopping(t *testing.T) {
 		t.Error("leadership is handed to somebody although all others stop")
 	}
 }
+
+// TestTransferTooLate proves that a node which hears of its successor, and is told to hand over, in one turn hands nothing
+// over: the library would pass that on to the new leader, in a message that nodes do not exchange.
+func TestTransferTooLate(t *testing.T) {
+	cryptotest.SetGlobalRandom(t, 1)
+	s := New(Options{Seed: 1, Batch: true, Logger: testLogger(t)})
+	for slot := range 3 {
+		s.Start(slot)
+	}
+	if err := s.RunUntil(5*time.Second, "healthy", s.Healthy); err != nil {
+		t.Fatal(err)
+	}
+	old := s.Leader()
+	s.Pause(old.slot, 3*time.Second)
+	successor := func() bool {
+		for slot := range 3 {
+			if n := s.Node(slot); n != old && n.Core.Elected() {
+				return true
+			}
+		}
+		return false
+	}
+	if err := s.RunUntil(3*time.Second, "a successor", successor); err != nil {
+		t.Fatal(err)
+	}
+	if !old.Core.Elected() {
+		t.Fatal("the paused node has noticed")
+	}
+	told, handed := false, false
+	old.Step(func() { told, handed = true, old.Core.Transfer(-1) })
+	if err := s.RunUntil(5*time.Second, "the end of the pause", func() bool { return told }); err != nil {
+		t.Fatal(err)
+	}
+	if handed {
+		t.Error("a node that no longer leads hands over")
+	}
+}
