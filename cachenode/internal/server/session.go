@@ -140,6 +140,8 @@ func (s *session) holdLocked(bytes int) {
 func (s *session) wakeLocked() {
 	if s.idle {
 		s.idle = false
+		// From now on it has something to send. What it did before it was idle says nothing of the client.
+		s.progress.Store(int64(time.Since(s.srv.created)))
 		s.writable.Signal()
 	}
 }

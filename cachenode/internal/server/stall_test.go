@@ -262,3 +262,26 @@ func TestManagementIsBounded(t *testing.T) {
 		}
 	})
 }
+
+// A stream that was idle for long is not one whose client does not read: in the moment between an answer and the writer that
+// takes it, which on a busy machine is long, it was ended as one.
+func TestIdleIsNotStalled(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		n := start(t, Config{Backend: newBackend()})
+		defer n.stop()
+		n.greeted(t, t.Context())
+		time.Sleep(10 * stallTimeout)
+		synctest.Wait()
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		for sess := range n.sessions {
+			sess.mu.Lock()
+			sess.wakeLocked() // the writer waits for mu
+			idle, waits := sess.idle, time.Since(n.created)-time.Duration(sess.progress.Load())
+			sess.mu.Unlock()
+			if idle || waits > 0 {
+				t.Errorf("an answer that was just given counts as one that waits for %v", waits)
+			}
+		}
+	})
+}
