@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/Shopify/toxiproxy/v2"
@@ -33,12 +35,23 @@ type outpost struct {
 	nodes  []*proc.Process
 }
 
+// oneAtATime answers one request at a time: a Toxiproxy server that lists its proxies while one is being changed has a data
+// race of its own, on the proxy's address.
+func oneAtATime(h http.Handler) http.Handler {
+	var mu sync.Mutex
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		h.ServeHTTP(w, r)
+	})
+}
+
 const outpostToken = "swordfish-of-the-outpost"
 
 func newOutpost(t *testing.T, binary string) *outpost {
 	t.Helper()
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	api := httptest.NewServer(server.Routes())
+	api := httptest.NewServer(oneAtATime(server.Routes()))
 	t.Cleanup(api.Close)
 	o := &outpost{life: t.Context(), binary: binary, api: api.URL}
 	var serving, admin []*net.TCPListener
