@@ -322,21 +322,7 @@ func LeaderInfo(info *cachepb.LeaderInfo) *cachepb.Ack {
 }
 
 // ID is the id a request carries, "" if it has none.
-func ID(req *cachepb.CacheRequest) string {
-	switch m := req.Method.(type) {
-	case *cachepb.CacheRequest_Get:
-		return m.Get.GetRead().GetReqId()
-	case *cachepb.CacheRequest_Put:
-		return m.Put.GetReqId()
-	case *cachepb.CacheRequest_Insert:
-		return m.Insert.GetReqId()
-	case *cachepb.CacheRequest_Del:
-		return m.Del.GetReqId()
-	case *cachepb.CacheRequest_Remove:
-		return m.Remove.GetReqId()
-	}
-	return ""
-}
+func ID(req *cachepb.CacheRequest) string { return cachepb.ReqIDOf(req) }
 
 // Answer is the ack of the request's kind with the given code: mod_res is true
 // for OK. A Get is answered without a value. nil for anything else.

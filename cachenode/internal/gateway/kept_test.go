@@ -52,8 +52,9 @@ func TestEntryFitsIntoAMessage(t *testing.T) {
 	}
 }
 
-// TestRefusedIsForgotten: what was refused is not kept because of an operation that came beside it.
-func TestRefusedIsForgotten(t *testing.T) {
+// leaderless is a gateway of a node that has heard of no other.
+func leaderless(t *testing.T) *alone {
+	t.Helper()
 	a := &alone{now: time.Hour}
 	rng := rand.New(rand.NewPCG(1, 1))
 	a.gw = gateway.New(gateway.Config{Store: store.New(store.Config{}), Transport: a, Rand: rng.Uint64})
@@ -62,6 +63,12 @@ func TestRefusedIsForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.gw.Attach(a.core)
+	return a
+}
+
+// TestRefusedIsForgotten: what was refused is not kept because of an operation that came beside it.
+func TestRefusedIsForgotten(t *testing.T) {
+	a := leaderless(t)
 	heap := func() uint64 {
 		runtime.GC()
 		var m runtime.MemStats
@@ -95,14 +102,7 @@ func (s *sink) Deliver(*cachepb.Ack) { s.n++ }
 
 // TestDeadlineAfterSuspension: a machine that was suspended gives an operation that comes afterwards its time.
 func TestDeadlineAfterSuspension(t *testing.T) {
-	a := &alone{now: time.Hour}
-	rng := rand.New(rand.NewPCG(1, 1))
-	a.gw = gateway.New(gateway.Config{Store: store.New(store.Config{}), Transport: a, Rand: rng.Uint64})
-	var err error
-	if a.core, err = replication.New(replication.Config{Hosts: []string{"a:1", "b:1", "c:1"}, Transport: a, Upper: a.gw, Rand: rng.Uint64}); err != nil {
-		t.Fatal(err)
-	}
-	a.gw.Attach(a.core)
+	a := leaderless(t)
 	a.core.Clock(a.now)
 	var to sink
 	a.gw.Submit(replication.Submission{To: &to, Req: insertOf("a", "1", nil)})

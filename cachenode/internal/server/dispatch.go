@@ -11,7 +11,7 @@ import (
 // dispatch carries out one request of a client and returns 1 if it gets no answer, else 0. It runs on the reader.
 func (s *session) dispatch(req *cachepb.CacheRequest) (silent int) {
 	stats := &s.srv.stats
-	if n := len(reqID(req)); n > MaxReqIDBytes {
+	if n := len(cachepb.ReqIDOf(req)); n > MaxReqIDBytes {
 		s.answer(refuse(req, cachepb.Code_TOO_LARGE, fmt.Sprintf("req_id has %d bytes, at most %d are allowed", n, MaxReqIDBytes)), classNone)
 		return 0
 	}
@@ -185,23 +185,6 @@ func refuse(req *cachepb.CacheRequest, code cachepb.Code, detail string) *cachep
 	default:
 		return failure(code, detail)
 	}
-}
-
-// reqID is what the client calls an operation by.
-func reqID(req *cachepb.CacheRequest) string {
-	switch m := req.GetMethod().(type) {
-	case *cachepb.CacheRequest_Get:
-		return m.Get.GetRead().GetReqId()
-	case *cachepb.CacheRequest_Put:
-		return m.Put.GetReqId()
-	case *cachepb.CacheRequest_Insert:
-		return m.Insert.GetReqId()
-	case *cachepb.CacheRequest_Del:
-		return m.Del.GetReqId()
-	case *cachepb.CacheRequest_Remove:
-		return m.Remove.GetReqId()
-	}
-	return ""
 }
 
 func putAck(reqID *string, out *cachepb.Outcome) *cachepb.Ack {
